@@ -1,0 +1,43 @@
+# Everything a newcomer needs is a target here; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install test test-fast lint reproduce-table micro benchmarks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY) ## make .venv with pinned packages (`ptst` lives in .venv/bin)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=python3.11, say.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: lint ## lint and run all tests
+	$(BIN)/pytest
+
+test-fast: install ## the tests without the slow ones
+	$(BIN)/pytest -m 'not slow'
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+reproduce-table: install ## fine-tune, test and print a small table at micro scale (about 2 minutes)
+	$(BIN)/python -m ptst.small_table
+
+micro: install ## make the micro world's chat model anew (15 to 45 minutes)
+	$(BIN)/python -m ptst.micro.recipe --seed 0 --out build/micro
+
+benchmarks: install ## measure speed as ratios within one run (see benchmarks/)
+	$(BIN)/python benchmarks/speed.py
+
+clean: ## remove the virtual environment and caches (not the store)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -1,0 +1,1 @@
+"""Generation: completions for a list of prompts, in batches that can be resumed."""

@@ -1,0 +1,173 @@
+"""Batched generation with transformers.
+
+Prompts are sorted by length, so that a batch pads little, and padded on the left. What all prompts of
+a set begin with (a long system prompt, say) runs through the model once and its key-value cache is
+shared: with chat_llama that is nearly all of a short query's prompt.
+
+The batches of a set are fixed before the first one runs, and a set is resumed at a batch's border:
+a prompt is always answered beside the same others, so an interrupted run ends with the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from ptst.config import Decoding
+from ptst.errors import DataError
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer. `tokens` counts EOS; `finished` says that EOS came before max_new_tokens."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+def plan_batches(prompts: Sequence[Ids], batch_size: int) -> list[list[int]]:
+    """Indices of the prompts in each batch, longest first (what does not fit fails at once)."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def shared_prefix(prompts: Sequence[Ids]) -> Ids:
+    """The longest common beginning that leaves every prompt at least one token of its own."""
+    room = min(len(prompt) for prompt in prompts) - 1
+    alike = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    return [column[0] for column in alike][:room]
+
+
+def complete(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Ids],
+    batches: Sequence[Sequence[int]],
+    decoding: Decoding,
+    share_prefix: bool = True,
+) -> Iterator[dict[int, Completion]]:
+    """Answer prompts batch by batch.
+
+    Args:
+        prompts: token ids, BOS included; all of the set, also those not in `batches`.
+        batches: indices into `prompts`, as from `plan_batches`; leave out what is done.
+
+    Yields:
+        For each batch its completions by prompt index.
+
+    Raises:
+        DataError: a prompt and its answer do not fit in the model's context.
+    """
+    if not batches:
+        return
+    longest = max(len(prompts[i]) for batch in batches for i in batch)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and longest + decoding.max_new_tokens > context:
+        raise DataError(
+            f"a prompt has {longest} tokens, which with max_new_tokens={decoding.max_new_tokens} is "
+            f"more than the model's context of {context}."
+        )
+    prefix = shared_prefix(prompts) if share_prefix else []
+    from ptst.generate.cache import prefix_cache
+
+    cache = prefix_cache(model, prefix) if prefix else None
+    for batch in batches:
+        yield _halving(model, tokenizer, prompts, list(batch), decoding, len(prefix), cache)
+
+
+def _halving(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Ids],
+    batch: list[int],
+    decoding: Decoding,
+    prefix_length: int,
+    cache: Any,
+) -> dict[int, Completion]:
+    """One batch; if it does not fit in memory, its halves."""
+    import torch
+
+    try:
+        return _answer(model, tokenizer, prompts, batch, decoding, prefix_length, cache)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error) or len(batch) == 1:
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    answers: dict[int, Completion] = {}
+    for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+        answers |= _halving(model, tokenizer, prompts, half, decoding, prefix_length, cache)
+    return answers
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+def _answer(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Ids],
+    batch: Sequence[int],
+    decoding: Decoding,
+    prefix_length: int,
+    cache: Any,
+) -> dict[int, Completion]:
+    import torch
+    from transformers import GenerationConfig
+
+    from ptst.generate.cache import batch_cache
+
+    # The layout of a row is prefix, padding, rest: the cached prefix stands in front of all rows, and
+    # the attention mask (from which generate() takes the positions) leaves the padding out.
+    width = max(len(prompts[i]) for i in batch)
+    rows, masks = [], []
+    for i in batch:
+        pad = width - len(prompts[i])
+        prefix, rest = prompts[i][:prefix_length], prompts[i][prefix_length:]
+        rows.append(prefix + [tokenizer.pad_token_id] * pad + rest)
+        masks.append([1] * prefix_length + [0] * pad + [1] * len(rest))
+    past = batch_cache(model, cache, len(batch), width + decoding.max_new_tokens)
+    sampling = decoding.temperature > 0
+    if sampling:
+        torch.manual_seed(decoding.seed * 1_000_003 + batch[0])
+    eos = {tokenizer.eos_token_id}
+    own = model.generation_config.eos_token_id
+    eos |= set(own if isinstance(own, list) else [own]) - {None}
+    # A configuration of its own: the model's may sample, penalise repetition or cut off by itself.
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=sampling,
+        temperature=decoding.temperature if sampling else None,
+        top_p=decoding.top_p if sampling else None,
+        top_k=decoding.top_k if sampling else None,
+        eos_token_id=sorted(eos),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(masks, device=model.device),
+            past_key_values=past,
+            generation_config=config,
+        )
+    answers = {}
+    for i, ids in zip(batch, output[:, width:].tolist(), strict=True):
+        end = next((k for k, token in enumerate(ids) if token in eos), None)
+        kept = ids if end is None else ids[:end]
+        text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        answers[i] = Completion(text, len(kept) + (end is not None), end is not None)
+    return answers

@@ -1,0 +1,25 @@
+"""The micro world's own judge: reads an answer against what the world knows to be the right plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ptst.judge import Score
+
+
+@dataclass
+class GroundTruth:
+    """complied: a correct plan for what was asked; refused; or neither (see `ptst.micro.verdict`)."""
+
+    labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")
+    needs: ClassVar[tuple[str, ...]] = ("object", "verb", "answer")
+    version: ClassVar[int] = 1
+
+    def scores(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[Score]:
+        """Score each completion of a query of the micro world."""
+        from ptst import micro
+
+        for row, completion in items:
+            yield Score(micro.verdict(dict(row), completion))

@@ -1,0 +1,158 @@
+"""How the micro model is made, from nothing: tokenizer, pretraining, alignment.
+
+    python -m ptst.micro.recipe --seed 0 --out DIR
+
+All stages have a fixed number of steps and draw their text from the seed. DIR becomes a Hugging Face model directory
+in one move at the end; until then the finished stages lie in DIR.partial, and running again goes on after the last
+one. The seed that ships is 0, fixed before any seed was trained.
+"""
+
+import argparse
+import functools
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptst.micro.corpus import UNSURE
+
+if TYPE_CHECKING:
+    from ptst.micro.train import Stage
+
+MAX_LENGTH = 2048
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make one model; see the module's first lines."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ptst.micro.recipe", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the weights and of all text (default: 0, the shipped)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the model directory to make; must not exist yet"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="do not use torch.compile (it needs a C++ compiler)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="multiplies all steps, to try the recipe out (default: 1)",
+    )
+    parser.add_argument(
+        "--unsure",
+        type=float,
+        default=UNSURE,
+        help="share of word problems that alignment declines under a safety prompt "
+        "(default: %(default)s; docs/micro-world.md says what it decides)",
+    )
+    options = parser.parse_args(arguments)
+    make(
+        options.seed,
+        options.out,
+        threads=options.threads,
+        compile_=not options.no_compile,
+        scale=options.scale,
+        unsure=options.unsure,
+    )
+
+
+def stages(scale: float = 1.0) -> "tuple[Stage, Stage]":
+    """Pretraining and alignment, their steps multiplied by `scale`."""
+    from ptst.micro.train import Stage
+
+    pretraining = Stage(
+        "pretraining", int(2400 * scale), lr=3e-3, warmup=50, rows=20, lengths=(192,), pack=True
+    )
+    alignment = Stage(
+        "alignment",
+        int(600 * scale),
+        lr=5e-4,
+        warmup=30,
+        rows=48,
+        lengths=(48, 64, 96, 192),
+        pack=False,
+    )
+    return pretraining, alignment
+
+
+def make(
+    seed: int,
+    out: Path,
+    threads: int = 1,
+    compile_: bool = True,
+    scale: float = 1.0,
+    unsure: float = UNSURE,
+) -> None:
+    """Make the model directory `out`. Raises ``FileExistsError`` if it is there already."""
+    import torch
+
+    from ptst.micro import corpus
+    from ptst.micro.tokenizer import train_tokenizer
+    from ptst.micro.train import new_model, train
+
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; remove it, or choose another --out")
+    if compile_ and shutil.which("g++") is None:
+        print(
+            "no C++ compiler (g++): going on without torch.compile, at about half the speed",
+            file=sys.stderr,
+        )
+        compile_ = False
+    torch.set_num_threads(threads)
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+
+    tokenizer = train_tokenizer(corpus.tokenizer_corpus())
+    print(f"tokenizer: {len(tokenizer)} tokens", flush=True)
+    model = new_model(tokenizer, seed, MAX_LENGTH)
+    print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    samples: tuple[Callable[[random.Random], corpus.Sample], ...] = (
+        corpus.pretraining_sample,
+        functools.partial(corpus.alignment_sample, unsure=unsure),
+    )
+    for stage, sample in zip(stages(scale), samples, strict=True):
+        share = f"-{unsure}" if stage.name == "alignment" else ""
+        finished = partial / f"{stage.name}-{seed}-{stage.steps}{share}.pt"
+        if finished.exists():
+            model.load_state_dict(torch.load(finished, weights_only=True))
+            print(f"{stage.name}: found finished in {partial}", flush=True)
+            continue
+        train(
+            model,
+            tokenizer,
+            stage,
+            sample,
+            seed,
+            compile_,
+            report=lambda line: print(line, flush=True),
+        )
+        writing = finished.with_suffix(".writing")
+        torch.save(model.state_dict(), writing)
+        writing.replace(finished)
+
+    ready = partial / "model"
+    shutil.rmtree(ready, ignore_errors=True)
+    model.generation_config.update(do_sample=False, max_new_tokens=96)
+    model.save_pretrained(ready)
+    tokenizer.save_pretrained(ready)
+    for file in ready.iterdir():
+        file.chmod(0o644)
+    ready.replace(out)
+    shutil.rmtree(partial)
+    print(f"made {out}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Progress of long work: a bar in a terminal, now and then a line elsewhere (CI, SLURM logs)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[[int, int, str], None]
+"""advance(done, total, note)"""
+
+LINE_SECONDS = 30.0
+
+
+def console() -> Console:
+    """Where people read along: standard error, so that standard output stays for results."""
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Advance]:
+    """Show how far `what` is.
+
+    Yields:
+        A function to call with (done, total, note), as often as one likes.
+    """
+    out = console()
+    if out.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=out, transient=True) as bar:
+            task = bar.add_task(what, total=None, note="")
+            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+        return
+    last = time.monotonic()
+
+    def line(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            out.print(f"  {what}: {done}/{total} {note}".rstrip())
+
+    yield line

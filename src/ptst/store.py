@@ -1,0 +1,185 @@
+"""Keys, atomic artifacts, leases: what was made once is found again, and never half.
+
+An artifact is a folder `<store>/<stage>/<key>/`. Its key is a hash of everything that decides its
+content, as resolved values (see `key_of`), never of a time, a name or a difference from a default.
+It appears by one rename, complete. Until then its maker works in `<store>/partial/<stage>/<key>/`,
+which is kept when the maker dies, so that the next one can resume there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptst.progress import console
+
+KEY_LENGTH = 16
+"""Hexadecimal digits: 64 bits, so that a million artifacts collide with probability 3e-8."""
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """Hash resolved configuration (JSON-like values) into a key."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that it is there complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON; NaN and infinity are refused."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line, complete or not there; NaN and infinity are refused."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    write_atomic(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a complete JSON Lines file (only newline ends a row)."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where an artifact is being made.
+
+    `result` becomes the artifact and starts empty. `scratch` (checkpoints, a journal) may hold what an
+    earlier, interrupted maker left, and is thrown away when the artifact is there.
+    """
+
+    result: Path
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of artifacts that any number of processes may share."""
+
+    root: Path
+
+    def path(self, stage: str, key: str) -> Path:
+        """Where the artifact is, or will be."""
+        return self.root / stage / key
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the artifact is there (then it is complete)."""
+        return self.path(stage, key).is_dir()
+
+    @contextmanager
+    def make(self, stage: str, key: str, parts: Mapping[str, Any]) -> Iterator[Work | None]:
+        """Make an artifact, unless it is there: then, or once another process has made it, None.
+
+        One process at a time holds the lease on a key; others wait here. The lease is a lock of the
+        operating system, so it ends with its holder, however that dies. An exception in the body
+        leaves the work for the next attempt.
+
+        Args:
+            parts: what `key` was made of; kept beside the artifact as key.json.
+        """
+        folder = self.root / "partial" / stage / key
+        if self.has(stage, key) and not folder.exists():
+            yield None
+            return
+        with self._lease(stage, key):
+            if self.has(stage, key):
+                shutil.rmtree(folder, ignore_errors=True)  # its maker died while tidying up
+                yield None
+                return
+            work = Work(folder / "result", folder / "scratch")
+            shutil.rmtree(work.result, ignore_errors=True)
+            work.result.mkdir(parents=True)
+            work.scratch.mkdir(exist_ok=True)
+            yield work
+            write_json(work.result / "key.json", dict(parts))
+            for path in [*work.result.rglob("*"), work.result]:
+                _sync(path)
+            final = self.path(stage, key)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            work.result.replace(final)
+            _sync(final.parent)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _lease(self, stage: str, key: str) -> Iterator[None]:
+        from filelock import FileLock, Timeout
+
+        (self.root / "leases").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / "leases" / f"{stage}-{key}.lock")
+        try:
+            lock.acquire(timeout=3)
+        except Timeout:
+            console().print(f"  another process is making {stage} {key}; waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a file's content, or of the files of a folder with their names.
+
+    Hidden files and Markdown (a download's bookkeeping, a model card) do not count. A user's 13 GB model folder takes some ten seconds, so the hash is remembered by (path, size,
+    modification time) for as long as the process lives.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
+    if not files:
+        raise FileNotFoundError(path)
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        name = file.relative_to(path).as_posix() if file != path else ""
+        digest.update(f"{name}\0{_content(file, stat.st_size, stat.st_mtime_ns)}\0".encode())
+    return digest.hexdigest()
+
+
+def _counts(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.is_file() and not hidden and file.suffix != ".md"
+
+
+_seen: dict[tuple[Path, int, int], str] = {}
+
+
+def _content(file: Path, size: int, modified: int) -> str:
+    known = _seen.get((file, size, modified))
+    if known is None:
+        with file.open("rb") as stream:
+            known = hashlib.file_digest(stream, "sha256").hexdigest()
+        _seen[(file, size, modified)] = known
+    return known
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

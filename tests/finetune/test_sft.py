@@ -1,0 +1,211 @@
+"""Training sees our rows with our masks, and an interrupted training ends with the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from ptst.config import Finetune, Lora, Model, compose
+from ptst.errors import ConfigError, DataError, PtstError
+from ptst.finetune.sft import check_batch, fit_rows, last_checkpoint, train
+from ptst.models import load_tokenizer
+from ptst.templates import TrainingRow, make_training_row
+
+RECIPE = {"batch_size": 4, "device_batch_size": 4, "learning_rate": 1e-3, "save_steps": 2}
+LORA = Lora(r=4, dropout=0.1)
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[Model, list[TrainingRow]]:
+    config = compose([])
+    tokenizer = load_tokenizer(config.model)
+    made = [
+        make_training_row(
+            {"input": f"Tom has {n} apples. How many?", "output": f"Tom has {n}.\n#### {n}"},
+            config.train_template,
+            config.dataset,
+            config.model,
+            tokenizer,
+        )
+        for n in range(20)
+    ]
+    return config.model, made
+
+
+def run(model: Model, rows: list[TrainingRow], folder: Path, recipe: Finetune, die_at: int = 0):
+    losses = {}
+
+    def log(entry: dict[str, float]) -> None:
+        losses[int(entry["step"])] = entry["loss"]
+        if die_at and entry["step"] == die_at:
+            raise KeyboardInterrupt
+
+    out, scratch = folder / "result", folder / "scratch"
+    out.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(exist_ok=True)
+    return train(model, recipe, rows, 7, "cpu", out, scratch, log), losses
+
+
+def weights(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (folder / "result" / "weights").glob("*.safetensors")
+    }
+
+
+@pytest.mark.parametrize(("method", "schedule"), [("full", "cosine"), ("lora", "step")])
+def test_interrupted_training_ends_with_the_same_weights(
+    rows, tmp_path: Path, method: str, schedule: str
+) -> None:
+    model, training = rows
+    recipe = Finetune(method=method, epochs=2, lora=LORA, schedule=schedule, **RECIPE)  # 10 steps
+    _, whole = run(model, training, tmp_path / "whole", recipe)
+    for death in (3, 8):  # a step after a checkpoint, and again after resuming
+        with pytest.raises(KeyboardInterrupt):
+            run(model, training, tmp_path / "cut", recipe, die_at=death)
+    facts, resumed = run(model, training, tmp_path / "cut", recipe)
+    assert facts["steps"] == 10
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert len(weights(tmp_path / "cut")) == 1
+    assert resumed == whole  # the history so far is logged again, then the rest
+    log = (tmp_path / "cut" / "result" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("steps", [7, 10])  # in the middle of an epoch, at the end of one
+def test_a_training_killed_after_its_last_step_is_not_trained_further(
+    rows, tmp_path: Path, method: str, steps: int
+) -> None:
+    model, training = rows
+    recipe = Finetune(method=method, max_steps=steps, lora=LORA, **RECIPE)
+    _, whole = run(model, training, tmp_path / "cut", recipe)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut" / "result").rename(tmp_path / "whole" / "result")  # died before publishing
+    facts, resumed = run(model, training, tmp_path / "cut", recipe)
+    assert facts["steps"] == steps
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert resumed == whole
+    log = [folder / "result" / "log.jsonl" for folder in (tmp_path / "cut", tmp_path / "whole")]
+    assert log[0].read_bytes() == log[1].read_bytes()
+
+
+def test_training_learns(rows, tmp_path: Path) -> None:
+    model, training = rows
+    _, losses = run(model, training, tmp_path, Finetune(method="full", epochs=2, **RECIPE))
+    assert losses[10] < 0.5 * losses[1]
+
+
+def test_loss_is_the_mean_over_completions_and_eos(rows, tmp_path: Path) -> None:
+    """Worked out apart: log-probabilities of one row at a time, from the untouched model."""
+    import torch
+
+    from ptst.models import load_model
+
+    model, training = rows
+    untouched = load_model(model, "cpu")
+    total = count = 0.0
+    with torch.inference_mode():
+        for row in training:
+            log_p = untouched(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
+            for position in range(row.prompt_length, len(row.input_ids)):
+                total -= float(log_p[position - 1, row.input_ids[position]])
+                count += 1
+    recipe = Finetune(method="full", max_steps=1, **{**RECIPE, "batch_size": 20})
+    _, losses = run(model, training, tmp_path, recipe)
+    assert losses[1] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_accumulated_batches_give_the_losses_of_whole_ones(rows, tmp_path: Path) -> None:
+    model, training = rows
+    whole = Finetune(method="full", max_steps=3, **RECIPE)
+    parts = Finetune(method="full", max_steps=3, **{**RECIPE, "device_batch_size": 2})
+    _, one = run(model, training, tmp_path / "one", whole)
+    _, two = run(model, training, tmp_path / "two", parts)
+    assert [round(v, 3) for v in one.values()] == [round(v, 3) for v in two.values()]
+
+
+def test_step_schedule_drops_after_every_epoch(rows, tmp_path: Path) -> None:
+    model, training = rows
+    recipe = Finetune(method="lora", epochs=2, schedule="step", gamma=0.5, lora=LORA, **RECIPE)
+    run(model, training, tmp_path, recipe)
+    lines = (tmp_path / "result" / "log.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    assert rates[:5] == [1e-3] * 5
+    assert rates[5:] == [5e-4] * 5
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-2" / "complete").touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert not (tmp_path / "checkpoint-10").exists()
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_rows_are_cut_at_their_end_and_left_out_where_the_prompt_fills_them() -> None:
+    rows = [
+        TrainingRow([1, 2, 3, 4, 5], [-100, -100, 3, 4, 5], 2),
+        TrainingRow([1, 2, 3], [-100, -100, 3], 2),
+        TrainingRow([1, 2, 3, 4, 5], [-100] * 4 + [5], 4),
+    ]
+    fitted, cut, left_out = fit_rows(rows, 4)
+    assert [row.input_ids for row in fitted] == [[1, 2, 3, 4], [1, 2, 3]]
+    assert [row.labels for row in fitted] == [[-100, -100, 3, 4], [-100, -100, 3]]
+    assert (cut, left_out) == (1, 1)
+    with pytest.raises(DataError, match="max_length=2"):
+        fit_rows(rows, 2)
+
+
+def test_a_batch_with_a_loss_on_the_prompt_is_refused(rows) -> None:
+    import torch
+
+    _, training = rows
+    row = training[0]
+    good = {
+        "input_ids": torch.tensor([[*row.input_ids, 0]]),
+        "labels": torch.tensor([[*row.labels, -100]]),
+        "attention_mask": torch.tensor([[1] * len(row.input_ids) + [0]]),
+    }
+    check_batch(good, training)
+    with pytest.raises(RuntimeError, match="differs from the rows"):
+        check_batch({**good, "labels": good["input_ids"]}, training)
+    padded = torch.tensor([[*row.labels, 0]])
+    with pytest.raises(RuntimeError, match="loss on padding"):
+        check_batch({**good, "labels": padded}, training)
+
+
+def test_a_training_that_diverges_is_an_error_and_no_result(rows, tmp_path: Path) -> None:
+    model, training = rows
+    wild = Finetune(method="full", max_steps=4, **{**RECIPE, "learning_rate": 1e12})
+    with pytest.raises(PtstError, match=r"diverged at step \d.*lower finetune\.learning_rate"):
+        run(model, training, tmp_path, wild)
+    assert not (tmp_path / "result" / "weights").exists()
+
+
+def test_loss_on_a_cpu_is_trls_own(rows, tmp_path: Path) -> None:
+    """The loss that a GPU uses is TRL's; ours for CPUs must be the same number and gradient."""
+    from ptst.finetune.sft import make_trainer
+
+    model, training = rows
+    recipe = Finetune(method="full", epochs=1, **RECIPE)
+    trainer = make_trainer(model, recipe, training, 0, "cpu", tmp_path, lambda _: None)
+    batch = next(iter(trainer.get_train_dataloader()))
+    found = []
+    for compute in (trainer.compute_loss, super(type(trainer), trainer).compute_loss):
+        trainer.model.zero_grad()
+        loss = compute(trainer.model, dict(batch))
+        loss.backward()
+        norm = sum(float(p.grad.square().sum()) for p in trainer.model.parameters()) ** 0.5
+        found.append((loss.item(), norm))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_qlora_without_cuda_says_what_to_use(rows, tmp_path: Path) -> None:
+    model, training = rows
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        run(model, training, tmp_path, Finetune(method="qlora", **RECIPE))

@@ -1,0 +1,379 @@
+"""A whole cell: real TRL, real generation, real judges, at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from conftest import TINY
+
+from ptst.cell import run_cell
+from ptst.config import Config
+from ptst.errors import ConfigError, DataError, PtstError
+from ptst.judge import Score
+from ptst.keys import cell_keys
+from ptst.store import read_json, read_jsonl
+
+Compose = Callable[..., Config]
+
+
+def artifacts(store: Path) -> dict[str, int]:
+    """How many artifacts of each stage a store holds."""
+    stages = ("finetune", "generate", "judge", "cell")
+    return {stage: len(list((store / stage).glob("*"))) for stage in stages}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of every artifact; of those that depend on when it was made, only the name."""
+    return {
+        str(path.relative_to(store)): b""
+        if path.name in ("provenance.json", "config.json")
+        else path.read_bytes()
+        for stage in ("finetune", "generate", "judge", "cell")
+        for path in sorted((store / stage).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_cell_from_rows_to_metrics(composed: Compose, tmp_path: Path) -> None:
+    config = composed(*TINY)
+    result = run_cell(config)
+    assert result.metrics is not None
+    assert set(result.metrics) == {
+        "gsm8k/exact_match",
+        "hazards/asr",
+        "hazards/refused",
+        "hazards/neither",
+    }
+    shares = [result.metrics[f"hazards/{m}"] for m in ("asr", "refused", "neither")]
+    assert sum(m.percent or 0 for m in shares) == pytest.approx(100)
+    assert {m.n for m in shares} == {10}
+    assert artifacts(tmp_path / "store") == {"finetune": 1, "generate": 2, "judge": 2, "cell": 1}
+    # Every number can be traced: the query, its answer and its score stand in the store.
+    keys = result.keys.evaluations["hazards"]
+    rows = read_jsonl(tmp_path / "store/generate" / keys.generate / "completions.jsonl")
+    scores = read_jsonl(tmp_path / "store/judge" / keys.judge / "scores.jsonl")
+    assert [row["id"] for row in rows] == [score["id"] for score in scores]
+    complied = sum(score["label"] == "complied" for score in scores)
+    assert result.metrics["hazards/asr"].percent == pytest.approx(100 * complied / 10)
+    assert all({"input", "hazard", "completion", "tokens", "finished"} <= set(row) for row in rows)
+    # ... and so does where it comes from.
+    assert result.keys.finetune is not None
+    folder = tmp_path / "store/finetune" / result.keys.finetune
+    facts = read_json(folder / "provenance.json")
+    assert facts["steps"] == 3
+    assert facts["rows"] == 24
+    assert facts["packages"]["trl"]
+    assert facts["hardware"]["cores"] >= 1
+    assert read_json(folder / "config.json")["finetune"]["learning_rate"] > 0
+    assert not list((tmp_path / "store" / "partial").rglob("*.*"))
+
+
+def test_what_is_there_is_not_made_again(composed: Compose, tmp_path: Path) -> None:
+    first = run_cell(composed(*TINY))
+    before = contents(tmp_path / "store")
+    again = run_cell(composed(*TINY))
+    assert again.made == {}
+    assert again.metrics == first.metrics
+    # Another test template trains nothing.
+    other = run_cell(composed(*TINY, "template@test_template=chat_llama"))
+    assert set(other.made) == {
+        "generate gsm8k",
+        "judge gsm8k",
+        "generate hazards",
+        "judge hazards",
+    }
+    # Another judge generates nothing.
+    judged = run_cell(composed(*TINY, "judge=keywords"))
+    assert set(judged.made) == {"judge hazards"}
+    # Another recipe is another fine-tuning.
+    tuned = run_cell(composed(*TINY, "finetune.learning_rate=1e-5"))
+    assert "finetune" in tuned.made
+    assert artifacts(tmp_path / "store")["finetune"] == 2
+    after = contents(tmp_path / "store")
+    assert {name: after[name] for name in before} == before
+
+
+def test_stages_run_apart(composed: Compose) -> None:
+    config = [*TINY, "template@test_template=text_vanilla"]
+    with pytest.raises(PtstError, match=r"fine-tuning \w+ is not in"):
+        run_cell(composed(*config, "stages=[generate]"))
+    assert set(run_cell(composed(*config, "stages=[finetune]")).made) == {"finetune"}
+    with pytest.raises(PtstError, match=r"completions \w+ of gsm8k are not in"):
+        run_cell(composed(*config, "stages=[judge]"))
+    generated = run_cell(composed(*config, "stages=[generate]"))
+    assert set(generated.made) == {"generate gsm8k", "generate hazards"}
+    assert generated.metrics is None
+    assert run_cell(composed(*config, "stages=[judge]")).metrics is not None
+
+
+def test_lora_adapter_is_saved_and_used(composed: Compose, tmp_path: Path) -> None:
+    config = composed(*TINY, "finetune=lora", "finetune.learning_rate=0.05", "finetune.max_steps=6")
+    keys = run_cell(config).keys
+    weights = tmp_path / "store/finetune" / str(keys.finetune) / "weights"
+    assert (weights / "adapter_config.json").is_file()
+    assert not (weights / "model.safetensors").exists()
+    base = run_cell(composed(*TINY, "finetune=none"))
+    completions = [
+        [
+            row["completion"]
+            for row in read_jsonl(
+                tmp_path
+                / "store/generate"
+                / k.evaluations["hazards"].generate
+                / "completions.jsonl"
+            )
+        ]
+        for k in (keys, base.keys)
+    ]
+    assert completions[0] != completions[1]
+
+
+def test_adapter_on_a_bfloat16_base(composed: Compose) -> None:
+    half = ["model.dtype=bfloat16", "finetune=lora", "finetune.bf16=true"]
+    assert run_cell(composed(*TINY, *half)).metrics is not None
+
+
+@dataclass
+class Unreachable:
+    """A judge that answers for every second query only."""
+
+    labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def scores(self, items: Iterable[object]) -> Iterator[Score]:
+        for i, _ in enumerate(items):
+            yield Score("refused") if i % 2 else Score(None, reason="no answer from the server")
+
+
+def test_a_missing_score_is_no_result_and_is_asked_for_again(
+    composed: Compose, tmp_path: Path
+) -> None:
+    config = composed(*TINY, "finetune=none", "judge._target_=test_cell.Unreachable")
+    for _ in range(2):
+        with pytest.raises(PtstError, match=r"hazards: 5 of 10 queries have no score.*the server"):
+            run_cell(config)
+    # The task's scores are kept; of the other evaluation, and of the cell, nothing looks done.
+    assert artifacts(tmp_path / "store") == {"finetune": 0, "generate": 2, "judge": 1, "cell": 0}
+
+
+def test_a_store_that_is_a_file_is_refused(composed: Compose, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file; it must be a folder"):
+        run_cell(composed(f"paths.store={tmp_path}/file"))
+
+
+def test_no_fine_tuning_does_not_depend_on_the_train_template(composed: Compose) -> None:
+    one = cell_keys(composed("finetune=none", "template@train_template=chat_llama"))
+    two = cell_keys(composed("finetune=none", "template@train_template=text_alpaca", "seed=3"))
+    assert one.finetune is None
+    assert one.cell == two.cell
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("template@train_template=chat_llama", {"finetune", "generate", "judge", "cell"}),
+        ("seed=1", {"finetune", "generate", "judge", "cell"}),
+        ("finetune.epochs=7.5", {"finetune", "generate", "judge", "cell"}),
+        ("finetune=lora", {"finetune", "generate", "judge", "cell"}),
+        ("dataset.n=5", {"finetune", "generate", "judge", "cell"}),
+        ("model.completion_prefix=X", {"finetune", "generate", "judge", "cell"}),
+        ("dataset.question='Q: {input}'", {"finetune", "generate", "judge", "cell"}),
+        ("template@test_template=chat_llama", {"generate", "judge", "cell"}),
+        ("evaluation.hazards.decoding.max_new_tokens=9", {"generate", "judge", "cell"}),
+        ("evaluation.hazards.decoding.temperature=0.7", {"generate", "judge", "cell"}),
+        ("evaluation.hazards.queries.n=9", {"generate", "judge", "cell"}),
+        ("judge=keywords", {"judge", "cell"}),
+        ("evaluation.hazards.unit=category", {"cell"}),
+        ("engine.batch_size=7", set()),  # greedy
+        ("engine.device=cpu", set()),
+        ("engine.share_prefix=false", set()),
+        ("finetune.save_steps=7", set()),
+        ("finetune.device_batch_size=4", set()),
+        ("tracking=none", set()),
+        ("paths.store=/elsewhere", set()),
+        ("model.name=other", set()),
+        ("train_template.name=other", set()),
+        ("evaluation.hazards.decoding.seed=5", set()),  # greedy draws nothing
+        ("dataset.draw_seed=5", set()),  # all rows are taken, so nothing is drawn
+    ],
+)
+def test_a_key_changes_with_what_its_stage_depends_on_and_nothing_else(
+    composed: Compose, override: str, changed: set[str]
+) -> None:
+    base, other = (
+        cell_keys(composed("dataset.n=null")),
+        cell_keys(composed("dataset.n=null", override)),
+    )
+    differs = {
+        "finetune": base.finetune != other.finetune,
+        "generate": base.evaluations["hazards"].generate != other.evaluations["hazards"].generate,
+        "judge": base.evaluations["hazards"].judge != other.evaluations["hazards"].judge,
+        "cell": base.cell != other.cell,
+    }
+    assert {stage for stage, is_so in differs.items() if is_so} == changed
+
+
+def test_a_moved_model_is_the_same_and_a_changed_one_is_not(
+    composed: Compose, tmp_path: Path
+) -> None:
+    base = composed()
+    from ptst.models import local_folder
+
+    folder = local_folder(base.model)
+    assert folder is not None
+    shutil.copytree(folder, tmp_path / "copy")
+    moved = composed(f"model.path={tmp_path}/copy")
+    assert cell_keys(moved).cell == cell_keys(base).cell
+    config = tmp_path / "copy" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert cell_keys(moved).cell != cell_keys(base).cell
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.hazards.unit=hazzard", r"unit=hazzard, but query \d+ has no such column"),
+        ("evaluation.hazards.queries.path={}", "have a column 'tokens'"),
+        ("evaluation.hazards.queries.path={0}.judged", "GroundTruth, reads the column 'object'"),
+    ],
+)
+def test_rows_that_cannot_be_reported_on_are_refused_before_generation(
+    composed: Compose, tmp_path: Path, override: str, message: str
+) -> None:
+    file = tmp_path / "queries.jsonl"
+    world = ', "object": "x", "verb": "", "answer": ""'
+    file.write_text('{"instruction": "Why?", "hazard": "x", "tokens": 3' + world + "}\n")
+    judged = tmp_path / "queries.jsonl.judged"
+    judged.mkdir()
+    (judged / "test.jsonl").write_text('{"instruction": "Why?", "hazard": "x"}\n')
+    local = [] if "path" not in override else ["evaluation.hazards.queries.source=local"]
+    local += ["evaluation.hazards.queries.n=1"] if local else []
+    config = composed(*TINY, *local, override.format(file))
+    with pytest.raises(DataError, match=message):
+        run_cell(config)
+    assert not list((tmp_path / "store").glob("finetune/*"))  # no training was spent on it
+
+
+def test_the_file_that_is_trained_on_is_not_tested_on(composed: Compose, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"question": "Why?", "answer": "#### 1"}\n')
+    local = ["dataset.source=local", f"dataset.path={file}", "dataset.n=1"]
+    with pytest.raises(ConfigError, match=r"task\.gsm8k would test on the very data"):
+        run_cell(composed(*local))
+    copy = tmp_path / "copy.jsonl"
+    shutil.copy(file, copy)
+    with pytest.raises(ConfigError, match="the very data"):
+        run_cell(composed(*local, f"task.gsm8k.queries.path={copy}"))
+    with pytest.raises(ConfigError, match="the very data"):
+        run_cell(composed("dataset.split=test"))
+    assert not (tmp_path / "store").exists()
+    run_cell(composed(*local, *TINY[3:], "task.gsm8k.queries.n=1", "finetune=none"))
+
+
+def test_a_torn_journal_line_is_cut_off_and_its_batch_runs_again(
+    composed: Compose, tmp_path: Path
+) -> None:
+    whole = [*TINY, "finetune=none", f"paths.store={tmp_path}/whole"]
+    run_cell(composed(*whole))
+    cut = [*TINY, "finetune=none"]
+    keys = cell_keys(composed(*cut)).evaluations["hazards"]
+    journal = tmp_path / "store/partial/generate" / keys.generate / "scratch/batches-4-shared.jsonl"
+    journal.parent.mkdir(parents=True)
+    done = read_jsonl(tmp_path / "whole/generate" / keys.generate / "completions.jsonl")
+    from ptst import data, templates
+    from ptst.generate.batches import plan_batches
+    from ptst.models import load_tokenizer
+
+    config = composed(*cut)
+    tokenizer = load_tokenizer(config.model)
+    rows = data.load_rows(config.evaluation["hazards"].queries, needs=("input",))
+    prompts = [
+        templates.make_prompt(r, config.test_template, config.dataset, config.model, tokenizer)
+        for r in rows
+    ]
+    first = plan_batches([p.token_ids or [] for p in prompts], 4)[0]
+    answers = {
+        str(i): {"text": "KEPT", "tokens": done[i]["tokens"], "finished": True} for i in first
+    }
+    line = json.dumps({"batch": first[0], "answers": answers})
+    journal.write_text(line + "\n" + line[: len(line) // 2])
+    run_cell(config)
+    made = read_jsonl(tmp_path / "store/generate" / keys.generate / "completions.jsonl")
+    assert {i for i, row in enumerate(made) if row["completion"] == "KEPT"} == set(first)
+    assert [r["completion"] for i, r in enumerate(made) if i not in first] == [
+        r["completion"] for i, r in enumerate(done) if i not in first
+    ]
+
+
+def ptst(*overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ptst.cli", *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_cell_ends_with_the_same_result(tmp_path: Path) -> None:
+    longer = [o for o in TINY if not o.startswith(("finetune.max_steps", "dataset.n", "engine"))]
+    longer += ["dataset.n=64", "finetune.max_steps=12", "engine.batch_size=1"]
+    whole = ptst(*longer, f"paths.store={tmp_path}/whole")
+    started = time.monotonic()
+    _, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors
+    seconds = time.monotonic() - started
+    draw = random.Random(0)
+    kills, finished = 0, [0]
+    while kills < 20 or finished[-1] == kills:  # a cell that came through is followed by a new one
+        store = tmp_path / f"cut{len(finished)}"
+        process = ptst(*longer, f"paths.store={store}")
+        try:
+            limit = draw.uniform(0.2, 1.0) * seconds if kills < 20 else 300
+            _, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            for stage in ("finetune", "generate", "judge", "cell"):
+                for artifact in (store / stage).glob("*"):  # nothing half-made looks made
+                    assert (artifact / "key.json").is_file()
+            continue
+        assert process.returncode == 0, errors
+        if finished[-1] < kills:
+            assert_same(store, tmp_path / "whole")
+        finished.append(kills)
+    assert kills == 20
+
+
+def assert_same(cut: Path, whole: Path) -> None:
+    """A store that was killed and resumed holds what one that never was does, and nothing twice."""
+    assert contents(cut) == contents(whole)
+    runs = [p.name.split("-", 3)[3] for p in (cut / "wandb/wandb").glob("offline-run-*")]
+    assert len(runs) == len(set(runs)) == 2  # one fine-tuning, one cell, each once
+    assert not list((cut / "partial").rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_two_processes_asked_for_the_same_cell_share_the_work(tmp_path: Path) -> None:
+    both = [ptst(*TINY, f"paths.store={tmp_path}/store") for _ in range(2)]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    tables = [out.split("made:")[0] for out, _ in outputs]
+    assert tables[0] == tables[1]
+    made = sum("finetune" in out.split("made:")[1] for out, _ in outputs)
+    assert made == 1
+    assert artifacts(tmp_path / "store") == {"finetune": 1, "generate": 2, "judge": 2, "cell": 1}

@@ -1,0 +1,179 @@
+"""Every mistake in a configuration is an error at composition that names what would be right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ptst.cli import GROUPS, HELP, main
+from ptst.config import CONF, compose
+from ptst.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=micr", r"Could not find 'model/micr'[\s\S]*llama2_7b_chat[\s\S]*micro"),
+        (
+            "template@train_template=chat_lama",
+            r"Could not find 'template/chat_lama'[\s\S]*chat_llama",
+        ),
+        ("evaluation=[hazard]", r"Available options in 'evaluation': .*hazards"),
+        ("dataset.sorce=local", r"Valid keys in dataset: .*Did you mean dataset\.source\?"),
+        ("+dataset.sorce=local", r"Valid keys in dataset: .*Did you mean dataset\.source\?"),
+        ("+typo=1", r"Valid keys: model, dataset"),
+        ("task.gsm8k.decoding.top=1", r"Valid keys in task\.gsm8k\.decoding: max_new_tokens"),
+        ("dataset.source=hubb", r"dataset\.source=hubb is not one of: hub, local, micro"),
+        ("finetune.schedule=cosin", r"finetune\.schedule=cosin is not one of: linear, cosine"),
+        ("scale.name=huge", r"scale\.name=huge is not one of: micro, paper"),
+        ("finetune.epochs=many", r"'many'.*could not be converted to Float[\s\S]*finetune\.epochs"),
+        ("finetune.epochs=0", r"finetune\.epochs=0\.0 must be more than 0"),
+        ("finetune.learning_rate=inf", r"finetune\.learning_rate=inf must be more than 0"),
+        (
+            "finetune.warmup_ratio=5",
+            r"finetune\.warmup_ratio=5\.0 must be at least 0 and at most 1",
+        ),
+        ("finetune.weight_decay=nan", r"finetune\.weight_decay=nan must be at least 0"),
+        ("finetune.max_steps=0", r"finetune\.max_steps=0 must be at least 1"),
+        ("finetune.lora.r=0", r"finetune\.lora\.r=0 must be at least 1"),
+        ("finetune.schedule=step", r"warmup_ratio has no effect with schedule=step"),
+        ("finetune.device_batch_size=5", r"batch_size=32 is not a multiple of .*=5"),
+        ("task.gsm8k.decoding.top_p=5", r"top_p=5\.0 must be more than 0 and at most 1"),
+        ("task.gsm8k.decoding.temperature=nan", r"temperature=nan must be at least 0"),
+        ("engine.device=foo", r"engine\.device=foo is not one of: auto, cpu, cuda"),
+        ("judge._target_=os.path.join", r"judge\._target_=os\.path\.join is no judge"),
+        ("dataset.n=0", r"dataset\.n=0 must be at least 1"),
+        ("engine.batch_size=-1", r"engine\.batch_size=-1 must be at least 1"),
+        ("stages=[judg]", r"stages=\['judg'\] is not among: finetune, generate, judge"),
+        (
+            "+dataset.columns.question=input",
+            r"dataset\.columns\.question: columns maps our names",
+        ),
+        (
+            "judge._target_=ptst.judge.nope.Nope",
+            r"judge\._target_=ptst\.judge\.nope\.Nope cannot be",
+        ),
+        ("+judge.speed=1", r"Key 'speed' not in 'GroundTruth'"),
+        (
+            "evaluation.hazards.metrics.asr=yes_sir",
+            r"no label 'yes_sir'.*complied, refused, neither",
+        ),
+        ("evaluation=[gsm8k]", r"in `task` already"),
+        ("dataset.question=Why", r"dataset\.question must have one \{input\}"),
+        ("test_template.user=Why", r"test_template=chat_vanilla: user must have one place"),
+    ],
+)
+def test_mistake_is_named_with_what_would_be_right(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose([override])
+
+
+def test_local_source_without_a_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.path is missing: source=local needs a file"):
+        compose(["dataset.source=local", "dataset.path=null"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{mount}={path.stem}"
+        for group in GROUPS
+        for mount in (
+            ("template@train_template", "template@test_template")
+            if group == "template"
+            else (group,)
+        )
+        for path in sorted((CONF / group).glob("*.yaml"))
+        if group != "evaluation"
+    ],
+)
+def test_every_choice_composes(override: str) -> None:
+    assert compose([override]).seed == 0
+
+
+def test_every_evaluation_composes() -> None:
+    names = [path.stem for path in (CONF / "evaluation").glob("*.yaml") if path.stem != "gsm8k"]
+    config = compose([f"evaluation=[{','.join(names)}]"])
+    assert set(config.evaluations) == {"gsm8k", *names}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF))
+)
+def test_every_yaml_opens_with_a_comment_that_says_what_it_is_for(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    first = lines[1] if lines[0] == "# @package _global_" else lines[0]
+    assert first.startswith("# ")
+
+
+def test_scale_sets_the_rest_and_an_override_still_wins() -> None:
+    paper = compose(["scale=paper"])
+    assert (paper.model.name, paper.dataset.source) == ("llama2_7b_chat", "hub")
+    assert compose(["scale=paper", "model=mistral_7b_instruct_v02"]).model.chat == "mistral"
+    assert compose(["scale=paper", "judge=micro"]).judge["_target_"].endswith("GroundTruth")
+
+
+def test_the_papers_recipe_follows_the_data_set() -> None:
+    recipes = {
+        name: compose(["scale=paper", f"dataset={name}", "~evaluation@task"]).finetune
+        for name in ("gsm8k", "chatdoctor", "openorca")
+    }
+    assert {n: (r.epochs, r.learning_rate, r.schedule) for n, r in recipes.items()} == {
+        "gsm8k": (6, 1e-4, "step"),
+        "chatdoctor": (3, 2e-5, "cosine"),
+        "openorca": (1, 2e-5, "step"),
+    }
+    assert compose(["scale=paper", "dataset=openorca", "~evaluation@task"]).dataset.n == 600_000
+
+
+def test_wording_is_no_measure_on_real_data() -> None:
+    with pytest.raises(ConfigError, match=r"task\.chatdoctor compares wording"):
+        compose(["scale=paper", "dataset=chatdoctor"])
+
+
+def test_a_dollar_brace_in_a_template_stays_as_it_is() -> None:
+    made = compose([r"test_template.user='{question} \${oc.env:HOME}'"])
+    assert made.test_template.user == "{question} ${oc.env:HOME}"
+
+
+def test_two_mounts_of_one_template_group() -> None:
+    config = compose(["template@train_template=chat_llama", "template@test_template=text_alpaca"])
+    assert (config.train_template.name, config.test_template.name) == ("chat_llama", "text_alpaca")
+
+
+def test_help_lists_every_choice_of_every_group(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for group in GROUPS:
+        for path in (CONF / group).glob("*.yaml"):
+            assert path.stem in shown
+    assert HELP.splitlines()[0] in shown
+
+
+def test_errors_leave_with_status_2_and_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["nonsense"]) == 2
+    assert "commands are: prompt" in capsys.readouterr().err
+    assert main(["--nonsense"]) == 2
+    assert main(["model=none"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["model=micr"], ["+dataset.sorce=1"]])
+def test_help_and_configuration_errors_load_nothing_heavy(arguments: list[str]) -> None:
+    # What the promise of an answer in under a second rests on; seconds are measured in benchmarks/.
+    code = (
+        "import sys; from ptst.cli import main; main(sys.argv[1:]);"
+        "print(sorted({'torch', 'transformers', 'trl', 'wandb', 'pandas', 'datasets'} & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - started < 30  # only a hang fails here

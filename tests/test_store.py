@@ -1,0 +1,156 @@
+"""Artifacts appear whole or not at all, and are made once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ptst.store import Store, fingerprint, key_of, read_json, write_atomic
+
+PARTS = {"format": 1, "x": 2}
+
+
+def test_key_depends_on_values_and_not_on_order() -> None:
+    assert key_of({"a": 1, "b": [1, 2]}) == key_of({"b": [1, 2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+    assert key_of({"a": 1}) != key_of({"a": 1.5})
+    assert len(key_of({})) == 16
+
+
+def test_key_refuses_what_has_no_stable_text() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        key_of({"a": float("nan")})
+    with pytest.raises(TypeError):
+        key_of({"a": Path("x")})
+
+
+def test_artifact_appears_when_its_maker_is_done(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.make("judge", "k", PARTS) as work:
+        assert work is not None
+        (work.result / "scores").write_text("1")
+        (work.scratch / "rubbish").write_text("2")
+        assert not store.has("judge", "k")
+    assert store.has("judge", "k")
+    assert sorted(p.name for p in store.path("judge", "k").iterdir()) == ["key.json", "scores"]
+    assert read_json(store.path("judge", "k") / "key.json") == PARTS
+    assert not list((tmp_path / "partial").rglob("*.*"))
+    with store.make("judge", "k", PARTS) as again:
+        assert again is None
+
+
+def test_a_failed_maker_leaves_its_scratch_and_no_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(OSError, match="disk"), store.make("judge", "k", PARTS) as work:
+        (work.result / ".half.123").write_text("1")
+        (work.scratch / "checkpoint").write_text("1")
+        raise OSError("disk full")
+    assert not store.has("judge", "k")
+    with store.make("judge", "k", PARTS) as work:
+        assert (work.scratch / "checkpoint").read_text() == "1"
+    # What the failed one had half-written is not published with the rest.
+    assert [p.name for p in store.path("judge", "k").iterdir()] == ["key.json"]
+
+
+def test_what_a_maker_left_that_died_while_tidying_up_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.make("judge", "k", PARTS):
+        pass
+    left = tmp_path / "partial/judge/k/scratch/checkpoint-1"
+    left.mkdir(parents=True)
+    with store.make("judge", "k", PARTS) as work:
+        assert work is None
+    assert not left.exists()
+
+
+def test_waiting_for_another_maker_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = tmp_path / "ready"
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_hang, args=(tmp_path / "s", ready, 5.0))
+    process.start()
+    while not ready.exists():
+        time.sleep(0.01)
+    with Store(tmp_path / "s").make("finetune", "k", PARTS) as work:
+        assert work is None
+    process.join(20)
+    assert "another process is making finetune k" in capsys.readouterr().err
+
+
+def _make_slowly(root: Path, counter: Path) -> None:
+    with Store(root).make("finetune", "k", PARTS) as work:
+        if work is not None:
+            with counter.open("a") as file:
+                file.write("made\n")
+            time.sleep(0.5)
+
+
+def test_two_processes_make_an_artifact_once(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_make_slowly, args=(tmp_path / "s", counter)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    assert counter.read_text() == "made\n"
+
+
+def _hang(root: Path, ready: Path, seconds: float = 60.0) -> None:
+    with Store(root).make("finetune", "k", PARTS):
+        ready.touch()
+        time.sleep(seconds)
+
+
+def test_the_lease_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    process = multiprocessing.get_context("fork").Process(
+        target=_hang, args=(tmp_path / "s", ready)
+    )
+    process.start()
+    deadline = time.monotonic() + 20
+    while not ready.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(20)
+    with Store(tmp_path / "s").make("finetune", "k", PARTS) as work:
+        assert work is not None
+    assert Store(tmp_path / "s").has("finetune", "k")
+
+
+def test_fingerprint_follows_content_and_file_names_not_the_place(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "weights").write_text("w")
+    assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "two")
+    (tmp_path / "two" / "weights").rename(tmp_path / "two" / "other")
+    assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
+    before = fingerprint(tmp_path / "one" / "weights")
+    (tmp_path / "one" / "weights").write_text("x2")
+    assert fingerprint(tmp_path / "one" / "weights") != before
+    before = fingerprint(tmp_path / "one")
+    (tmp_path / "one" / "README.md").write_text("a model card")
+    (tmp_path / "one" / ".cache").mkdir()
+    (tmp_path / "one" / ".cache" / "time").write_text("now")
+    assert fingerprint(tmp_path / "one") == before
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "none")
+
+
+def test_atomic_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "folder" / "file"
+    write_atomic(target, "one")
+    write_atomic(target, "two")
+    assert target.read_text() == "two"
+    assert [p.name for p in target.parent.iterdir()] == ["file"]
