@@ -7,11 +7,12 @@ of choices is checked. After that, nothing else in the project looks at YAML.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -237,6 +238,36 @@ class Paths:
 
 
 @dataclass
+class TableMetric:
+    """A metric that a sweep's tables show, and where the paper prints it."""
+
+    title: str = MISSING
+    paper_table: str | None = None
+    """`table` in sweeps/paper/tables.csv; None: the paper has no such number."""
+    paper_metric: str | None = None
+    """`metric` there; None: the same name as ours."""
+
+
+@dataclass
+class Sweep:
+    """A grid of cells, and how its tables are laid out; one YAML file each in sweeps/."""
+
+    name: str = MISSING
+    title: str = ""
+    grids: list[dict[str, Any]] = field(default_factory=list)
+    """Each is a product: {override: value or list of values}. The sweep is their union, so a pair that
+    belongs together, or a row that lacks some columns, is a grid of its own."""
+    no_finetuning: bool = False
+    """Also the untouched model, under every test template."""
+    rows: str = "train_template"
+    columns: str = "test_template"
+    safety_templates: list[str] = field(default_factory=list)
+    """Templates with a safety prompt: the PTST contrast is worked out for them."""
+    metrics: dict[str, TableMetric] = field(default_factory=dict)
+    """By "<evaluation>/<metric>"; those of evaluations that are not part of the cells are left out."""
+
+
+@dataclass
 class Config:
     """One cell: (model, dataset, train_template, finetune, seed) x test_template."""
 
@@ -254,6 +285,8 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     scale: Scale = field(default_factory=Scale)
     paths: Paths = field(default_factory=Paths)
+    sweep: Sweep | None = None
+    """Only where a sweep is composed; its cells have none."""
     seed: int = 0
     stages: list[str] = field(default_factory=lambda: list(STAGES))
 
@@ -298,6 +331,57 @@ def compose(overrides: Sequence[str]) -> Config:
     return checked(composed)
 
 
+def compose_many(
+    overrides: Sequence[str], variations: Sequence[Sequence[str]]
+) -> Iterator[Config | ConfigError]:
+    """Compose the configurations of many cells: what `compose` gives for each, sooner.
+
+    Hydra composes once for every distinct choice of groups; a value (seed=1, finetune.epochs=2) is
+    then set on a copy, before anything is resolved, as Hydra itself does it.
+
+    Args:
+        overrides: of every cell.
+        variations: for each cell what it adds to `overrides`.
+
+    Yields:
+        For each cell its configuration, or what is wrong with it.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    register()
+    parser = OverridesParser.create()
+    bases: dict[tuple[str, ...], Any] = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for variation in variations:
+            try:
+                parsed = parser.parse_overrides(list(variation))
+                plain = [o for o in parsed if _sets_a_value(o)]
+                groups = tuple(o.input_line or "" for o in parsed if o not in plain)
+                if groups not in bases:
+                    bases[groups] = hydra_compose("config", overrides=[*overrides, *groups])
+                composed = copy.deepcopy(bases[groups])
+                for override in plain:
+                    OmegaConf.update(composed, override.key_or_group, override.value())
+                yield checked(composed)
+            except (HydraException, OmegaConfBaseException) as error:
+                yield ConfigError(_explain(error))
+            except ConfigError as error:
+                yield error
+
+
+def _sets_a_value(override: Any) -> bool:
+    """Whether an override sets one plain value of a key that is no group."""
+    from hydra.core.override_parser.types import OverrideType
+
+    key = override.key_or_group
+    is_group = "@" in key or "/" in key or (CONF / key).is_dir()
+    plain = isinstance(override.value(), str | int | float | bool)
+    return override.type == OverrideType.CHANGE and not is_group and plain
+
+
 def checked(composed: Any) -> Config:
     """Turn a composed configuration into a `Config` whose every value is valid.
 
@@ -305,8 +389,7 @@ def checked(composed: Any) -> Config:
         ConfigError: see :func:`compose`.
     """
     try:
-        container = _escaped(OmegaConf.to_container(composed, resolve=True))
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), container))
+        config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, Config)
@@ -315,16 +398,11 @@ def checked(composed: Any) -> Config:
     return config
 
 
-def _escaped(node: Any) -> Any:
-    """Resolved values, so marked that a "${" in them is not taken for an interpolation again."""
-    if isinstance(node, dict):
-        return {key: _escaped(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_escaped(value) for value in node]
-    return node.replace("${", "\\${") if isinstance(node, str) else node
-
-
 def _check_choices(node: Any, where: str) -> None:
+    known = {f.name for f in dataclasses.fields(node)}
+    for key in vars(node):
+        if key not in known:
+            raise ConfigError(f"{where}{key}: there is no such key.{_valid_keys(where + key)}")
     for f in dataclasses.fields(node):
         value, path = getattr(node, f.name), f"{where}{f.name}"
         choices = f.metadata.get("choices")
@@ -462,11 +540,16 @@ def _explain(error: Exception) -> str:
     full_key = re.search(r"Could not (?:override|append to config, .*?) '?([\w.@/]+)", text)
     full_key = full_key or re.search(r"full_key: ([\w.]+)", str(error))
     if full_key:
-        *parent, last = full_key.group(1).rstrip(".").split(".")
-        valid = fields_of(parent)
-        if valid and last not in valid:
-            close = difflib.get_close_matches(last, valid, n=1)
-            hint = f" Did you mean {'.'.join([*parent, close[0]])}?" if close else ""
-            text += f"\nValid keys{' in ' + '.'.join(parent) if parent else ''}: "
-            text += f"{', '.join(valid)}.{hint}"
+        text += _valid_keys(full_key.group(1))
     return text.strip()
+
+
+def _valid_keys(key: str) -> str:
+    """A line with the keys that exist where `key` does not; empty where it does."""
+    *parent, last = key.rstrip(".").split(".")
+    valid = fields_of(parent)
+    if not valid or last in valid:
+        return ""
+    close = difflib.get_close_matches(last, valid, n=1)
+    hint = f" Did you mean {'.'.join([*parent, close[0]])}?" if close else ""
+    return f"\nValid keys{' in ' + '.'.join(parent) if parent else ''}: {', '.join(valid)}.{hint}"

@@ -43,6 +43,11 @@ class CellKeys:
     cell: str = ""
     cell_parts: Parts = field(default_factory=dict)
 
+    @property
+    def model(self) -> str:
+        """Which model the cell tests: the fine-tuning's key, or one of the untouched model."""
+        return self.finetune or key_of(self.finetune_parts)
+
 
 def cell_keys(config: Config) -> CellKeys:
     """Work out every key of a cell, without running anything.

@@ -1,0 +1,1 @@
+"""What a sweep came to: results, statistics, tables, pictures, one page. Nothing here imports torch."""

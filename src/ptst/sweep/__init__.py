@@ -1,0 +1,1 @@
+"""The grid: which cells it has, what is planned, what runs, how far it is."""

@@ -1,0 +1,284 @@
+"""From a sweep file and a command line to the cells of a grid, each composed, checked and keyed.
+
+A sweep is a union of products (`grids:` in its file), like scikit-learn's ParameterGrid. What the
+command line says applies to all of them: `seed=0,1,2` multiplies every grid, and values for a key that
+a grid varies take the place of the grid's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from ptst.config import CONF, ROOT, Config, Sweep, compose, compose_many
+from ptst.errors import ConfigError, PtstError
+from ptst.keys import CellKeys, cell_keys
+from ptst.store import key_of
+
+Axes = dict[str, list[str]]
+"""Override key -> values, as Hydra reads them: {"template@test_template": ["chat_vanilla", ...]}."""
+
+FINETUNING_ONLY = ("seed", "finetune", "template@train_template", "train_template")
+"""What does not count where nothing is fine-tuned, with all keys below it."""
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """A cell of a grid: what makes it this one, and all that a run of it needs.
+
+    `coordinates` are model, dataset, finetune, train_template, test_template and seed, and any other
+    key that the sweep varies. A cell without fine-tuning has train_template "none" and neither a seed
+    nor the keys of fine-tuning.
+    """
+
+    overrides: tuple[str, ...]
+    coordinates: dict[str, str]
+    config: Config
+    keys: CellKeys
+
+    @property
+    def label(self) -> str:
+        """The cell in words: "chat_vanilla → chat_llama seed 0"."""
+        own = dict(self.coordinates)
+        ends = f"{own.pop('train_template')} → {own.pop('test_template')}"
+        seed = own.pop("seed", None)
+        for usual in ("model", "dataset", "finetune"):
+            own.pop(usual)
+        others = [f"{key}={value}" for key, value in own.items()]
+        return " ".join([ends, *([f"seed {seed}"] if seed is not None else []), *others])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A composed sweep. Cells may share keys (one template under two names, say)."""
+
+    sweep: Sweep
+    scale: str
+    store: str
+    reports: str
+    cells: list[GridCell]
+
+    @property
+    def name(self) -> str:
+        """<sweep>-<scale>, the name of its report's folder and of its W&B group."""
+        return f"{self.sweep.name}-{self.scale}"
+
+    @cached_property
+    def distinct(self) -> list[GridCell]:
+        """One cell of each key, the cells of a fine-tuning together, in the order of the grid."""
+        first = {cell.keys.cell: cell for cell in reversed(self.cells)}
+        order: dict[str, int] = {}
+        for cell in self.cells:
+            order.setdefault(cell.keys.model, len(order))
+        kept = [cell for cell in self.cells if first[cell.keys.cell] is cell]
+        return sorted(kept, key=lambda cell: order[cell.keys.model])
+
+
+def expand(overrides: Sequence[str]) -> Grid:
+    """Compose every cell of a sweep.
+
+    Args:
+        overrides: as on the command line; a value may be a list of Hydra's (seed=0,1).
+
+    Raises:
+        ConfigError: the first thing that is wrong, with file and key.
+    """
+    fixed, axes = _split(overrides)
+    base = compose(fixed)
+    sweep = base.sweep or Sweep(name=_name_of(axes, fixed))
+    file = _file_of(fixed)
+    points: list[tuple[str, ...]] = []
+    for number, grid in enumerate(sweep.grids or [{}]):
+        where = f"{file}: grids[{number}]" if sweep.grids else "the command line"
+        own = {key: _values(value, f"{where}: {key}") for key, value in grid.items()}
+        _check_fixed(grid, fixed, axes, where)
+        merged = {**own, **axes}
+        points += _product(merged)
+        if sweep.no_finetuning:
+            kept = {key: values for key, values in merged.items() if not _finetuning_only(key)}
+            points += [("finetune=none", *point) for point in _product(kept)]
+    points = list(dict.fromkeys(points))
+    _check_layout(sweep, file)
+    cells: list[GridCell] = []
+    composed = compose_many(fixed, points)
+    for point, config in zip(points, composed, strict=True):
+        if isinstance(config, ConfigError):
+            raise ConfigError(f"{_origin(point, axes, file)}: {config}")
+        config.tracking.group = config.tracking.group or f"{sweep.name}-{config.scale.name}"
+        config.sweep = None
+        try:
+            keys = cell_keys(config)
+        except PtstError as error:
+            raise ConfigError(f"{_origin(point, axes, file)}: {error}") from error
+        cells.append(GridCell(point, _coordinates(point, config), config, keys))
+    _check_metrics(sweep, cells, file)
+    return Grid(sweep, base.scale.name, base.paths.store, base.paths.reports, _unique(cells))
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[str], Axes]:
+    """Separate overrides with one value from those with several.
+
+    Raises:
+        ConfigError: one is not in Hydra's syntax, or a key is given twice.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    fixed: list[str] = []
+    axes: Axes = {}
+    seen: dict[str, str] = {}
+    for text in overrides:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([text])
+            key = override.get_key_element()
+            if override.is_sweep_override():
+                axes[key] = list(override.sweep_string_iterator())
+            else:
+                fixed.append(text)
+        except HydraException as error:
+            raise ConfigError(f"{text!r} is not an override: {error}") from error
+        bare = key.lstrip("+~")
+        if bare in seen:
+            raise ConfigError(f"{bare} is given twice: {seen[bare]} and {text}.")
+        seen[bare] = text
+    return fixed, axes
+
+
+def _values(value: Any, where: str) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ConfigError(f"{where} has no values.")
+    return [_spelled(v, where) for v in values]
+
+
+def _spelled(value: Any, where: str) -> str:
+    """A value of a sweep file as Hydra's override grammar spells it."""
+    if isinstance(value, list):
+        return f"[{','.join(_spelled(v, where) for v in value)}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {value} is a mapping; set its keys one by one (a.b: value).")
+    text = str(value)
+    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", text):
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return text
+
+
+def _product(axes: Axes) -> list[tuple[str, ...]]:
+    choices = [[f"{key}={value}" for value in values] for key, values in axes.items()]
+    return list(product(*choices))
+
+
+def _finetuning_only(key: str) -> bool:
+    return key.split(".")[0] in FINETUNING_ONLY
+
+
+def _check_fixed(grid: Mapping[str, Any], fixed: list[str], axes: Axes, where: str) -> None:
+    """Refuse two values for what a grid holds fixed, and one value for what it varies."""
+    given = {text.partition("=")[0].lstrip("+~"): text for text in fixed}
+    given |= {key: f"{key}={','.join(values)}" for key, values in axes.items()}
+    for key, value in grid.items():
+        if key not in given:
+            continue
+        if not isinstance(value, list):
+            raise ConfigError(
+                f"{where}: {key} is fixed to {value}; {given[key]} gives it another value."
+            )
+        if key not in axes:  # a part of the table: an axis of one value
+            fixed.remove(given[key])
+            axes[key] = [given[key].partition("=")[2]]
+
+
+def _check_layout(sweep: Sweep, file: str) -> None:
+    for side in ("rows", "columns"):
+        if getattr(sweep, side) in ("seed", ""):
+            raise ConfigError(
+                f"{file}: sweep.{side}={getattr(sweep, side)}: runs that differ in their seed are "
+                "averaged; choose another coordinate."
+            )
+    if sweep.rows == sweep.columns:
+        raise ConfigError(f"{file}: sweep.rows and sweep.columns are both {sweep.rows}.")
+    templates = {path.stem for path in (CONF / "template").glob("*.yaml")}
+    for name in sweep.safety_templates:
+        if name not in templates:
+            raise ConfigError(
+                f"{file}: sweep.safety_templates: there is no template {name}; the templates are: "
+                f"{', '.join(sorted(templates))}."
+            )
+
+
+def _check_metrics(sweep: Sweep, cells: Sequence[GridCell], file: str) -> None:
+    known: dict[str, set[str]] = {}
+    for cell in cells:
+        for name, evaluation in cell.config.evaluations.items():
+            known.setdefault(name, set()).update(evaluation.metrics)
+    there = {path.stem for path in (CONF / "evaluation").glob("*.yaml")}
+    for metric in sweep.metrics:
+        evaluation_name, _, name = metric.partition("/")
+        metrics = known.get(evaluation_name)
+        if metrics is None and evaluation_name not in there:
+            raise ConfigError(
+                f"{file}: sweep.metrics: there is no evaluation {evaluation_name!r}; the evaluations "
+                f"are: {', '.join(sorted(there))}."
+            )
+        if metrics is not None and name not in metrics:
+            raise ConfigError(
+                f"{file}: sweep.metrics: evaluation {evaluation_name} reports no {name!r}, but: "
+                f"{', '.join(sorted(metrics))}."
+            )
+    for side in ("rows", "columns"):
+        if cells and not any(getattr(sweep, side) in cell.coordinates for cell in cells):
+            raise ConfigError(
+                f"{file}: sweep.{side}={getattr(sweep, side)} is no coordinate of these cells, which "
+                f"are: {', '.join(cells[0].coordinates)}."
+            )
+
+
+def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
+    varied = dict(override.lstrip("+").split("=", 1) for override in point)
+    tuned = config.finetune.method != "none"
+    coordinates = {
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "finetune": varied.pop("finetune", config.finetune.method) if tuned else "none",
+        "train_template": config.train_template.name if tuned else "none",
+        "test_template": config.test_template.name,
+    }
+    if tuned:
+        coordinates["seed"] = str(config.seed)
+    for key, value in varied.items():
+        group, _, mount = key.rpartition("@")
+        if (mount or group) not in coordinates and key != "seed":
+            if tuned or not _finetuning_only(key):
+                coordinates[key] = value
+    return coordinates
+
+
+def _unique(cells: Sequence[GridCell]) -> list[GridCell]:
+    """Without cells that are the same in coordinates and keys (repeated rows without fine-tuning)."""
+    seen = {(cell.keys.cell, *sorted(cell.coordinates.items())): cell for cell in reversed(cells)}
+    return list(reversed(seen.values()))
+
+
+def _file_of(fixed: Sequence[str]) -> str:
+    for text in fixed:
+        key, _, value = text.partition("=")
+        if key.lstrip("+") == "sweeps":
+            return str((ROOT / "sweeps" / f"{value}.yaml").relative_to(ROOT))
+    return "sweep"
+
+
+def _origin(point: Sequence[str], axes: Axes, file: str) -> str:
+    given = [text for text in point if text.partition("=")[0] in axes]
+    return f"{file}: cell {' '.join(point) or '(the default)'}" if len(given) < len(point) else " ".join(point)
+
+
+def _name_of(axes: Axes, fixed: Sequence[str]) -> str:
+    """A name for a sweep that has no file: the axes given on the command line, hashed."""
+    parts = {"axes": axes, "fixed": [text for text in fixed if not text.startswith("paths.")]}
+    return f"grid-{key_of(parts)[:8]}"
