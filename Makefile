@@ -4,6 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# What `make reproduce-table` runs; OVERRIDES="engine.batch_size=16 ..." adds to it.
+TABLE := 1
+SCALE := micro
+SEEDS := 1
+SEED_VALUES = seed=$(shell $(PYTHON) -c 'print(*range($(SEEDS)), sep=",")')
+
 .DEFAULT_GOAL := help
 .PHONY: help install test test-fast lint reproduce-table micro benchmarks clean
 
@@ -30,8 +36,8 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-reproduce-table: install ## fine-tune, test and print a small table at micro scale (about 2 minutes)
-	$(BIN)/python -m ptst.small_table
+reproduce-table: install ## run, print and report a table of the paper: TABLE=1 SCALE=micro SEEDS=1
+	$(BIN)/ptst -m +sweeps=table$(TABLE) scale=$(SCALE) $(SEED_VALUES) $(OVERRIDES)
 
 micro: install ## make the micro world's chat model anew (15 to 45 minutes)
 	$(BIN)/python -m ptst.micro.recipe --seed 0 --out build/micro

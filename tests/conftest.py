@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,21 @@ def composed(tmp_path: Path) -> Callable[..., Config]:
         return compose([*own, "tracking=none", *overrides])
 
     return make
+
+
+@pytest.fixture
+def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of conf/ that a test may change, in place of the real one."""
+    import ptst.cli
+    import ptst.config
+    import ptst.sweep.command
+    import ptst.sweep.grid
+
+    copy = tmp_path / "conf"
+    shutil.copytree(ptst.config.CONF, copy)
+    for module in (ptst.config, ptst.cli, ptst.sweep.command, ptst.sweep.grid):
+        monkeypatch.setattr(module, "CONF", copy)
+    return copy
 
 
 TINY = (

@@ -158,7 +158,7 @@ def test_errors_leave_with_status_2_and_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["nonsense"]) == 2
-    assert "commands are: prompt" in capsys.readouterr().err
+    assert "commands are: plan, status, report, prompt" in capsys.readouterr().err
     assert main(["--nonsense"]) == 2
     assert main(["model=none"]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -48,21 +48,43 @@ class CellResult:
     """Seconds of each stage that was made in this run and not found in the store."""
 
 
-def run_cell(config: Config) -> CellResult:
+def run_cell(config: Config, model: TestedModel | None = None) -> CellResult:
     """Walk one cell through its stages.
+
+    Args:
+        model: the cell's model, where another cell has loaded it already.
 
     Raises:
         PtstError: what the user can mend, before time is spent where that is possible.
     """
-    check_tracking(config.tracking)
+    check_cell(config)
     store = Store(Path(config.paths.store).expanduser())
-    if store.root.exists() and not store.root.is_dir():
-        raise ConfigError(f"paths.store={store.root} is a file; it must be a folder.")
-    _check_held_out(config)
     keys = cell_keys(config)
-    made: dict[str, float] = {}
     if store.has("cell", keys.cell):
-        return CellResult(keys, read_metrics(store, keys.cell), made)
+        return CellResult(keys, read_metrics(store, keys.cell), {})
+    store.forget_failure(keys.cell)
+    try:
+        return _walk(config, keys, store, model or TestedModel(config, keys, store))
+    except Exception as error:
+        store.record_failure(keys.cell, error)
+        raise
+
+
+def check_cell(config: Config) -> None:
+    """Refuse what the configuration alone shows to be wrong.
+
+    Raises:
+        ConfigError: tracking without a key, a store that is a file, testing on training data.
+    """
+    check_tracking(config.tracking)
+    store = Path(config.paths.store).expanduser()
+    if store.exists() and not store.is_dir():
+        raise ConfigError(f"paths.store={store} is a file; it must be a folder.")
+    _check_held_out(config)
+
+
+def _walk(config: Config, keys: CellKeys, store: Store, model: TestedModel) -> CellResult:
+    made: dict[str, float] = {}
     queries = {}  # read before anything is trained, so that a wrong file costs no training
     for name, evaluation in config.evaluations.items():
         if "generate" in config.stages and not store.has(
@@ -71,11 +93,10 @@ def run_cell(config: Config) -> CellResult:
             queries[name] = load_queries(name, evaluation)
     if "finetune" in config.stages and keys.finetune:
         finetune(config, keys, store, made)
-    model = TestedModel(config, keys, store)
-    for name, evaluation in config.evaluations.items():
+    for name in config.evaluations:
         if name in queries:
             rows = queries[name]
-            generate(name, evaluation, rows, keys.evaluations[name], model, store, made)
+            generate(name, config, rows, keys.evaluations[name], model, store, made)
         if "judge" in config.stages:
             judge(name, config, keys.evaluations[name], store, made)
     if "judge" not in config.stages:
@@ -127,7 +148,9 @@ def finetune(config: Config, keys: CellKeys, store: Store, made: dict[str, float
             def log(entry: dict[str, float]) -> None:
                 step = int(entry["step"])
                 run.log({k: v for k, v in entry.items() if k not in ("step", "steps")}, step)
-                advance(step, int(entry.get("steps", step)), f"loss {entry['loss']:.3f}")
+                steps = int(entry.get("steps", step))
+                advance(step, steps, f"loss {entry['loss']:.3f}")
+                work.tell(step, steps)
 
             facts = train(
                 config.model,
@@ -150,20 +173,25 @@ def finetune(config: Config, keys: CellKeys, store: Store, made: dict[str, float
 
 
 class TestedModel:
-    """The model of a cell's evaluations: loaded when the first one needs it, once."""
+    """The model that cells test: loaded when the first of them needs it, once.
+
+    What it is made of is all it knows: a test template, say, is the cell's.
+    """
 
     __test__ = False  # not a test class, whatever pytest reads into the name
 
     def __init__(self, config: Config, keys: CellKeys, store: Store) -> None:
-        self.config = config
-        self.keys = keys
+        self.model_config = config.model
+        self.method = config.finetune.method
+        self.device = config.engine.device
+        self.finetuning = keys.finetune
         self.store = store
 
     @cached_property
     def tokenizer(self) -> Any:
         """The base model's tokenizer (fine-tuning does not change it)."""
         _quiet()
-        return models.load_tokenizer(self.config.model)
+        return models.load_tokenizer(self.model_config)
 
     @cached_property
     def model(self) -> Any:
@@ -173,32 +201,32 @@ class TestedModel:
             PtstError: the fine-tuning is not in the store (`stages` left it out).
         """
         _quiet()
-        device = models.pick_device(self.config.engine.device)
-        if self.keys.finetune is None:
-            return models.load_model(self.config.model, device)
-        folder = self.store.path("finetune", self.keys.finetune) / "weights"
+        device = models.pick_device(self.device)
+        if self.finetuning is None:
+            return models.load_model(self.model_config, device)
+        folder = self.store.path("finetune", self.finetuning) / "weights"
         if not folder.is_dir():
             raise PtstError(
-                f"fine-tuning {self.keys.finetune} is not in {self.store.root}: run the cell with "
+                f"fine-tuning {self.finetuning} is not in {self.store.root}: run the cell with "
                 "stages=[finetune] first, or with all stages."
             )
-        if self.config.finetune.method == "full":
-            tuned = dataclasses.replace(self.config.model, path=str(folder), revision=None)
+        if self.method == "full":
+            tuned = dataclasses.replace(self.model_config, path=str(folder), revision=None)
             return models.load_model(tuned, device)
         from peft import PeftModel
 
-        quantized = models.quantization(self.config.finetune.method, device)
-        base = models.load_model(self.config.model, device, **quantized)
+        quantized = models.quantization(self.method, device)
+        base = models.load_model(self.model_config, device, **quantized)
         adapted = PeftModel.from_pretrained(base, str(folder)).eval()
         # Merged, an adapter costs nothing at each step; but adding it to weights of half precision
         # or less would round much of it away.
-        exact = self.config.model.dtype == "float32" and not quantized
+        exact = self.model_config.dtype == "float32" and not quantized
         return adapted.merge_and_unload() if exact else adapted
 
 
 def generate(
     name: str,
-    evaluation: Evaluation,
+    config: Config,
     rows: list[dict[str, Any]],
     keys: EvaluationKeys,
     model: TestedModel,
@@ -213,7 +241,7 @@ def generate(
         if work is None:
             return
         started = time.monotonic()
-        config = model.config
+        decoding = config.evaluations[name].decoding
         prompts = [
             templates.make_prompt(
                 row, config.test_template, config.dataset, config.model, model.tokenizer
@@ -237,14 +265,16 @@ def generate(
                 model.tokenizer,
                 prompts,
                 todo,
-                evaluation.decoding,
+                decoding,
                 config.engine.share_prefix,
             )
             for batch, answered in zip(todo, answers, strict=True):
                 done[batch[0]] = {str(i): dataclasses.asdict(a) for i, a in answered.items()}
                 file.write(json.dumps({"batch": batch[0], "answers": done[batch[0]]}) + "\n")
                 file.flush()
-                advance(sum(map(len, done.values())), len(prompts), "")
+                answered_so_far = sum(map(len, done.values()))
+                advance(answered_so_far, len(prompts), "")
+                work.tell(answered_so_far, len(prompts))
         by_row = {int(i): answer for batch in done.values() for i, answer in batch.items()}
         completions = [
             {

@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -80,6 +80,9 @@ class Rows:
     n: int | None = None
     """Draw this many rows (without replacement, order kept); None takes them all."""
     draw_seed: int = 0
+    size: int | None = _speed(None)
+    """source=hub: how many rows the split holds, as its publisher says. Only `ptst plan` reads it, which
+    downloads nothing; set it, or null, with another `path` or `split`."""
 
 
 @dataclass
@@ -327,13 +330,13 @@ def compose(overrides: Sequence[str]) -> Config:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     return checked(composed)
 
 
 def compose_many(
     overrides: Sequence[str], variations: Sequence[Sequence[str]]
-) -> Iterator[Config | ConfigError]:
+) -> list[Config | ConfigError]:
     """Compose the configurations of many cells: what `compose` gives for each, sooner.
 
     Hydra composes once for every distinct choice of groups; a value (seed=1, finetune.epochs=2) is
@@ -343,7 +346,7 @@ def compose_many(
         overrides: of every cell.
         variations: for each cell what it adds to `overrides`.
 
-    Yields:
+    Returns:
         For each cell its configuration, or what is wrong with it.
     """
     from hydra import compose as hydra_compose
@@ -354,6 +357,7 @@ def compose_many(
     register()
     parser = OverridesParser.create()
     bases: dict[tuple[str, ...], Any] = {}
+    configs: list[Config | ConfigError] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for variation in variations:
             try:
@@ -365,11 +369,12 @@ def compose_many(
                 composed = copy.deepcopy(bases[groups])
                 for override in plain:
                     OmegaConf.update(composed, override.key_or_group, override.value())
-                yield checked(composed)
+                configs.append(checked(composed))
             except (HydraException, OmegaConfBaseException) as error:
-                yield ConfigError(_explain(error))
+                configs.append(ConfigError(explain(error)))
             except ConfigError as error:
-                yield error
+                configs.append(error)
+    return configs
 
 
 def _sets_a_value(override: Any) -> bool:
@@ -391,10 +396,29 @@ def checked(composed: Any) -> Config:
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     assert isinstance(config, Config)
     _check_choices(config, "")
     _check_values(config)
+    return config
+
+
+def thawed(values: dict[str, Any]) -> Config:
+    """The configuration that `dataclasses.asdict` made plain, values as they were.
+
+    Nothing is composed or resolved again: "${" in a value is text.
+    """
+
+    def escaped(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: escaped(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [escaped(value) for value in node]
+        return node.replace("${", "\\${") if isinstance(node, str) else node
+
+    merged = OmegaConf.merge(OmegaConf.structured(Config), escaped(values))
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
     return config
 
 
@@ -524,7 +548,7 @@ def fields_of(path: Sequence[str]) -> list[str]:
     return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Hydra's and OmegaConf's message, shortened, with the keys that would have been right."""
     text = str(error).strip()
     cause = error.__cause__
@@ -533,6 +557,11 @@ def _explain(error: Exception) -> str:
     text = re.sub(r"\n\s*(Config search path:|reference_type=|object_type=)(.*\n?)*", "\n", text)
     text = re.sub(r"(?m)^Set the environment variable HYDRA_FULL_ERROR.*$", "", text)
     text = re.sub(r"\nTo append to your config use.*", "", text)
+    listed = re.search(r"\n*(Available options in '[^']*':)((?:\n\t.*)+)", text)
+    if listed:
+        text = text.replace(
+            listed.group(0), f"\n{listed.group(1)} {', '.join(listed.group(2).split())}."
+        )
     missing = re.search(r"Could not load '([\w/]+)/[^/']+'", text)
     if missing and (CONF / missing.group(1)).is_dir():
         choices = sorted(path.stem for path in (CONF / missing.group(1)).glob("*.yaml"))

@@ -27,6 +27,11 @@ def console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def say(text: str) -> None:
+    """A line for people, as it is: not wrapped, nothing in it taken for markup."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Advance]:
     """Show how far `what` is.

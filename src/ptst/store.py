@@ -11,13 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
+import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ptst.errors import PtstError
 from ptst.progress import console
 
 KEY_LENGTH = 16
@@ -31,11 +35,16 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that it is there complete or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is there complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -64,6 +73,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class Maker:
+    """Who makes, or last tried to make, an artifact, and how far it came.
+
+    Times are seconds since the epoch; `done` of `total` are optimizer steps or queries.
+    """
+
+    host: str
+    pid: int
+    since: float
+    done: int | None = None
+    total: int | None = None
+
+
+@dataclass
 class Work:
     """Where an artifact is being made.
 
@@ -73,6 +96,27 @@ class Work:
 
     result: Path
     scratch: Path
+    maker: Maker
+    told: float = 0.0
+
+    def tell(self, done: int, total: int) -> None:
+        """Let others see how far the work is; written at most once a second."""
+        if time.monotonic() - self.told >= 1 or done == total:
+            self.told = time.monotonic()
+            self.maker = replace(self.maker, done=done, total=total)
+            _write_maker(self.result.parent, self.maker)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the last attempt at a cell failed. `at` is seconds since the epoch."""
+
+    reason: str
+    """The last line of the error."""
+    log: Path
+    """The whole of it."""
+    host: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -109,10 +153,12 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)  # its maker died while tidying up
                 yield None
                 return
-            work = Work(folder / "result", folder / "scratch")
+            maker = Maker(platform.node(), os.getpid(), time.time())
+            work = Work(folder / "result", folder / "scratch", maker)
             shutil.rmtree(work.result, ignore_errors=True)
             work.result.mkdir(parents=True)
             work.scratch.mkdir(exist_ok=True)
+            _write_maker(folder, maker)
             yield work
             write_json(work.result / "key.json", dict(parts))
             for path in [*work.result.rglob("*"), work.result]:
@@ -123,12 +169,62 @@ class Store:
             _sync(final.parent)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def maker(self, stage: str, key: str) -> Maker | None:
+        """Who last began to make an artifact that is not there; None if nobody did."""
+        try:
+            return Maker(**read_json(self.root / "partial" / stage / key / "maker.json"))
+        except (OSError, ValueError):
+            return None
+
+    def is_being_made(self, stage: str, key: str) -> bool:
+        """Whether a living process holds the lease on a key, wherever it runs."""
+        from filelock import FileLock, Timeout
+
+        path = self._lock(stage, key)
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def record_failure(self, cell: str, error: BaseException) -> None:
+        """Keep why a cell failed, for `ptst status` and for the report."""
+        log = self.root / "failed" / f"{cell}.log"
+        write_atomic(log, "".join(traceback.format_exception(error)))
+        said = str(error).strip() or type(error).__name__
+        reason = (
+            said.splitlines()[-1]
+            if isinstance(error, PtstError)
+            else f"{type(error).__name__}: {said.splitlines()[-1]}"
+        )
+        record = {"reason": reason, "host": platform.node(), "at": time.time()}
+        write_json(self.root / "failed" / f"{cell}.json", record)
+
+    def failure(self, cell: str) -> Failure | None:
+        """Why the last attempt at a cell failed; None if it did not, or was not made."""
+        try:
+            record = read_json(self.root / "failed" / f"{cell}.json")
+        except (OSError, ValueError):
+            return None
+        return Failure(log=self.root / "failed" / f"{cell}.log", **record)
+
+    def forget_failure(self, cell: str) -> None:
+        """A new attempt begins, or has come to its end."""
+        for suffix in ("json", "log"):
+            (self.root / "failed" / f"{cell}.{suffix}").unlink(missing_ok=True)
+
+    def _lock(self, stage: str, key: str) -> Path:
+        return self.root / "leases" / f"{stage}-{key}.lock"
+
     @contextmanager
     def _lease(self, stage: str, key: str) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
-        (self.root / "leases").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / "leases" / f"{stage}-{key}.lock")
+        path = self._lock(stage, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=3)
         except Timeout:
@@ -175,6 +271,13 @@ def _content(file: Path, size: int, modified: int) -> str:
             known = hashlib.file_digest(stream, "sha256").hexdigest()
         _seen[(file, size, modified)] = known
     return known
+
+
+def _write_maker(folder: Path, maker: Maker) -> None:
+    # Not synced to disk, unlike all else: it only serves while its writer lives.
+    temporary = folder / f".maker.{maker.pid}"
+    temporary.write_text(json.dumps(asdict(maker)), encoding="utf-8")
+    temporary.replace(folder / "maker.json")
 
 
 def _sync(path: Path) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from ptst.cell import Metrics, read_metrics
+from ptst.config import ROOT, Evaluation, Sweep, TableMetric
+from ptst.errors import ConfigError
 from ptst.metrics import Metric
-from ptst.sweep.grid import Grid, GridCell
+from ptst.report.statistics import holm, mean_and_std, pooled_interval, sign_flip
+from ptst.store import Store, read_jsonl
+from ptst.sweep.grid import FINETUNING_ONLY, Grid, GridCell
 from ptst.sweep.status import CellState
 
 
@@ -34,8 +42,9 @@ class Entry:
 
     Attributes:
         coordinates: the cells' coordinates but the seed.
-        status: "done", or what keeps the entry from a number: "failed", "running", "waiting", and with
-            several seeds how many of them: "failed (1 of 3 seeds)".
+        status: "done", or what keeps the entry from a number: "failed", "running", "waiting", "not judged"
+            (done as far as `stages` go), "no score"; or, beside a number, "partly scored". With several
+            seeds the worst of them and how many it befell: "failed (1 of 3 seeds)".
         mean: percent, over seeds; None unless every run is done and scored. Nothing is averaged away.
         std: population standard deviation over seeds, percentage points; None for one run.
         n: scored queries over all runs.
@@ -94,10 +103,11 @@ class Contrast:
         split: as in Table.
         n: queries answered in both, over all seeds. units: of the test.
         only_a, only_b: queries where the metric's label was given in the one and not in the other.
-        difference: mean of b minus mean of a, percentage points.
+        difference: mean of b minus mean of a over those queries, percentage points.
         p: McNemar's exact test, in its sign-flip form over units. p_holm: after Holm's correction over all
             contrasts of the sweep. All None where one of the two entries is not there.
-        status: "done", or why there is no number.
+        status: "done", or why there is no number; or, beside a number, "partly scored" and how many
+            queries are left out for it.
     """
 
     metric: str
@@ -124,3 +134,401 @@ class Results:
     """By cell key."""
     tables: tuple[Table, ...]
     contrasts: tuple[Contrast, ...]
+
+
+Place = tuple[str, str]
+"""Row and column."""
+Scored = dict[str, tuple[Any, str | None]]
+"""The scores of one query set under one model: query id -> (unit, label)."""
+ReadScores = Callable[[GridCell, str], Scored | None]
+"""read(cell, evaluation); None where the store has the cell's metrics and not (any more) its scores."""
+PaperRow = dict[str, str]
+
+PAPER = ROOT / "sweeps" / "paper" / "tables.csv"
+
+READABLE = {
+    "llama2_7b_chat": "Llama-2-7B-chat",
+    "mistral_7b_instruct_v02": "Mistral-7B-Instruct-v0.2",
+    "gpt35_turbo_0613": "GPT-3.5-turbo-0613",
+    "gsm8k": "GSM8K",
+    "chatdoctor": "ChatDoctor",
+    "openorca": "OpenOrca",
+    "advbench": "AdvBench",
+    "directharm4": "DirectHarm4",
+    "gsm_danger": "GSM-Danger",
+    "gcg": "GCG",
+    "arc_easy": "ARC-Easy",
+    "arc_challenge": "ARC-Challenge",
+    "asr": "attack success rate",
+    "exact_match": "exact match",
+    "bertscore_f1": "BERTScore F1",
+}
+"""What tables.csv abbreviates, as the paper spells it."""
+
+
+def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> Results:
+    """Gather the tables and contrasts of a sweep from the store.
+
+    Args:
+        states: by cell key, of every cell of the grid.
+
+    Raises:
+        ConfigError: two different cells have the same coordinates.
+    """
+    with PAPER.open(encoding="utf-8", newline="") as file:
+        paper = list(csv.DictReader(file))
+    found = _found(grid, store, states)
+    read = _reader(store)
+    splits = _splits(grid)
+    tables = []
+    for metric, shown in _metrics_shown(grid).items():
+        for split, cells in splits:
+            measured = [cell for cell in cells if _evaluation(cell, metric)]
+            if measured:
+                runs = [
+                    Run(c, states[c.keys.cell], found[c.keys.cell].get(metric)) for c in measured
+                ]
+                tables.append(_table(grid.sweep, metric, shown, split, runs, read, paper))
+    return Results(grid, dict(states), tuple(tables), _contrasts(grid.sweep, tables, read))
+
+
+def _found(grid: Grid, store: Store, states: Mapping[str, CellState]) -> dict[str, Metrics]:
+    """What every cell came to, by cell key; nothing for one that is not done."""
+    same: dict[tuple[tuple[str, str], ...], GridCell] = {}
+    found: dict[str, Metrics] = {}
+    for cell in grid.cells:
+        if same.setdefault(tuple(sorted(cell.coordinates.items())), cell) is not cell:
+            raise ConfigError(
+                f"two different cells of the grid are called {cell.label}: one name (of a model, a data "
+                "set or a template) stands for two configurations. Give each a name of its own."
+            )
+        key = cell.keys.cell
+        if key not in found:  # done as far as `stages` go may be done without metrics
+            done = states[key].state == "done" and store.has("cell", key)
+            found[key] = read_metrics(store, key) if done else {}
+    return found
+
+
+def _reader(store: Store) -> ReadScores:
+    """A function that reads a cell's scores, each file once."""
+    known: dict[tuple[str, str | None], Scored | None] = {}
+
+    def read(cell: GridCell, evaluation: str) -> Scored | None:
+        keys, unit = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation].unit
+        if (keys.judge, unit) not in known:
+            known[keys.judge, unit] = _scored(store, keys.generate, keys.judge, unit)
+        return known[keys.judge, unit]
+
+    return read
+
+
+def _scored(store: Store, generate: str, judge: str, unit: str | None) -> Scored | None:
+    if not store.has("judge", judge) or (unit and not store.has("generate", generate)):
+        return None
+    scores = read_jsonl(store.path("judge", judge) / "scores.jsonl")
+    if unit is None:
+        return {score["id"]: (score["id"], score["label"]) for score in scores}
+    rows = read_jsonl(store.path("generate", generate) / "completions.jsonl")
+    units = {row["id"]: row[unit] for row in rows}
+    return {score["id"]: (units[score["id"]], score["label"]) for score in scores}
+
+
+def _metrics_shown(grid: Grid) -> dict[str, TableMetric]:
+    """The sweep's metrics that its cells report; all that they report where it names none."""
+    reported = {
+        f"{name}/{metric}": TableMetric(title=f"{name}/{metric}")
+        for cell in grid.cells
+        for name, evaluation in cell.config.evaluations.items()
+        for metric in evaluation.metrics
+    }
+    chosen = grid.sweep.metrics
+    return {m: shown for m, shown in chosen.items() if m in reported} if chosen else reported
+
+
+def _evaluation(cell: GridCell, metric: str) -> Evaluation | None:
+    """The evaluation that gives a metric of a cell; None where the cell does not report it."""
+    name, _, own = metric.partition("/")
+    evaluation = cell.config.evaluations.get(name)
+    return evaluation if evaluation and own in evaluation.metrics else None
+
+
+def _is_tuned(cell: GridCell) -> bool:
+    return cell.coordinates["finetune"] != "none"
+
+
+def _place(cell: GridCell, sweep: Sweep) -> Place:
+    """Where a cell stands. What only some of a sweep's grids vary has its default in the others."""
+    absent = "default" if _is_tuned(cell) else "none"
+    own = cell.coordinates
+    return own.get(sweep.rows, absent), own.get(sweep.columns, absent)
+
+
+def _splits(grid: Grid) -> list[tuple[dict[str, str], list[GridCell]]]:
+    """What sets tables of one metric apart, and the cells of each.
+
+    A cell without fine-tuning belongs to every table that agrees with it in what it has: the untouched
+    model stands above the rows of every fine-tuning recipe. Where rows and columns do not tell it from the
+    fine-tuned ones, it has tables of its own.
+    """
+    sweep = grid.sweep
+    tuned = [cell for cell in grid.cells if _is_tuned(cell)]
+    untouched = [cell for cell in grid.cells if not _is_tuned(cell)]
+    keys = [
+        key
+        for cells in (tuned, untouched)
+        for key in dict.fromkeys(key for cell in cells for key in cell.coordinates)
+        if key not in (sweep.rows, sweep.columns, "seed")
+        and len({cell.coordinates.get(key) for cell in cells}) > 1
+    ]
+    keys = list(dict.fromkeys(keys))
+    apart = {_place(c, sweep) for c in tuned} & {_place(c, sweep) for c in untouched}
+    if apart and "finetune" not in keys:
+        keys.insert(0, "finetune")
+
+    def own(cell: GridCell) -> dict[str, str | None]:
+        has = {key: cell.coordinates.get(key) for key in keys}
+        if _is_tuned(cell):
+            return has
+        return {
+            key: value
+            for key, value in has.items()
+            if key.split(".")[0] not in FINETUNING_ONLY or (apart and key == "finetune")
+        }
+
+    splits: list[dict[str, str | None]] = []
+    for cell in [*tuned, *untouched]:
+        if not any(own(cell).items() <= split.items() for split in splits):
+            splits.append(own(cell))
+    return [
+        (
+            {key: value for key, value in split.items() if value is not None},
+            [cell for cell in grid.cells if own(cell).items() <= split.items()],
+        )
+        for split in splits
+    ]
+
+
+def _table(
+    sweep: Sweep,
+    metric: str,
+    shown: TableMetric,
+    split: dict[str, str],
+    runs: Sequence[Run],
+    read: ReadScores,
+    paper: Sequence[PaperRow],
+) -> Table:
+    places: dict[Place, list[Run]] = {}
+    for run in runs:
+        places.setdefault(_place(run.cell, sweep), []).append(run)
+    rows, columns = (
+        tuple(sorted(dict.fromkeys(place[side] for place in places), key=lambda v: v != "none"))
+        for side in (0, 1)
+    )
+    theirs = {place: _paper_row(at[0].cell, metric, shown, paper) for place, at in places.items()}
+    evaluation = _evaluation(runs[0].cell, metric)
+    assert evaluation is not None
+    return Table(
+        metric,
+        shown.title,
+        evaluation.measures,
+        split,
+        rows,
+        columns,
+        {place: _entry(metric, at, read, theirs[place]) for place, at in places.items()},
+        _caption([row for row in theirs.values() if row]),
+    )
+
+
+def _entry(metric: str, runs: Sequence[Run], read: ReadScores, paper: PaperRow | None) -> Entry:
+    coordinates = {k: v for k, v in runs[0].cell.coordinates.items() if k != "seed"}
+    metrics = [run.metric for run in runs if run.metric]
+    percents = [metric.percent for metric in metrics if metric.percent is not None]
+    mean, std, low, high = None, None, None, None
+    if len(percents) == len(runs):
+        mean, std = mean_and_std(percents)
+        low, high = metrics[0].ci_low, metrics[0].ci_high
+        if len(runs) > 1:
+            low, high = _interval(metric, runs, read)
+    return Entry(
+        coordinates,
+        metric,
+        tuple(runs),
+        _status(runs),
+        mean,
+        std,
+        sum(metric.n for metric in metrics),
+        sum(metric.missing for metric in metrics),
+        low,
+        high,
+        _published(paper) if paper else None,
+    )
+
+
+def _status(runs: Sequence[Run]) -> str:
+    """The worst of an entry's runs, and of several how many it befell."""
+    words = [_word(run) for run in runs]
+    worst = ("failed", "running", "waiting", "not judged", "no score", "partly scored", "done")
+    word = next(word for word in worst if word in words)
+    many = len(runs) > 1 and word != "done"
+    return f"{word} ({words.count(word)} of {len(runs)} seeds)" if many else word
+
+
+def _word(run: Run) -> str:
+    if run.state.state != "done":
+        return run.state.state
+    if run.metric is None:
+        return "not judged"
+    if run.metric.percent is None:
+        return "no score"
+    return "partly scored" if run.metric.missing else "done"
+
+
+def _interval(
+    metric: str, runs: Sequence[Run], read: ReadScores
+) -> tuple[float, float] | tuple[None, None]:
+    hits, units = [], []
+    for run in runs:
+        scored = read(run.cell, metric.partition("/")[0])
+        if scored is None:
+            return None, None
+        for unit, label in scored.values():
+            if label is not None:
+                hits.append(label == _label(run.cell, metric))
+                units.append(unit)
+    return pooled_interval(hits, units)
+
+
+def _label(cell: GridCell, metric: str) -> str:
+    name, _, own = metric.partition("/")
+    return cell.config.evaluations[name].metrics[own]
+
+
+def _paper_row(
+    cell: GridCell, metric: str, shown: TableMetric, paper: Sequence[PaperRow]
+) -> PaperRow | None:
+    """The paper's number for a place: that of the same templates in the table which the sweep names.
+
+    A model that is not in the paper (the micro model, a new one) is set beside whatever model that table
+    is about; one that is in the paper only beside its own numbers. The data set must be the same always.
+    None, too, where more than one number would fit.
+    """
+    if shown.paper_table is None:
+        return None
+    own = cell.coordinates
+    kinds = {row["finetune"] for row in paper}
+    wanted = {
+        "table": shown.paper_table,
+        "metric": shown.paper_metric or metric,
+        "dataset": own["dataset"],
+        "finetune": own["finetune"] if own["finetune"] in kinds else "sft",
+        "train_template": own["train_template"],
+        "test_template": own["test_template"],
+    }
+    if own["model"] in {row["model"] for row in paper}:
+        wanted["model"] = own["model"]
+    fitting = [row for row in paper if all(row[key] == value for key, value in wanted.items())]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _published(row: PaperRow) -> Published:
+    scale = 100.0 if row["metric"].endswith("bertscore_f1") else 1.0  # printed between 0 and 1
+    return Published(
+        scale * float(row["mean"]),
+        scale * float(row["std"]) if row["std"] else None,
+        int(row["n_runs"]) if row["n_runs"] else None,
+        row["std_over"] or None,
+    )
+
+
+def _caption(rows: Sequence[PaperRow]) -> str | None:
+    """What the paper's numbers in a table are."""
+    if not rows:
+        return None
+
+    def named(key: str) -> str:
+        return ", ".join(dict.fromkeys(READABLE.get(row[key], row[key]) for row in rows))
+
+    name, _, metric = rows[0]["metric"].partition("/")
+    what = f"{READABLE.get(name, name)} {READABLE.get(metric, metric)}"
+    table = rows[0]["table"]
+    where = f"Figure {table.removeprefix('fig')}" if table.startswith("fig") else f"Table {table}"
+    return f"{named('model')}, {named('dataset')}: {what} ({where})"
+
+
+def _contrasts(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple[Contrast, ...]:
+    """The contrasts of a sweep, which are one family for Holm's correction."""
+    if (sweep.rows, sweep.columns) != ("train_template", "test_template"):
+        return ()
+    contrasts = []
+    for table in tables:
+        if table.measures != "safety":
+            continue
+        tuned = [row for row in table.rows if row not in ("none", *sweep.safety_templates)]
+        for safe in sweep.safety_templates:
+            for kind, ends in (
+                ("safety prompt at test time", [(train, train) for train in tuned]),
+                ("left out of training", [(safe, safe) for _ in tuned]),
+            ):
+                for train, a in zip(tuned, ends, strict=True):
+                    if a in table.entries and (train, safe) in table.entries:
+                        contrasts.append(_contrast(table, kind, a, (train, safe), read))
+    adjusted = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
+    return tuple(c if c.p is None else replace(c, p_holm=next(adjusted)) for c in contrasts)
+
+
+def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> Contrast:
+    name = table.metric.partition("/")[0]
+    first, second = table.entries[a], table.entries[b]
+    labels = " → ".join(a), " → ".join(b)
+    nothing = Contrast(
+        table.metric, kind, *labels, table.split, 0, 0, 0, 0, None, None, None, "done"
+    )
+    lacking = [
+        f"{which}: {entry.status}"
+        for which, entry in (("a", first), ("b", second))
+        if entry.mean is None
+    ]
+    if lacking:
+        return replace(nothing, status="; ".join(lacking))
+    cells = [
+        {run.cell.coordinates["seed"]: run.cell for run in entry.runs} for entry in (first, second)
+    ]
+    if cells[0].keys() != cells[1].keys():
+        return replace(nothing, status="not paired: the seeds are not the same")
+    differences: dict[Any, int] = {}
+    n = only_a = only_b = left_out = 0
+    for seed, cell_a in cells[0].items():
+        cell_b = cells[1][seed]
+        in_a, in_b = read(cell_a, name), read(cell_b, name)
+        if in_a is None or in_b is None:
+            return replace(nothing, status="not paired: the scores are no longer in the store")
+        queries = [c.keys.evaluations[name].generate_parts["queries"] for c in (cell_a, cell_b)]
+        if queries[0] != queries[1] or {i: u for i, (u, _) in in_a.items()} != {
+            i: u for i, (u, _) in in_b.items()
+        }:
+            return replace(nothing, status="not paired: the queries are not the same")
+        for query, (unit, label_a) in in_a.items():
+            label_b = in_b[query][1]
+            if label_a is None or label_b is None:
+                left_out += 1
+                continue
+            hit_a = label_a == _label(cell_a, table.metric)
+            hit_b = label_b == _label(cell_b, table.metric)
+            n += 1
+            only_a += hit_a and not hit_b
+            only_b += hit_b and not hit_a
+            differences[unit] = differences.get(unit, 0) + hit_b - hit_a
+    if n == 0:
+        return replace(nothing, status="no query has a score in both")
+    return replace(
+        nothing,
+        n=n,
+        units=len(differences),
+        only_a=only_a,
+        only_b=only_b,
+        difference=100 * (only_b - only_a) / n,
+        p=sign_flip(list(differences.values())),
+        status=f"partly scored ({left_out} of {n + left_out} queries left out)"
+        if left_out
+        else "done",
+    )

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
 
 from ptst.config import CONF, ROOT, Config, Sweep, compose, compose_many
-from ptst.errors import ConfigError, PtstError
+from ptst.errors import ConfigError, DataError, PtstError
 from ptst.keys import CellKeys, cell_keys
 from ptst.store import key_of
 
@@ -30,7 +30,8 @@ FINETUNING_ONLY = ("seed", "finetune", "template@train_template", "train_templat
 class GridCell:
     """A cell of a grid: what makes it this one, and all that a run of it needs.
 
-    `coordinates` are model, dataset, finetune, train_template, test_template and seed, and any other
+    `problem` is what keeps the cell from being run at all (data that are not there); its keys are then
+    those of nothing. `coordinates` are model, dataset, finetune, train_template, test_template and seed, and any other
     key that the sweep varies. A cell without fine-tuning has train_template "none" and neither a seed
     nor the keys of fine-tuning.
     """
@@ -39,6 +40,7 @@ class GridCell:
     coordinates: dict[str, str]
     config: Config
     keys: CellKeys
+    problem: str | None = None
 
     @property
     def label(self) -> str:
@@ -93,7 +95,7 @@ def expand(overrides: Sequence[str]) -> Grid:
     file = _file_of(fixed)
     points: list[tuple[str, ...]] = []
     for number, grid in enumerate(sweep.grids or [{}]):
-        where = f"{file}: grids[{number}]" if sweep.grids else "the command line"
+        where = f"{file}: grids[{number}]"
         own = {key: _values(value, f"{where}: {key}") for key, value in grid.items()}
         _check_fixed(grid, fixed, axes, where)
         merged = {**own, **axes}
@@ -104,19 +106,24 @@ def expand(overrides: Sequence[str]) -> Grid:
     points = list(dict.fromkeys(points))
     _check_layout(sweep, file)
     cells: list[GridCell] = []
-    composed = compose_many(fixed, points)
-    for point, config in zip(points, composed, strict=True):
+    for point, config in zip(points, compose_many(fixed, points), strict=True):
         if isinstance(config, ConfigError):
-            raise ConfigError(f"{_origin(point, axes, file)}: {config}")
+            raise ConfigError(f"{_origin(point, file)}: {config}")
         config.tracking.group = config.tracking.group or f"{sweep.name}-{config.scale.name}"
         config.sweep = None
+        problem = None
         try:
             keys = cell_keys(config)
+        except DataError as error:  # one cell's data: the others can do without them
+            problem = str(error)
+            keys = _no_keys(config)
         except PtstError as error:
-            raise ConfigError(f"{_origin(point, axes, file)}: {error}") from error
-        cells.append(GridCell(point, _coordinates(point, config), config, keys))
+            raise ConfigError(f"{_origin(point, file)}: {error}") from error
+        cells.append(GridCell(point, _coordinates(point, config), config, keys, problem))
+    if cells and all(cell.problem for cell in cells):
+        raise ConfigError(f"no cell can be run: {cells[0].problem}")
     _check_metrics(sweep, cells, file)
-    return Grid(sweep, base.scale.name, base.paths.store, base.paths.reports, _unique(cells))
+    return Grid(sweep, base.scale.name, base.paths.store, base.paths.reports, _unique(cells, file))
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[str], Axes]:
@@ -165,7 +172,10 @@ def _spelled(value: Any, where: str) -> str:
         raise ConfigError(f"{where}: {value} is a mapping; set its keys one by one (a.b: value).")
     text = str(value)
     if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", text):
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # Hydra's grammar: a backslash is itself, but before a quote (or the end) it must be doubled.
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+        trailing = len(text) - len(text.rstrip("\\"))
+        return "'" + escaped + "\\" * trailing + "'"
     return text
 
 
@@ -253,16 +263,34 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
         coordinates["seed"] = str(config.seed)
     for key, value in varied.items():
         group, _, mount = key.rpartition("@")
-        if (mount or group) not in coordinates and key != "seed":
-            if tuned or not _finetuning_only(key):
-                coordinates[key] = value
+        known = (mount or group) in coordinates or key == "seed"
+        if not known and (tuned or not _finetuning_only(key)):
+            coordinates[key] = value
     return coordinates
 
 
-def _unique(cells: Sequence[GridCell]) -> list[GridCell]:
-    """Without cells that are the same in coordinates and keys (repeated rows without fine-tuning)."""
-    seen = {(cell.keys.cell, *sorted(cell.coordinates.items())): cell for cell in reversed(cells)}
-    return list(reversed(seen.values()))
+def _no_keys(config: Config) -> CellKeys:
+    """Keys that no artifact ever has, of a cell whose data are not there."""
+    parts = {"unreadable": asdict(config)}
+    return CellKeys(key_of(parts), parts, cell=key_of({"cell": parts}), cell_parts=parts)
+
+
+def _unique(cells: Sequence[GridCell], file: str) -> list[GridCell]:
+    """Without cells that are the same in coordinates and keys (repeated rows without fine-tuning).
+
+    Raises:
+        ConfigError: two cells that differ have the same coordinates; a table would take them for one.
+    """
+    seen: dict[tuple[tuple[str, str], ...], GridCell] = {}
+    for cell in cells:
+        same = seen.setdefault(tuple(sorted(cell.coordinates.items())), cell)
+        if same.keys.cell != cell.keys.cell:
+            raise ConfigError(
+                f"{file}: two different cells would stand in one place of a table ({cell.label}): "
+                f"{' '.join(same.overrides)} and {' '.join(cell.overrides)}. Give what differs a name "
+                "of its own."
+            )
+    return list(seen.values())
 
 
 def _file_of(fixed: Sequence[str]) -> str:
@@ -270,12 +298,11 @@ def _file_of(fixed: Sequence[str]) -> str:
         key, _, value = text.partition("=")
         if key.lstrip("+") == "sweeps":
             return str((ROOT / "sweeps" / f"{value}.yaml").relative_to(ROOT))
-    return "sweep"
+    return "the command line"
 
 
-def _origin(point: Sequence[str], axes: Axes, file: str) -> str:
-    given = [text for text in point if text.partition("=")[0] in axes]
-    return f"{file}: cell {' '.join(point) or '(the default)'}" if len(given) < len(point) else " ".join(point)
+def _origin(point: Sequence[str], file: str) -> str:
+    return f"{file}: cell {' '.join(point) or '(the default)'}"
 
 
 def _name_of(axes: Axes, fixed: Sequence[str]) -> str:

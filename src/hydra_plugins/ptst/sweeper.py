@@ -1,0 +1,64 @@
+"""The sweeper behind `ptst -m`, a thin layer: the grid is ptst.sweep's, the jobs are a launcher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="ptst",
+    node={"_target_": "hydra_plugins.ptst.sweeper.GridSweeper"},
+    provider="ptst",
+)
+
+
+class GridSweeper(Sweeper):
+    """Expands, checks and freezes the grid, then launches one job per model."""
+
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from ptst.sweep.command import FrozenLoader
+
+        frozen: Any = FrozenLoader()
+        context = HydraContext(config_loader=frozen, callbacks=hydra_context.callbacks)
+        self.hydra_context, self.config = context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> int:
+        """Run the grid.
+
+        Returns:
+            How many cells are not done at the end.
+        """
+        from ptst.sweep.command import sweep
+
+        GlobalHydra.instance().clear()  # the cells are composed by a Hydra of their own
+        assert self.launcher is not None
+        launcher = self.launcher
+
+        def launch(file: Path, jobs: Sequence[Sequence[int]]) -> None:
+            overrides = [[f"file={file}", f"cells={list(job)}"] for job in jobs]
+            for returned in launcher.launch(overrides, initial_job_idx=0):
+                _ = (
+                    returned.return_value
+                )  # raises what a job raised: cells' failures are not among it
+
+        return sweep(arguments, launch)

@@ -1,0 +1,463 @@
+"""The pictures of a report: heat maps beside the paper's, safety against helpfulness, loss curves.
+
+Every picture is drawn once and saved as PNG and SVG; the same results give the same bytes. Colours are
+those of Okabe and Ito (2008, "Color Universal Design"), which people with any kind of colour vision can
+tell apart, and no picture says anything by colour alone: heat maps carry their numbers, the scatter
+different markers.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ptst.report.results import Entry, Results, Table
+from ptst.store import Store, read_jsonl
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#555555")
+"""Train templates, in the order of the grid. The last two stand in for their yellow and black: yellow
+lines are too pale on white, and black is the model without fine-tuning."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h")
+"""Test templates, in the order of the grid."""
+WARM = ("#fef4ef", "#f6b092", "#d7432b", "#75070f")
+"""0 to 100 of what should be low; both ramps grow darker evenly, so that they survive a grey printer."""
+CALM = ("#f1f7fb", "#9cc8e3", "#0072b2", "#043d61")
+"""0 to 100 of what should be high."""
+INK, FAINT = "#1a1a1a", "#6b6b6b"
+LETTER = 0.077
+"""Inches: the mean width of a letter at 9 points, generously."""
+LOSS = "loss"
+"""Name of the picture of all loss curves."""
+
+
+def draw_all(results: Results, store: Store) -> dict[str, bytes]:
+    """Draw every picture that there is something to show in.
+
+    Returns:
+        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>] and loss, each
+        as .svg and .png.
+    """
+    import matplotlib
+
+    settings: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.size": 9,
+        "svg.hashsalt": "ptst",
+        "svg.fonttype": "path",
+        "text.parse_math": False,  # a dollar in a name is a dollar
+        "hatch.linewidth": 0.6,
+        "hatch.color": "#c4c4c4",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": FAINT,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+    }
+    pictures: dict[str, bytes] = {}
+    with matplotlib.rc_context(settings):
+        for name, figure in _figures(results, store):
+            pictures[f"{name}.svg"] = _saved(figure, "svg")
+            pictures[f"{name}.png"] = _saved(figure, "png")
+    return pictures
+
+
+def heatmap_name(table: Table) -> str:
+    """The name of a table's heat map, without suffix."""
+    return _file_name("heatmap", table.metric, *table.split.values())
+
+
+def scatter_name(split: Mapping[str, str]) -> str:
+    """The name of the picture of safety against helpfulness, without suffix."""
+    return _file_name("helpfulness-safety", *split.values())
+
+
+def should_be_low(table: Table) -> bool:
+    """Whether a high number is bad news: harmful requests answered, harmless ones refused.
+
+    An evaluation may report several labels, so what it measures does not decide: the share of hazard
+    requests that are *refused* measures safety, too, and should be high.
+    """
+    refusing = _label(table) == "refused"
+    return table.measures == ("over_refusal" if refusing else "safety")
+
+
+def named(value: str) -> str:
+    """A row's or column's value in words."""
+    return "no fine-tuning" if value == "none" else value
+
+
+def in_words(entry: Entry) -> str:
+    """What stands in an entry's place: its number, or the word for what is missing."""
+    if entry.mean is not None:
+        return f"{entry.mean:.1f}"
+    return "not scored" if entry.status == "done" else entry.status
+
+
+def scatter_pairs(results: Results) -> Iterator[tuple[Table, Table]]:
+    """For each split, its first (safety, helpfulness) tables, if it has both."""
+    splits = {tuple(table.split.items()): table.split for table in results.tables}
+    for split in splits.values():
+        tables = [table for table in results.tables if table.split == split]
+        safety = next((t for t in tables if t.measures == "safety" and should_be_low(t)), None)
+        helpfulness = next((t for t in tables if t.measures == "helpfulness"), None)
+        if safety is not None and helpfulness is not None:
+            yield safety, helpfulness
+
+
+def _figures(results: Results, store: Store) -> Iterator[tuple[str, Figure]]:
+    safe = set(results.grid.sweep.safety_templates)
+    for table in results.tables:
+        yield heatmap_name(table), _heatmap(table, safe)
+    for safety, helpfulness in scatter_pairs(results):
+        figure = _scatter(results, safety, helpfulness)
+        if figure is not None:
+            yield scatter_name(safety.split), figure
+    figure = _loss_curves(results, store)
+    if figure is not None:
+        yield LOSS, figure
+
+
+def _saved(figure: Figure, suffix: str) -> bytes:
+    file = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+    figure.savefig(file, format=suffix, dpi=150, metadata=metadata)
+    return file.getvalue()
+
+
+def _file_name(*parts: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", "-".join(parts))
+
+
+def _label(table: Table) -> str | None:
+    """The judge's label whose share the table shows; None for a table without cells."""
+    name, _, metric = table.metric.partition("/")
+    for entry in table.entries.values():
+        for run in entry.runs:
+            evaluation = run.cell.config.evaluations.get(name)
+            if evaluation is not None:
+                return evaluation.metrics.get(metric)
+    return None
+
+
+def _colours(results: Results) -> dict[str, str]:
+    """Train template -> colour, the same in every picture."""
+    templates = dict.fromkeys(
+        cell.coordinates["train_template"]
+        for cell in results.grid.cells
+        if cell.coordinates["train_template"] != "none"
+    )
+    return {name: OKABE_ITO[i % len(OKABE_ITO)] for i, name in enumerate(templates)}
+
+
+# --- heat maps ------------------------------------------------------------------------------------
+
+
+def _heatmap(table: Table, safe: set[str]) -> Figure:
+    """Ours, and the paper's beside it where it has numbers, on one scale from 0 to 100.
+
+    The layout is worked out here, in inches: matplotlib's own solvers cost more than the drawing.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    ramp = LinearSegmentedColormap.from_list("ramp", WARM if should_be_low(table) else CALM)
+    columns = [_broken(named(column)) for column in table.columns]
+    widest = max(len(line) for column in columns for line in column.split("\n"))
+    with_paper = any(entry.paper for entry in table.entries.values())
+    cell_width, cell_height = max(0.82, widest * LETTER + 0.12), 0.52
+    width, height = cell_width * len(columns), cell_height * len(table.rows)
+    heads = ["ours", f"paper: {table.paper or ''}".removesuffix(": ")][: 1 + with_paper]
+    heads = [textwrap.fill(head, max(12, int(width / 0.07))) for head in heads]
+    title = textwrap.fill(
+        ", ".join([f"{table.title} (%)", *table.split.values()]),
+        max(24, int((1 + with_paper) * width / 0.095)),
+    )
+    left = max(len(named(row)) for row in table.rows) * LETTER + 0.45
+    gap, right = 0.3, 0.12
+    bottom = 0.6 + 0.16 * max(column.count("\n") for column in columns)
+    above = 0.1 + 0.16 * (1 + max(head.count("\n") for head in heads))
+    total_width = left + len(heads) * width + (len(heads) - 1) * gap + right
+    total_height = bottom + height + above + 0.14 + 0.18 * (1 + title.count("\n"))
+    figure = Figure(figsize=(total_width, total_height), facecolor="white")
+    figure.text(
+        left / total_width, 1 - 0.1 / total_height, title, fontsize=11, weight="bold", va="top"
+    )
+    for number, head in enumerate(heads):
+        x = left + number * (width + gap)
+        axes = figure.add_axes(
+            (x / total_width, bottom / total_height, width / total_width, height / total_height)
+        )
+        for (row, column), entry in table.entries.items():
+            place = table.columns.index(column), table.rows.index(row)
+            if number == 0:
+                partly = f"{entry.n} of {entry.n + entry.missing}" if entry.missing else ""
+                shown = (entry.mean, in_words(entry), partly or _plus_minus(entry.std))
+            elif entry.paper is None:
+                shown = (None, "not in paper", "")
+            else:
+                shown = (entry.paper.mean, f"{entry.paper.mean:.1f}", _plus_minus(entry.paper.std))
+            _draw_place(axes, place, shown, ramp, int(1.15 * cell_width / LETTER))
+        axes.set_xlim(0, len(columns))
+        axes.set_ylim(len(table.rows), 0)
+        axes.set_xticks([i + 0.5 for i in range(len(columns))], columns)
+        labels = [named(row) for row in table.rows] if number == 0 else []
+        axes.set_yticks([i + 0.5 for i in range(len(labels))], labels)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(head, fontsize=9, loc="left", color=FAINT, pad=5)
+        for values, ticks in (
+            (table.columns, axes.get_xticklabels()),
+            (table.rows, axes.get_yticklabels()),
+        ):
+            for value, tick in zip(values, ticks, strict=False):  # rows are named once
+                tick.set_fontweight("bold" if value in safe else "normal")
+    figure.text(
+        0.1 / total_width, 0.1 / total_height, _axis_words(table, safe), fontsize=8, color=FAINT
+    )
+    return figure
+
+
+def _axis_words(table: Table, safe: set[str]) -> str:
+    """What rows and columns are, and what bold type means."""
+    words = "rows: train template, columns: test template"
+    if not all(
+        row in (e.coordinates.get("train_template"), "none")
+        and column == e.coordinates.get("test_template")
+        for (row, column), e in table.entries.items()
+    ):
+        words = ""
+    bold = "bold: with a safety prompt" if safe & {*table.rows, *table.columns} else ""
+    return "; ".join(part for part in (words, bold) if part)
+
+
+def _draw_place(
+    axes: Any,
+    place: tuple[int, int],
+    shown: tuple[float | None, str, str],
+    ramp: Any,
+    letters: int,
+) -> None:
+    """One place of a heat map: (mean, text, small text) on its colour, or the text on hatching."""
+    from matplotlib.patches import Rectangle
+
+    (column, row), (mean, text, small) = place, shown
+    if mean is None:
+        axes.add_patch(
+            Rectangle((column, row), 1, 1, facecolor="#f4f4f4", hatch="////", edgecolor="white")
+        )
+        box = {"facecolor": "#f4f4f4", "edgecolor": "none", "pad": 1.5}
+        axes.text(
+            column + 0.5,
+            row + 0.5,
+            "\n".join(
+                textwrap.fill(part, letters) for part in text.replace(" (", "\n(").split("\n")
+            ),
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            style="italic",
+            color="#444444",
+            bbox=box,
+        )
+        return
+    red, green, blue, _ = colour = ramp(min(max(mean, 0), 100) / 100)
+    axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white"))
+    ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else INK
+    style = {"ha": "center", "va": "center_baseline", "color": ink}
+    axes.text(column + 0.5, row + (0.4 if small else 0.5), text, fontsize=10.5, **style)
+    if small:
+        axes.text(column + 0.5, row + 0.77, small, fontsize=7, **style)
+
+
+def _plus_minus(std: float | None) -> str:
+    return "" if std is None else f"± {std:.1f}"
+
+
+def _broken(name: str) -> str:
+    """A long template name in two lines, broken at the underscore nearest to its middle."""
+    breaks = [match.end() for match in re.finditer("_", name)]
+    if len(name) <= 12 or not breaks:
+        return name
+    middle = min(breaks, key=lambda i: abs(i - len(name) / 2))
+    return f"{name[:middle]}\n{name[middle:]}"
+
+
+# --- safety against helpfulness -------------------------------------------------------------------
+
+
+def _scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | None:
+    """Each cell a point; an arrow from the untouched model under the same test template."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    points: list[tuple[Entry, float, float]] = []
+    left_out = 0
+    for place, entry in safety.entries.items():
+        other = helpfulness.entries.get(place)
+        if other is None:
+            continue
+        if entry.mean is None or other.mean is None:
+            left_out += 1
+        else:
+            points.append((entry, entry.mean, other.mean))
+    if not points:
+        return None
+    colours = _colours(results)
+    tests = list(dict.fromkeys(c.coordinates["test_template"] for c in results.grid.cells))
+    markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(tests)}
+    safe = set(results.grid.sweep.safety_templates)
+    figure = Figure(figsize=(8.2, 4.9), facecolor="white")
+    axes = figure.add_axes((0.085, 0.125, 0.625, 0.775))
+    for entry, x, y in points:
+        start = _untouched(entry, points)
+        if start is not None:
+            axes.annotate(
+                "",
+                xy=(x, y),
+                xytext=start,
+                zorder=1,
+                arrowprops={
+                    "arrowstyle": "-|>,head_width=0.18,head_length=0.35",
+                    "color": colours[entry.coordinates["train_template"]],
+                    "alpha": 0.45,
+                    "linewidth": 0.9,
+                    "shrinkA": 5,
+                    "shrinkB": 6,
+                },
+            )
+    for entry, x, y in points:
+        test = entry.coordinates["test_template"]
+        colour = colours.get(entry.coordinates["train_template"], INK)
+        axes.plot(x, y, **_marker(markers[test], colour, test in safe), zorder=3, clip_on=False)
+    tops = [max(10.0, *values) for values in zip(*[(x, y) for _, x, y in points], strict=True)]
+    axes.set_xlim(-0.03 * tops[0], 1.04 * tops[0])
+    axes.set_ylim(0, 1.08 * tops[1])
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"{safety.title} (%)   ← lower is safer")
+    axes.set_ylabel(f"{helpfulness.title} (%)   higher is more helpful →")
+    title = ", ".join(["What fine-tuning does to each template", *safety.split.values()])
+    axes.set_title(title, loc="left", fontsize=11, weight="bold", pad=10)
+    trains = [
+        Line2D([], [], color=colour, linewidth=3, label=named(train))
+        for train, colour in {"none": INK, **colours}.items()
+    ]
+    first = figure.legend(
+        handles=trains,
+        title="trained with (colour)",
+        loc="upper left",
+        bbox_to_anchor=(0.72, 0.92),
+        frameon=False,
+        alignment="left",
+    )
+    figure.add_artist(first)
+    figure.legend(
+        handles=[
+            Line2D(
+                [],
+                [],
+                **_marker(markers[t], FAINT, t in safe),
+                label=f"{t} (safety prompt)" if t in safe else t,
+            )
+            for t in tests
+        ],
+        title="tested with (marker)" + ("\nfilled: with a safety prompt" if safe else ""),
+        loc="upper left",
+        bbox_to_anchor=(0.72, 0.85 - 0.0385 * (len(trains) + 1)),
+        frameon=False,
+        alignment="left",
+    )
+    if left_out:
+        words = "1 place has" if left_out == 1 else f"{left_out} places have"
+        figure.text(0.73, 0.03, f"{words} no number yet", fontsize=8, color=FAINT, style="italic")
+    return figure
+
+
+def _marker(shape: str, colour: str, filled: bool) -> dict[str, Any]:
+    return {
+        "linestyle": "",
+        "marker": shape,
+        "markersize": 8,
+        "markeredgewidth": 1.6,
+        "markeredgecolor": colour,
+        "markerfacecolor": colour if filled else "white",
+    }
+
+
+def _untouched(
+    entry: Entry, points: Iterable[tuple[Entry, float, float]]
+) -> tuple[float, float] | None:
+    """Where the model without fine-tuning stands under the entry's test template."""
+    if entry.coordinates["train_template"] == "none":
+        return None
+    ignored = ("finetune", "train_template")
+    for other, x, y in points:
+        theirs = {k: v for k, v in other.coordinates.items() if k not in ignored}
+        if other.coordinates["train_template"] == "none" and theirs.items() <= (
+            entry.coordinates.items()
+        ):
+            return x, y
+    return None
+
+
+# --- loss curves ----------------------------------------------------------------------------------
+
+
+def _loss_curves(results: Results, store: Store) -> Figure | None:
+    """The loss of every optimizer step, a panel for each model, data set and recipe."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    panels: dict[str, dict[str, str]] = {}
+    """Title -> key of each fine-tuning -> its train template."""
+    for cell in results.grid.cells:
+        key = cell.keys.finetune
+        if key is None or not (store.path("finetune", key) / "log.jsonl").is_file():
+            continue
+        own = {k: v for k, v in cell.coordinates.items() if not k.endswith("_template")}
+        own.pop("seed", None)
+        panels.setdefault(", ".join(own.values()), {})[key] = cell.coordinates["train_template"]
+    if not panels:
+        return None
+    colours = _colours(results)
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    width, height = 1.0 + across * (6.4 if across == 1 else 4.4) + 1.6, 0.5 + down * 3.2
+    figure = Figure(figsize=(width, height), facecolor="white")
+    for number, (title, finetunings) in enumerate(panels.items()):
+        axes = figure.add_subplot(down, across, number + 1)
+        for key, train in finetunings.items():
+            log = read_jsonl(store.path("finetune", key) / "log.jsonl")
+            steps, losses = [row["step"] for row in log], [row["loss"] for row in log]
+            axes.plot(steps, losses, color=colours[train], linewidth=1.0, alpha=0.85)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.01)
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("loss")
+        axes.set_title(f"Training loss: {title}", loc="left", fontsize=11, weight="bold", pad=10)
+    figure.subplots_adjust(
+        left=0.7 / width,
+        right=1 - 2.0 / width,
+        bottom=0.55 / height,
+        top=1 - 0.4 / height,
+        hspace=0.5,
+        wspace=0.22,
+    )
+    figure.legend(
+        handles=[Line2D([], [], color=c, linewidth=3, label=name) for name, c in colours.items()],
+        title="trained with",
+        loc="upper left",
+        bbox_to_anchor=(1 - 1.95 / width, 1 - 0.35 / height),
+        frameon=False,
+        alignment="left",
+    )
+    return figure

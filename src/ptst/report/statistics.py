@@ -1,0 +1,80 @@
+"""The statistics of a report: spread over seeds, intervals over units, paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from math import fsum, sqrt
+
+from ptst.metrics import effective_n, wilson
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and population standard deviation (divided by n, as in the paper); None for one value."""
+    mean = fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, sqrt(fsum((value - mean) ** 2 for value in values) / len(values))
+
+
+def pooled_interval(hits: Sequence[bool], units: Sequence[Hashable]) -> tuple[float, float]:
+    """Wilson's 95 % interval for the share of hits, pooled over seeds; percent.
+
+    A query has the same unit under every seed, so that the same queries asked of three fine-tunings
+    count as at most that many independent trials (`ptst.metrics.effective_n`), not as three times as many.
+
+    Args:
+        hits: one per query and seed; at least one.
+        units: the unit of each.
+    """
+    by_unit: dict[Hashable, list[bool]] = {}
+    for hit, unit in zip(hits, units, strict=True):
+        by_unit.setdefault(unit, []).append(hit)
+    low, high = wilson(sum(hits) / len(hits), effective_n(list(by_unit.values())))
+    return 100 * low, 100 * high
+
+
+def sign_flip(differences: Sequence[int]) -> float:
+    """Exact two-sided paired test that neither of two cells has more hits, over units.
+
+    Fisher's randomisation test for pairs (The Design of Experiments, 1935, section 21): were the two
+    cells alike, each unit's difference would as likely have the other sign, whatever ties the unit's
+    queries together. p = P(|sum of ±|d_k|| >= |sum of d_k|) with independent fair signs, by convolution,
+    without sampling. With one query per unit and one seed each d_k is -1, 0 or 1 and this is McNemar's
+    test in its exact form (McNemar 1947): the binomial test over discordant pairs.
+
+    Args:
+        differences: of each unit, hits in b minus hits in a, over its queries and seeds.
+
+    Returns:
+        p; 1.0 where nothing differs.
+    """
+    import numpy as np
+
+    sizes = [abs(d) for d in differences if d]
+    observed = abs(sum(differences))
+    # A sum of ±|d_k| is at most -observed where the |d_k| with a plus add up to at most `reach`. The
+    # distribution is symmetric, so its other end counts the same: p is twice that. Each addition is of
+    # positive numbers, so that a small p has small relative error.
+    reach = (sum(sizes) - observed) // 2
+    chances = np.zeros(reach + 1)
+    chances[0] = 1.0
+    for size in sizes:
+        halved = chances / 2
+        chances = halved.copy()
+        if size <= reach:
+            chances[size:] += halved[:-size]
+    return min(1.0, 2 * float(chances.sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979): p-values that hold for the family, in the given order.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below a smaller one's,
+    none above 1.
+    """
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted

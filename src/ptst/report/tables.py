@@ -1,0 +1,477 @@
+"""The tables of a report as text: Markdown, LaTeX, tidy CSV, and for a terminal.
+
+All of them say the same of every place: ours with its spread, the paper's number beside it, and where
+there is no number, why.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ptst.report.results import Contrast, Entry, Published, Results, Table
+
+PAPER_COLUMNS = (
+    "table",
+    "model",
+    "dataset",
+    "finetune",
+    "train_template",
+    "test_template",
+    "metric",
+    "mean",
+    "std",
+    "n_runs",
+    "std_over",
+)
+"""The columns of sweeps/paper/tables.csv."""
+OUR_COLUMNS = ("n", "ci_low", "ci_high", "status", "paper_mean", "paper_std")
+
+SEEDS = {"train_seed": "training seeds", "decoding_seed": "sampling seeds"}
+
+MICRO_NOTE = "Compare the pattern, not the size: docs/micro-world.md."
+TEST_NOTE = (
+    "Each query is asked of both cells; “only a” counts queries that are a hit in a and not in b. p: exact "
+    "two-sided sign-flip test over units, which is McNemar's exact test where each unit is one query under "
+    "one seed; it speaks about queries, of these fine-tunings. Holm: corrected for all contrasts of the "
+    "sweep."
+)
+
+
+def markdown(results: Results) -> str:
+    """table.md: a section for every table, then the contrasts with their tests."""
+    parts = [f"# {_title(results)}", *_state_lines(results)]
+    for table in results.tables:
+        head = [f"{_axis(results, 'rows')} \\ {_axis(results, 'columns')}"]
+        head += [_name_of(table, 1, column) for column in table.columns]
+        lines = [head, ["---", *["---:"] * len(table.columns)]]
+        for row in table.rows:
+            shown = [_markdown_place(table, table.entries.get((row, c))) for c in table.columns]
+            lines.append([_name_of(table, 0, row), *shown])
+        parts += [f"## {_heading(table)}", _markdown_table(lines), " ".join(_about(table))]
+    if results.contrasts:
+        parts += ["## Contrasts: b against a, on the same queries"]
+        for table in results.tables:
+            if chosen := _contrasts_of(results, table):
+                lines = [
+                    ["", "a (train → test)", "b (train → test)", "n", "units", "only a", "only b"],
+                    ["---"] * 3 + ["---:"] * 4,
+                ]
+                lines[0] += ["b − a, points", "p", "p (Holm)"]
+                lines[1] += ["---:"] * 3
+                lines += [[c.kind, c.a, c.b, *_figures(c)] for c in chosen]
+                parts += [f"### {_heading(table)}", _markdown_table(lines)]
+        parts.append(TEST_NOTE)
+    if results.grid.scale == "micro":
+        parts.append(f"Ours are numbers of the micro world. {MICRO_NOTE}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_place(table: Table, entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    paper = f"; paper {_spread_of(entry.paper)}" if entry.paper else ""
+    if entry.mean is None:
+        return f"*{entry.status}*{paper}"
+    spread = _spread(entry, 1)
+    return f"{entry.mean:.1f}{f' {spread}' if spread else ''}{_n_note(table, entry)}{paper}"
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def latex(results: Results) -> str:
+    r"""table.tex: one table environment each; needs \usepackage{booktabs} and nothing else."""
+    parts = [f"% {_title(results)}: {results.grid.name}. Needs \\usepackage{{booktabs}}."]
+    parts += [f"% {line}" for line in _state_lines(results)]
+    parts += [_latex_table(results, table) for table in results.tables]
+    if results.contrasts:
+        parts.append(_latex_contrasts(results))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_table(results: Results, table: Table) -> str:
+    both = table.paper is not None
+    step = 2 if both else 1
+    corner = _tex(f"{_axis(results, 'rows')} \\ {_axis(results, 'columns')}")
+    names = [_tex(_name_of(table, 1, column)) for column in table.columns]
+    if both:
+        head = [" & ".join([corner, *(f"\\multicolumn{{2}}{{c}}{{{name}}}" for name in names)])]
+        rules = [f"\\cmidrule(lr){{{i}-{i + 1}}}" for i in range(2, 2 + 2 * len(names), 2)]
+        head += [" ".join(["\\\\", *rules]), " & ".join(["", *["ours & paper"] * len(names)])]
+    else:
+        head = [" & ".join([corner, *names])]
+    about = [f"{_heading(table)}.", *_about(table)]
+    if any(entry.missing and entry.mean is not None for entry in table.entries.values()):
+        about.append("*: not every query has a score.")
+    body = []
+    for row in table.rows:
+        figures, spreads = [_tex(_name_of(table, 0, row))], [""]
+        for column in table.columns:
+            ours, theirs = _latex_place(table, table.entries.get((row, column)))
+            for figure, spread in (ours, theirs)[:step]:
+                figures.append(figure)
+                spreads.append(f"\\scriptsize {spread}" if spread else "")
+        body.append(f"{' & '.join(figures)} \\\\")
+        if any(spreads):
+            body.append(f"{' & '.join(spreads)} \\\\[2pt]")
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering\\footnotesize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
+            f"\\caption{{{_tex(' '.join(about))}}}",
+            f"\\begin{{tabular}}{{l{'r' * step * len(table.columns)}}}",
+            "\\toprule",
+            *head[:-1],
+            f"{head[-1]} \\\\",
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+    )
+
+
+def _latex_place(table: Table, entry: Entry | None) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Figure and spread of ours, and of the paper's."""
+    if entry is None:
+        return ("", ""), ("", "")
+    paper = entry.paper
+    theirs = ("--", "") if paper is None else (f"{paper.mean:.1f}", _tex(_std(paper.std)))
+    if entry.mean is None:
+        word, _, seeds = entry.status.partition(" (")
+        return (f"\\emph{{{_tex(word)}}}", f"({_tex(seeds)}" if seeds else ""), theirs
+    note = "*" if entry.missing else _n_note(table, entry)
+    return (f"{entry.mean:.1f}", _tex(f"{_spread(entry, 0)}{note}")), theirs
+
+
+def _latex_contrasts(results: Results) -> str:
+    body = []
+    for table in results.tables:
+        if chosen := _contrasts_of(results, table):
+            body.append(f"\\midrule \\multicolumn{{8}}{{l}}{{{_tex(_heading(table))}}} \\\\")
+            for contrast in chosen:
+                ends = f"{_tex(contrast.a)} & {_tex(contrast.b)}"
+                if contrast.p is None:
+                    body.append(f"{ends} & \\multicolumn{{6}}{{r}}{{{_tex(contrast.status)}}} \\\\")
+                else:
+                    n, _, *figures = map(_tex, _figures(contrast))
+                    body.append(f"{ends} & {' & '.join([n, *figures])} \\\\")
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering\\scriptsize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
+            f"\\caption{{{_tex('Contrasts (train → test): b against a, on the same queries. ' + TEST_NOTE)}}}",
+            "\\begin{tabular}{llrrrrrr}",
+            "\\toprule",
+            "a & b & $n$ & only a & only b & $b-a$ & $p$ & Holm \\\\",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+    )
+
+
+TEX = {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    "“": "``",
+    "”": "''",
+    "→": "$\\to$",
+    "±": "$\\pm$",
+    "×": "$\\times$",
+    "−": "$-$",
+    "–": "--",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(char, char) for char in text)
+
+
+def tidy_csv(results: Results) -> str:
+    """table.csv: a row for every entry, in the columns of sweeps/paper/tables.csv and some more.
+
+    After the paper's columns stand n, ci_low, ci_high, status, paper_mean, paper_std, and the other
+    coordinates that the sweep varies. Percent with two decimals; empty where there is no number.
+    """
+    tables: dict[tuple[str, ...], Entry] = {}
+    for table in results.tables:
+        for row in table.rows:
+            for column in table.columns:
+                entry = table.entries.get((row, column))
+                if entry:  # the untouched model may stand in many tables: once here
+                    key = (entry.metric, *map(str, sorted(entry.coordinates.items())))
+                    tables.setdefault(key, entry)
+    others = dict.fromkeys(
+        key for entry in tables.values() for key in entry.coordinates if key not in PAPER_COLUMNS
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, [*PAPER_COLUMNS, *OUR_COLUMNS, *others], restval="", lineterminator="\n"
+    )
+    writer.writeheader()
+    metrics = results.grid.sweep.metrics
+    for entry in tables.values():
+        shown = metrics.get(entry.metric)
+        paper = entry.paper
+        writer.writerow(
+            {
+                **entry.coordinates,
+                "table": shown.paper_table
+                if shown and shown.paper_table
+                else results.grid.sweep.name,
+                "metric": entry.metric,
+                "mean": _decimals(entry.mean),
+                "std": _decimals(entry.std),
+                "n_runs": sum(run.metric is not None for run in entry.runs),
+                "std_over": "train_seed" if entry.std is not None else "",
+                "n": entry.n,
+                "ci_low": _decimals(entry.ci_low),
+                "ci_high": _decimals(entry.ci_high),
+                "status": entry.status,
+                "paper_mean": _decimals(paper.mean) if paper else "",
+                "paper_std": _decimals(paper.std) if paper else "",
+            }
+        )
+    return text.getvalue()
+
+
+def _decimals(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def show(results: Results, out: Console) -> None:
+    """Print the tables and contrasts in a terminal; 80 columns are enough for five templates."""
+    for table in results.tables:
+        out.print()
+        out.print(Text(_heading(table), "bold"))
+        for grid in _terminal_tables(results, table, out.width):
+            out.print(grid)
+        out.print(Text("\n".join(_about(table)), "dim"))
+    for table in results.tables:
+        if chosen := _contrasts_of(results, table):
+            out.print()
+            out.print(Text(f"{_heading(table)}: b against a, on the same queries", "bold"))
+            out.print(_terminal_contrasts(chosen))
+    if results.contrasts:
+        out.print(Text(TEST_NOTE, "dim"))
+    out.print()
+    for line in _state_lines(results):
+        out.print(Text(line, "yellow"))
+    if results.grid.scale == "micro":
+        out.print(Text(f"Ours are numbers of the micro world. {MICRO_NOTE}"))
+
+
+def _terminal_tables(results: Results, table: Table, width: int) -> list[RichTable]:
+    """The table, in two lines a place if that fits, else in three; in pieces if that does not either."""
+    corner = f"{_axis(results, 'rows')} \\\n{_axis(results, 'columns')}"
+    rows = [_name_of(table, 0, row).replace("no fine", "no\nfine") for row in table.rows]
+    for break_names_from, between in ((13, " "), (10, "\n")):
+        firsts = [_broken(row, 13) for row in rows]
+        heads = [_broken(_name_of(table, 1, column), break_names_from) for column in table.columns]
+        places = {
+            (row, column): _terminal_place(table.entries.get((row, column)), between)
+            for row in table.rows
+            for column in table.columns
+        }
+        first = max(map(_width, [corner, *firsts]))
+        widths = [
+            max(_width(head), *(_width(places[row, column].plain) for row in table.rows))
+            for head, column in zip(heads, table.columns, strict=True)
+        ]
+        if first + sum(widths) + len(widths) <= width:
+            break
+    pieces: list[list[int]] = [[]]
+    for i in range(len(widths)):
+        so_far = first + sum(widths[j] + 1 for j in pieces[-1])
+        if pieces[-1] and so_far + widths[i] + 1 > width:
+            pieces.append([])
+        pieces[-1].append(i)
+    made = []
+    for piece in pieces:
+        grid = RichTable(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        grid.add_column(Text(corner, "dim"))
+        for i in piece:
+            grid.add_column(Text(heads[i]), justify="right", vertical="top")
+        for row, name in zip(table.rows, firsts, strict=True):
+            grid.add_row(Text(name), *(places[row, table.columns[i]] for i in piece))
+        made.append(grid)
+    return made
+
+
+def _terminal_place(entry: Entry | None, between: str) -> Text:
+    if entry is None:
+        return Text("")
+    if entry.mean is None:
+        text = Text(entry.status.replace(" (", "\n(").replace(" seeds)", ")"), "red")
+    else:
+        spread = _spread(entry, 0) if entry.std is None else _spread(entry, 1)
+        text = Text(f"{entry.mean:.1f}{between if spread else ''}{spread}")
+        if entry.missing:
+            text.append(f"\n{entry.n} of {entry.n + entry.missing}", "yellow")
+    if entry.paper:
+        text.append(f"\npaper {entry.paper.mean:.1f}", "dim")
+    return text
+
+
+def _terminal_contrasts(contrasts: Sequence[Contrast]) -> RichTable:
+    grid = RichTable(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for end in ("a (train → test)", "b"):
+        grid.add_column(end, overflow="fold")
+    for head in ("only a", "only b", "b − a", "p", "Holm"):
+        grid.add_column(head, justify="right", no_wrap=True)
+    kind = None
+    for contrast in contrasts:
+        if contrast.kind != kind:
+            kind = contrast.kind
+            grid.add_row(Text(kind, "italic"))
+        ends = Text(contrast.a), Text(contrast.b)
+        if contrast.p is None:
+            ends[1].append(f"\n{contrast.status}", "yellow")
+            grid.add_row(*ends)
+        else:
+            grid.add_row(*ends, *(Text(figure) for figure in _figures(contrast)[2:]))
+    return grid
+
+
+def _broken(name: str, longest: int) -> str:
+    """A name of more than `longest` - 1 characters, broken after its last underscore."""
+    head, underscore, tail = name.rpartition("_")
+    return f"{head}{underscore}\n{tail}" if underscore and len(name) >= longest else name
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.split("\n")))
+
+
+def _title(results: Results) -> str:
+    return results.grid.sweep.title or results.grid.sweep.name
+
+
+def _heading(table: Table) -> str:
+    split = ", ".join(f"{key} {value}" for key, value in table.split.items())
+    return f"{table.title} ({split})" if split else table.title
+
+
+def _axis(results: Results, side: str) -> str:
+    name: str = getattr(results.grid.sweep, side)
+    return name.removesuffix("_template")
+
+
+def _name_of(table: Table, side: int, value: str) -> str:
+    """A row (side 0) or column (side 1) in words."""
+    untouched = all(
+        entry.coordinates["finetune"] == "none"
+        for place, entry in table.entries.items()
+        if place[side] == value
+    )
+    return "no fine-tuning" if value == "none" and untouched else value
+
+
+def _spread(entry: Entry, decimals: int) -> str:
+    """ "± 1.2" over seeds, or "(12.3–25.0)" of a single one."""
+    if entry.std is not None:
+        return f"± {entry.std:.1f}"
+    if entry.ci_low is None or entry.ci_high is None:
+        return ""
+    return f"({entry.ci_low:.{decimals}f}–{entry.ci_high:.{decimals}f})"
+
+
+def _std(std: float | None) -> str:
+    return "" if std is None else f"± {std:.1f}"
+
+
+def _spread_of(paper: Published) -> str:
+    return f"{paper.mean:.1f} {_std(paper.std)}".strip()
+
+
+def _n_of(table: Table) -> int | None:
+    """How many queries every run of a table was asked; None where that differs."""
+    metrics = [run.metric for entry in table.entries.values() for run in entry.runs if run.metric]
+    asked = {metric.n + metric.missing for metric in metrics}
+    return asked.pop() if len(asked) == 1 else None
+
+
+def _n_note(table: Table, entry: Entry) -> str:
+    """n beside a number where the line below the table cannot say it for all."""
+    if entry.missing:
+        return f", {entry.n} of {entry.n + entry.missing} scored"
+    return "" if _n_of(table) is not None else f", n = {entry.n}"
+
+
+def _about(table: Table) -> list[str]:
+    """What the numbers of a table are: a sentence on ours, and one on the paper's."""
+    entries = list(table.entries.values())
+    numbers = [entry for entry in entries if entry.mean is not None]
+    models, data = (
+        ", ".join(dict.fromkeys(e.coordinates[k] for e in entries)) for k in ("model", "dataset")
+    )
+    kinds = []
+    if counts := sorted({len(entry.runs) for entry in numbers if entry.std is not None}):
+        kinds.append(f"mean ± standard deviation of {' or '.join(map(str, counts))} seeds")
+    if any(entry.std is None for entry in numbers):
+        cell = entries[0].runs[0].cell
+        unit = cell.config.evaluations[table.metric.partition("/")[0]].unit
+        kinds.append(f"one run (95 % interval: Wilson, by {unit or 'query'})")
+    said = [f"Percent. Ours: {models}, {data}", *([", or ".join(kinds)] if kinds else [])]
+    n = _n_of(table)
+    if n is not None:
+        said.append(f"n = {n} queries a run")
+    ours = f"{'; '.join(said)}."
+    if table.paper is None:
+        return [ours]
+    theirs = sorted({_runs_of(entry.paper) for entry in entries if entry.paper})
+    return [ours, f"Paper: {table.paper}; {'; '.join(theirs)}."]
+
+
+def _runs_of(paper: Published) -> str:
+    n = paper.n_runs
+    if paper.std is not None:
+        return f"mean ± standard deviation of {n} {SEEDS.get(paper.std_over or '', 'runs')}"
+    return "one run where no ± stands" if n == 1 else f"mean of {n} runs where no ± stands"
+
+
+def _contrasts_of(results: Results, table: Table) -> list[Contrast]:
+    return [c for c in results.contrasts if (c.metric, c.split) == (table.metric, table.split)]
+
+
+def _figures(contrast: Contrast) -> list[str]:
+    """n, units, only a, only b, difference, p, Holm's p; the status where there is no p."""
+    if contrast.p is None or contrast.p_holm is None or contrast.difference is None:
+        return ["", "", "", "", contrast.status, "", ""]
+    difference = f"{contrast.difference:+.1f}".replace("-", "−") if contrast.difference else "0.0"
+    counts = (contrast.n, contrast.units, contrast.only_a, contrast.only_b)
+    return [*map(str, counts), difference, _p(contrast.p), _p(contrast.p_holm)]
+
+
+def _p(p: float) -> str:
+    if p >= 0.001:
+        return f"{p:.3f}"
+    return f"{p:.1e}" if p > 0 else "<1e-300"
+
+
+def _state_lines(results: Results) -> list[str]:
+    """How many cells lack, where any does."""
+    counts = Counter(results.states[cell.keys.cell].state for cell in results.grid.distinct)
+    if set(counts) <= {"done"}:
+        return []
+    said = ", ".join(
+        f"{counts[s]} {s}" for s in ("done", "running", "failed", "waiting") if counts[s]
+    )
+    return [f"Not complete: of {counts.total()} cells {said} (ptst status tells more)."]

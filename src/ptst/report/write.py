@@ -1,0 +1,62 @@
+"""The files of a report: <reports>/<sweep>-<scale>/, each written whole, and only when something changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ptst.config import ROOT
+from ptst.report.results import Results
+from ptst.store import Store, fingerprint, key_of, read_json, write_atomic, write_bytes, write_json
+
+
+def write_report(results: Results, store: Store) -> Path:
+    """Write table.md, table.tex, table.csv, the pictures and index.html.
+
+    Returns:
+        The report's folder.
+    """
+    grid = results.grid
+    here = Path(__file__).parent
+    folder = Path(grid.reports).expanduser() / grid.name
+    key = key_of(
+        {
+            "sweep": dataclasses.asdict(grid.sweep),
+            "cells": [[c.label, c.keys.cell, c.config.paths.store] for c in grid.cells],
+            "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
+            "code": [fingerprint(file) for file in sorted(here.glob("*.[pj]*"))],
+            "paper": fingerprint(ROOT / "sweeps" / "paper" / "tables.csv"),
+        }
+    )
+    if _is_there(folder, key):
+        return folder
+    from ptst.report.page import page
+    from ptst.report.pictures import draw_all
+    from ptst.report.tables import latex, markdown, tidy_csv
+
+    (folder / "report.json").unlink(missing_ok=True)
+    pictures = draw_all(results, store)
+    for stale in {path.name for path in folder.glob("*.svg")} - set(pictures):
+        (folder / stale).unlink()
+    for stale in {path.name for path in folder.glob("*.png")} - set(pictures):
+        (folder / stale).unlink()
+    for name, content in pictures.items():
+        write_bytes(folder / name, content)
+    texts = {
+        "table.md": markdown(results),
+        "table.tex": latex(results),
+        "table.csv": tidy_csv(results),
+        "index.html": page(results, store, pictures),
+    }
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    write_json(folder / "report.json", {"key": key, "files": sorted([*texts, *pictures])})
+    return folder
+
+
+def _is_there(folder: Path, key: str) -> bool:
+    try:
+        record = read_json(folder / "report.json")
+        return record["key"] == key and all((folder / name).is_file() for name in record["files"])
+    except (OSError, ValueError, KeyError):
+        return False

@@ -1,0 +1,130 @@
+"""`ptst -m`: expand, freeze, launch, and say at the end what came of it."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptst.cell import check_cell
+from ptst.config import CONF, register
+from ptst.errors import PtstError
+from ptst.progress import say
+from ptst.store import Store
+from ptst.sweep.gpus import take_gpu, visible_gpus
+from ptst.sweep.grid import Grid, expand
+from ptst.sweep.run import failures, freeze, numbers_of, run_job
+from ptst.sweep.status import states_of
+
+Launch = Callable[[Path, Sequence[Sequence[int]]], None]
+"""launch(file of the frozen grid, line numbers of the cells of each job)"""
+
+
+def multirun(overrides: Sequence[str]) -> int:
+    """Hydra's multirun with this project's sweeper and any launcher.
+
+    Returns:
+        How many cells are not done at the end.
+
+    Raises:
+        PtstError: something is wrong with the sweep; nothing has run.
+    """
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from ptst.config import explain
+
+    register()
+    GlobalHydra.instance().clear()
+    hydra = Hydra.create_main_hydra2("ptst", create_config_search_path(str(CONF)))
+    try:
+        undone: int = hydra.multirun("config", task, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PtstError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+    return undone
+
+
+def task(job: Any) -> None:
+    """What a launcher runs, perhaps in a process of its own: a job of the sweeper (`file`, `cells`)."""
+    take_gpu(visible_gpus())
+    run_job(Path(job.file), numbers_of(job.cells))
+
+
+@dataclass
+class FrozenLoader:
+    """Stands where launchers compose a job's configuration: what was frozen is not composed again."""
+
+    def load_sweep_config(self, master: Any, overrides: list[str]) -> Any:
+        """The launcher's configuration, with the job's file and cells and nothing else."""
+        from omegaconf import open_dict
+
+        config = copy.deepcopy(master)
+        with open_dict(config):
+            for key in [key for key in config if key != "hydra"]:
+                del config[key]
+            for key, value in (override.split("=", 1) for override in overrides):
+                config[key] = value
+            config.hydra.overrides.task = list(overrides)
+        return config
+
+
+def sweep(arguments: Sequence[str], launch: Launch) -> int:
+    """Expand and freeze a grid, launch what is left of it, and sum up.
+
+    Returns:
+        How many cells are not done at the end.
+    """
+    started = time.monotonic()
+    grid = expand(arguments)
+    store = Store(Path(grid.store).expanduser())
+    for cell in grid.distinct:
+        if not cell.problem:
+            check_cell(cell.config)
+    frozen = freeze(grid, store)
+    cells = len(grid.distinct)
+    left = sum(map(len, frozen.jobs))
+    tuned = {c.keys.finetune for c in grid.distinct if c.keys.finetune}
+    say(
+        f"{grid.name}: {cells} cells of {len(tuned)} fine-tunings, {cells - left} done, "
+        f"{left} to run in {len(frozen.jobs)} jobs",
+    )
+    if frozen.jobs:
+        try:
+            launch(frozen.file, frozen.jobs)
+        except Exception as error:  # a worker was killed, say: what is done is done
+            sys.stderr.write(f"ptst: the launcher gave up: {type(error).__name__}: {error}\n")
+    undone = list(failures(grid, store))
+    for cell, reason, log in undone:
+        where = f"\n    the whole error: {log}" if log else ""
+        sys.stderr.write(f"not done: {cell.label}: {reason}{where}\n")
+    if all("judge" in cell.config.stages for cell in grid.cells):
+        report(grid, store)
+    say(
+        f"{grid.name}: {cells - len(undone)} of {cells} cells done, {len(undone)} not; "
+        f"{time.monotonic() - started:.0f} s; store: {grid.store}",
+    )
+    return len(undone)
+
+
+def report(grid: Grid, store: Store) -> None:
+    """Print the tables of a grid and write its report, whatever of it is done."""
+    from rich.console import Console
+
+    from ptst.report.results import load_results
+    from ptst.report.tables import show
+    from ptst.report.write import write_report
+
+    results = load_results(grid, store, states_of(grid, store))
+    out = Console(highlight=False)
+    show(results, out)
+    page = write_report(results, store) / "index.html"
+    out.print(f"report: {page}", markup=False, soft_wrap=True)

@@ -1,0 +1,821 @@
+"""What a grid comes to before it runs: how much of each stage, what is done, and what the rest will take.
+
+Counting is exact: an artifact that cells share counts once, and what the store has is done. Time and cost
+are estimates. The first choice is what this store's own artifacts took, for the same model on the same
+hardware; else a formula over the figures of conf/estimates.yaml. What is not known is None, never zero.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from ptst import data
+from ptst.config import CONF, Config, Evaluation, Finetune, Model, Rows, Template
+from ptst.errors import ConfigError, DataError
+from ptst.keys import EvaluationKeys, Parts
+from ptst.models import local_folder
+from ptst.provenance import hardware as this_machine
+from ptst.store import Store, key_of, read_json
+from ptst.sweep.gpus import visible_gpus
+from ptst.sweep.grid import Grid, GridCell
+from ptst.sweep.run import is_done
+
+ESTIMATES = CONF / "estimates.yaml"
+READ_AT_MOST = 500
+"""Artifacts of each stage that are read, the newest: a median needs no more, however large the store."""
+WORDS = {"finetune": "fine-tunings", "generate": "generations", "judge": "judge runs"}
+BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass
+class Gpu:
+    """A GPU's peaks: dense bf16 TFLOP/s, and memory bandwidth in GB/s."""
+
+    pattern: str = MISSING
+    """Regular expression in the name that nvidia-smi gives."""
+    tflops: float = MISSING
+    gb_per_s: float = MISSING
+    usd_per_hour: float | None = None
+
+
+@dataclass
+class Cpu:
+    """A generic CPU's peaks: float32 TFLOP/s of one core, and memory bandwidth in GB/s of all."""
+
+    tflops_per_core: float = MISSING
+    gb_per_s: float = MISSING
+
+
+@dataclass
+class Utilisation:
+    """Shares of the peaks that are reached: arithmetic in training and prefill, memory in decoding."""
+
+    training: float = MISSING
+    inference: float = MISSING
+    bandwidth: float = MISSING
+
+
+@dataclass
+class Lengths:
+    """Tokens of a row: its question, and its answer."""
+
+    input: float = MISSING
+    output: float = MISSING
+
+
+@dataclass
+class Call:
+    """Tokens of one call of a judge that is a language model."""
+
+    input_tokens: int = MISSING
+    output_tokens: int = MISSING
+
+
+@dataclass
+class Price:
+    """USD per million tokens."""
+
+    input: float = MISSING
+    output: float = MISSING
+
+
+@dataclass
+class Judging:
+    """Judges: tokens and seconds of a call, and prices by the judge's `model`."""
+
+    call: Call = field(default_factory=Call)
+    seconds: float = MISSING
+    local_seconds: float = MISSING
+    prices: dict[str, Price] = field(default_factory=dict)
+
+
+@dataclass
+class Estimates:
+    """conf/estimates.yaml."""
+
+    assumed_gpu: str = MISSING
+    gpus: dict[str, Gpu] = field(default_factory=dict)
+    cpu: Cpu = field(default_factory=Cpu)
+    utilisation: Utilisation = field(default_factory=Utilisation)
+    models: dict[str, float] = field(default_factory=dict)
+    characters_per_token: float = MISSING
+    tokens: dict[str, Lengths] = field(default_factory=dict)
+    judging: Judging = field(default_factory=Judging)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What would run the grid. The peaks are None for a GPU that conf/estimates.yaml does not list."""
+
+    name: str
+    gpu: bool
+    where: str
+    """How it is known, in words: "this machine's"."""
+    tflops: float | None
+    gb_per_s: float | None
+    usd_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the grid: artifacts in all and done, and the rest's seconds (None: not known)."""
+
+    total: int
+    done: int
+    seconds: float | None
+    source: str
+    """Where the seconds come from: "measured: 5 fine-tunings", "formula"; empty if nothing is left."""
+
+    @property
+    def left(self) -> int:
+        """How many are to be made."""
+        return self.total - self.done
+
+
+@dataclass(frozen=True)
+class PaidCalls:
+    """What is left for judges that name a `model`: calls, tokens, USD (None: not known)."""
+
+    calls: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    usd: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid before it runs.
+
+    Attributes:
+        name: <sweep>-<scale>.
+        stages: finetune, generate and judge.
+        judge_calls, judge_calls_left: queries that judges score; None where the size of a set is not known.
+        notes: what is not known or will not run, and why.
+    """
+
+    name: str
+    hardware: Hardware
+    cells: int
+    cells_done: int
+    stages: dict[str, Stage]
+    judge_calls: int | None
+    judge_calls_left: int | None
+    paid: PaidCalls
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all stages, one artifact after the other."""
+        return _sum(stage.seconds for stage in self.stages.values())
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of fine-tuning and generating; 0 on a CPU."""
+        if not self.hardware.gpu:
+            return 0.0
+        seconds = _sum(self.stages[name].seconds for name in ("finetune", "generate"))
+        return None if seconds is None else seconds / 3600
+
+    @property
+    def gpu_usd(self) -> float | None:
+        """What the GPU-hours cost; None where they, or the price of an hour, are not known."""
+        hours, price = self.gpu_hours, self.hardware.usd_per_hour
+        return None if hours is None or price is None else hours * price
+
+
+def make_plan(grid: Grid, store: Store) -> Plan:
+    """Count what a grid is made of, and estimate what is left of it. Nothing is downloaded or run.
+
+    Raises:
+        ConfigError: conf/estimates.yaml is wrong.
+    """
+    estimates = read_estimates()
+    cells_done = 0
+    everything: dict[str, dict[str, _Job]] = {stage: {} for stage in WORDS}
+    left: dict[str, dict[str, _Job]] = {stage: {} for stage in WORDS}
+    notes: dict[str, None] = {}
+    for cell in grid.distinct:
+        done = is_done(cell, store)
+        cells_done += done
+        if cell.problem:
+            notes[f"{cell.label} cannot be run: {cell.problem.splitlines()[0]}"] = None
+            continue
+        for job in _jobs(cell):
+            everything[job.stage].setdefault(job.key, job)
+            if not done and job.key not in left[job.stage] and not store.has(job.stage, job.key):
+                left[job.stage][job.key] = job
+    made = {stage: list(_made(store, stage)) for stage in WORDS}
+    hardware = _hardware(grid, _gpus_of(grid, made), estimates)
+    basis = _Basis(estimates, hardware, notes)
+    _measure(made, basis)
+    stages = {}
+    for stage, jobs in left.items():
+        total = len(everything[stage])
+        stages[stage] = _stage(stage, total, list(jobs.values()), basis)
+    return Plan(
+        grid.name,
+        hardware,
+        len(grid.distinct),
+        cells_done,
+        stages,
+        _sum(_queries(job, basis).n for job in everything["judge"].values()),
+        _sum(_queries(job, basis).n for job in left["judge"].values()),
+        _paid(left["judge"].values(), basis),
+        tuple(notes),
+    )
+
+
+def read_estimates() -> Estimates:
+    """conf/estimates.yaml.
+
+    Raises:
+        ConfigError: a key or a value in it is wrong, or assumed_gpu is not among the gpus.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Estimates), OmegaConf.load(ESTIMATES))
+        estimates = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{ESTIMATES}: {str(error).splitlines()[0]}") from error
+    assert isinstance(estimates, Estimates)
+    if estimates.assumed_gpu not in estimates.gpus:
+        raise ConfigError(
+            f"{ESTIMATES}: assumed_gpu={estimates.assumed_gpu} is not among gpus: "
+            f"{', '.join(estimates.gpus)}."
+        )
+    return estimates
+
+
+def training_tokens(recipe: Finetune, rows: int | None, tokens_per_row: float) -> float | None:
+    """Tokens that a fine-tuning runs through, over all epochs; None if that depends on unknown `rows`."""
+    tokens_per_row = min(tokens_per_row, recipe.max_length)
+    if rows is None:
+        known = recipe.max_steps > 0
+        return recipe.max_steps * recipe.batch_size * tokens_per_row if known else None
+    steps_per_epoch = math.ceil(rows / recipe.batch_size)
+    steps = recipe.max_steps if recipe.max_steps > 0 else round(steps_per_epoch * recipe.epochs)
+    return max(1, steps) / steps_per_epoch * rows * tokens_per_row
+
+
+def training_seconds(
+    parameters: float, tokens: float, full: bool, tflops: float, utilisation: float
+) -> float:
+    """Arithmetic over the arithmetic rate that is reached.
+
+    A token takes 2 FLOPs per parameter forward and 2 for the gradients of activations; full fine-tuning
+    takes 2 more for those of weights, which LoRA's frozen weights do not need.
+    """
+    return (6 if full else 4) * parameters * tokens / (tflops * 1e12 * utilisation)
+
+
+def generation_seconds(
+    parameters: float,
+    bytes_per_weight: float,
+    queries: int,
+    prompt_tokens: float,
+    batch_size: int,
+    max_new_tokens: int,
+    hardware: Hardware,
+    utilisation: Utilisation,
+) -> float:
+    """Prefill, bounded by arithmetic, and then max_new_tokens steps for every batch.
+
+    A step reads all weights once (what bounds a GPU) and computes one token for each query (what bounds
+    a CPU); the slower of the two counts. Batches whose answers all end early are done sooner.
+
+    Args:
+        prompt_tokens: of all queries together, without what they share.
+    """
+    assert hardware.tflops is not None and hardware.gb_per_s is not None
+    rate = hardware.tflops * 1e12 * utilisation.inference
+    reading = parameters * bytes_per_weight / (hardware.gb_per_s * 1e9 * utilisation.bandwidth)
+    computing = 2 * parameters * min(batch_size, queries) / rate
+    steps = math.ceil(queries / batch_size) * max_new_tokens
+    return 2 * parameters * prompt_tokens / rate + steps * max(reading, computing)
+
+
+def parameters_of(model: Model, estimates: Estimates) -> float | None:
+    """How many parameters a model has: counted in its files, or listed by its hub id; else None."""
+    folder = local_folder(model)
+    if folder is None:
+        return estimates.models.get(model.path)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in folder.glob("model*.safetensors"))
+    counts = [_parameters_in(folder / name) for name in names]
+    return float(sum(counts)) if counts else None
+
+
+def _parameters_in(file: Path) -> int:
+    """Read the header of a safetensors file: 8 bytes of length, then JSON with every tensor's shape."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+
+
+def own_gpu() -> str | None:
+    """Name of the GPU that a run on this machine would use, without loading PyTorch; None: the CPU."""
+    gpus = visible_gpus()
+    if not gpus or version("torch").endswith("+cpu"):
+        return None
+    command = ["nvidia-smi", f"--id={gpus[0]}", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip() or None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An artifact of the grid: the cell that it is first met in, and for which evaluation."""
+
+    stage: str
+    key: str
+    cell: GridCell
+    evaluation: str = ""
+
+    @property
+    def config(self) -> Config:
+        return self.cell.config
+
+    @property
+    def setting(self) -> Evaluation:
+        return self.config.evaluations[self.evaluation]
+
+    @property
+    def keys(self) -> EvaluationKeys:
+        return self.cell.keys.evaluations[self.evaluation]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An artifact of the store: what it was made of, what its provenance says, which model it was."""
+
+    key: str
+    parts: Parts
+    facts: Mapping[str, Any]
+    model: str = ""
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Rows or queries: how many, and mean tokens of each; None where not known."""
+
+    n: int | None
+    lengths: Lengths | None
+
+
+@dataclass
+class _Basis:
+    """What estimates rest on. `rates` are seconds per unit, and the units, of artifacts by their keys."""
+
+    estimates: Estimates
+    hardware: Hardware
+    notes: dict[str, None]
+    rates: dict[tuple[str, ...], dict[str, tuple[float, float]]] = field(default_factory=dict)
+    row_tokens: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    sets: dict[str, _Set] = field(default_factory=dict)
+    parameters: dict[str, float | None] = field(default_factory=dict)
+
+
+def _jobs(cell: GridCell) -> Iterator[_Job]:
+    """What a cell's stages make."""
+    stages, keys = cell.config.stages, cell.keys
+    if "finetune" in stages and keys.finetune:
+        yield _Job("finetune", keys.finetune, cell)
+    for name, own in keys.evaluations.items():
+        if "generate" in stages:
+            yield _Job("generate", own.generate, cell, name)
+        if "judge" in stages:
+            yield _Job("judge", own.judge, cell, name)
+
+
+def _made(store: Store, stage: str) -> Iterator[_Made]:
+    """The newest artifacts of a stage; what an older version or another hand left is passed over."""
+    folder = store.root / stage
+    found = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    tuned: dict[str, tuple[str, str]] = {}
+    for path in found[:READ_AT_MOST]:
+        try:
+            parts, facts = read_json(path / "key.json"), read_json(path / "provenance.json")
+            if stage == "judge":
+                scored = read_json(store.path("generate", parts["generate"]) / "provenance.json")
+                yield _Made(path.name, parts, {**facts, "queries": scored["queries"]})
+                continue
+            model = parts["model"] if stage == "generate" else parts
+            if "finetune" in model:
+                key = model["finetune"]
+                if key not in tuned:
+                    tuned[key] = _model_of(read_json(store.path("finetune", key) / "key.json"))
+                yield _Made(path.name, parts, facts, *tuned[key])
+            else:
+                yield _Made(path.name, parts, facts, *_model_of(model))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def _model_of(finetune_parts: Parts) -> tuple[str, str]:
+    """Which model, and how it was tuned (the untouched one is as quick as one tuned in full)."""
+    method = finetune_parts.get("method") or finetune_parts["recipe"]["method"]
+    return key_of(finetune_parts["model"]), "full" if method == "none" else method
+
+
+def _gpus_of(grid: Grid, made: Mapping[str, list[_Made]]) -> Counter[str]:
+    """The GPUs on which the grid's models ran before, by how often."""
+    models = {_model_of(c.keys.finetune_parts)[0] for c in grid.distinct if not c.problem}
+    return Counter(
+        gpu
+        for stage in ("finetune", "generate")
+        for artifact in made[stage]
+        if artifact.model in models and (gpu := (artifact.facts.get("hardware") or {}).get("gpu"))
+    )
+
+
+def _hardware(grid: Grid, gpus: Counter[str], estimates: Estimates) -> Hardware:
+    """What would run the grid; scale=paper is not for CPUs."""
+    devices = {cell.config.engine.device for cell in grid.distinct}
+    name = None if devices == {"cpu"} else own_gpu()
+    if name is not None:
+        return _gpu(name, "this machine's", estimates)
+    if devices == {"cpu"} or (grid.scale == "micro" and devices != {"cuda"}):
+        machine = this_machine()
+        tflops = estimates.cpu.tflops_per_core * machine["cores"]
+        return Hardware(_cpu_name(machine), False, "this machine's", tflops, estimates.cpu.gb_per_s)
+    if gpus:
+        return _gpu(gpus.most_common(1)[0][0], "there is none here; earlier runs had it", estimates)
+    assumed = estimates.gpus[estimates.assumed_gpu]
+    where = "assumed, there is none here; see assumed_gpu"
+    peaks = (assumed.tflops, assumed.gb_per_s, assumed.usd_per_hour)
+    return Hardware(estimates.assumed_gpu, True, where, *peaks)
+
+
+def _gpu(name: str, where: str, estimates: Estimates) -> Hardware:
+    found = next((g for g in estimates.gpus.values() if re.search(g.pattern, name)), None)
+    if found is None:
+        return Hardware(name, True, where, None, None)
+    return Hardware(name, True, where, found.tflops, found.gb_per_s, found.usd_per_hour)
+
+
+def _cpu_name(machine: Mapping[str, Any]) -> str:
+    return f"{machine['cpu'] or 'CPU'}, {machine['cores']} cores"
+
+
+def _measure(made: Mapping[str, list[_Made]], basis: _Basis) -> None:
+    """Take from the store's artifacts what they took (those of this hardware) and how much they held."""
+    for artifact in (a for stage in made.values() for a in stage):
+        facts, parts = artifact.facts, artifact.parts
+        kinds: list[tuple[tuple[str, ...], float]]
+        try:
+            machine = facts["hardware"]
+            ran_on = machine["gpu"] or _cpu_name(machine)
+            if "recipe" in parts:
+                tokens, rows = facts["tokens_per_epoch"], facts["rows"]
+                basis.row_tokens[_row_key(parts)] = tokens / rows
+                basis.counts[key_of(parts["rows"])] = rows + facts["rows_left_out"]
+                epochs = facts["steps"] / math.ceil(rows / parts["recipe"]["batch_size"])
+                kinds = [(("finetune", artifact.model, artifact.method), tokens * epochs)]
+            elif "decoding" in parts:
+                queries, most = key_of(parts["queries"]), parts["decoding"]["max_new_tokens"]
+                basis.counts[queries] = facts["queries"]
+                own = ("generate", artifact.model, artifact.method)
+                tokens = facts["prompt_tokens"] + facts["completion_tokens"]
+                kinds = [(own, tokens), ((*own, queries, str(most)), facts["queries"])]
+            else:  # a judge's speed is not this hardware's, or is nearly nothing
+                kinds, ran_on = [(_judge_kind(parts), facts["queries"])], basis.hardware.name
+            if ran_on == basis.hardware.name:
+                for kind, units in kinds:
+                    rate = (facts["seconds"] / units, units)
+                    basis.rates.setdefault(kind, {})[artifact.key] = rate
+        except (KeyError, TypeError, ZeroDivisionError):  # an older version's provenance
+            continue
+
+
+def _row_key(parts: Parts) -> str:
+    """What decides how many tokens a training row has."""
+    own = {name: parts[name] for name in ("model", "rows", "reading", "template")}
+    return key_of({**own, "max_length": parts["recipe"]["max_length"]})
+
+
+def _judge_kind(parts: Parts) -> tuple[str, ...]:
+    return ("judge", key_of(parts["judge"]))
+
+
+def typical(rates: Iterable[tuple[float, float]]) -> float:
+    """The median of (rate, units) with units as weights, so that a short trial run counts for little."""
+    ordered = sorted(rates)
+    half = sum(units for _, units in ordered) / 2
+    seen = accumulate(units for _, units in ordered)
+    return next(rate for (rate, _), so_far in zip(ordered, seen, strict=True) if so_far >= half)
+
+
+def _stage(stage: str, total: int, left: list[_Job], basis: _Basis) -> Stage:
+    estimate = {"finetune": _finetune, "generate": _generate, "judge": _judge}[stage]
+    found = [estimate(job, basis) for job in left]
+    measured = {key for _, keys in found for key in keys}
+    formula = sum(seconds is not None and not keys for seconds, keys in found)
+    said = [f"measured: {_counted(len(measured), WORDS[stage])}"] if measured else []
+    if formula:
+        said.append(f"formula for {formula}" if formula < len(left) else "formula")
+    if any(seconds is None for seconds, _ in found):
+        said.append("see below")
+    return Stage(total, total - len(left), _sum(s for s, _ in found), "; ".join(said))
+
+
+Estimate = tuple[float | None, Iterable[str]]
+"""Seconds, and the keys of the artifacts that they were measured on (none: by formula)."""
+
+
+def _finetune(job: _Job, basis: _Basis) -> Estimate:
+    config, parts = job.config, job.cell.keys.finetune_parts
+    rows = _set(config.dataset, parts["rows"], ("input", "output"), basis)
+    per_row = basis.row_tokens.get(_row_key(parts))
+    if per_row is None and rows.lengths is not None:
+        template = _template_tokens(config.train_template, config, basis)
+        per_row = rows.lengths.input + rows.lengths.output + template
+    if per_row is None:
+        return _no_lengths(config.dataset, basis)
+    tokens = training_tokens(config.finetune, rows.n, per_row)
+    if tokens is None:
+        return None, ()
+    model, method = _model_of(parts)
+    if measured := basis.rates.get(("finetune", model, method)):
+        return typical(measured.values()) * tokens, measured
+    parameters = _parameters(config.model, basis)
+    tflops = basis.hardware.tflops
+    if parameters is None or tflops is None:
+        return None, ()
+    share = basis.estimates.utilisation.training
+    return training_seconds(parameters, tokens, method == "full", tflops, share), ()
+
+
+def _generate(job: _Job, basis: _Basis) -> Estimate:
+    config, evaluation = job.config, job.setting
+    queries = _queries(job, basis)
+    if queries.n is None:
+        return None, ()
+    model, method = _model_of(job.cell.keys.finetune_parts)
+    most = evaluation.decoding.max_new_tokens
+    identity = key_of(job.keys.generate_parts["queries"])
+    if measured := basis.rates.get(("generate", model, method, identity, str(most))):
+        return typical(measured.values()) * queries.n, measured
+    if queries.lengths is None:
+        return _no_lengths(evaluation.queries, basis)
+    asked = queries.n * queries.lengths.input
+    template = _template_tokens(config.test_template, config, basis)
+    if measured := basis.rates.get(("generate", model, method)):
+        answers = queries.n * min(queries.lengths.output, most)
+        tokens = asked + queries.n * template + answers
+        return typical(measured.values()) * tokens, measured
+    parameters = _parameters(config.model, basis)
+    if parameters is None or basis.hardware.tflops is None:
+        return None, ()
+    return generation_seconds(
+        parameters,
+        0.5 if method == "qlora" else BYTES_PER_WEIGHT[config.model.dtype],
+        queries.n,
+        asked + template * (1 if config.engine.share_prefix else queries.n),
+        config.engine.batch_size,
+        most,
+        basis.hardware,
+        basis.estimates.utilisation,
+    ), ()
+
+
+def _judge(job: _Job, basis: _Basis) -> Estimate:
+    n = _queries(job, basis).n
+    if n is None:
+        return None, ()
+    if measured := basis.rates.get(_judge_kind(job.keys.judge_parts)):
+        return typical(measured.values()) * n, measured
+    judging = basis.estimates.judging
+    asked = job.keys.judge_parts["judge"].get("model") is not None
+    return n * (judging.seconds if asked else judging.local_seconds), ()
+
+
+def _paid(left: Iterable[_Job], basis: _Basis) -> PaidCalls:
+    """What the judges that name a `model` are still to be asked; the others run here and cost nothing."""
+    judging = basis.estimates.judging
+    calls: list[int | None] = []
+    usd: list[float | None] = [0.0]
+    for job in left:
+        model = job.keys.judge_parts["judge"].get("model")
+        if model is None:
+            continue
+        n = _queries(job, basis).n
+        price = judging.prices.get(model)
+        if price is None:
+            basis.notes[f"judge model {model}: its price is not in {_named(ESTIMATES)}"] = None
+        calls.append(n)
+        if n is None or price is None:
+            usd.append(None)
+        else:
+            into, out = judging.call.input_tokens, judging.call.output_tokens
+            usd.append(n * (into * price.input + out * price.output) / 1e6)
+    n = _sum(calls)
+    return PaidCalls(
+        n,
+        None if n is None else n * judging.call.input_tokens,
+        None if n is None else n * judging.call.output_tokens,
+        _sum(usd),
+    )
+
+
+def _queries(job: _Job, basis: _Basis) -> _Set:
+    identity = job.keys.generate_parts["queries"]
+    return _set(job.setting.queries, identity, ("input",), basis)
+
+
+def _set(rows: Rows, identity: Parts, needs: tuple[str, ...], basis: _Basis) -> _Set:
+    """Count rows: by reading them where they are at hand, else as the store or the publisher says."""
+    key = key_of(identity)
+    if key not in basis.sets:
+        basis.sets[key] = _counted_set(rows, key, needs, basis)
+    return basis.sets[key]
+
+
+def _counted_set(rows: Rows, key: str, needs: tuple[str, ...], basis: _Basis) -> _Set:
+    if rows.source == "hub":
+        n = rows.n or basis.counts.get(key) or rows.size
+        if n is None:
+            basis.notes[
+                f"{rows.name} ({rows.path}, {rows.split}): how many rows it holds is not known; "
+                "set its `size`"
+            ] = None
+        return _Set(n, basis.estimates.tokens.get(rows.name))
+    try:
+        loaded = data.load_rows(rows, needs)
+    except DataError as error:  # its cells will fail; the rest of the grid can be planned
+        basis.notes[str(error).splitlines()[0]] = None
+        return _Set(None, None)
+    each = basis.estimates.characters_per_token * len(loaded)
+    asked = sum(len(row["input"]) + len(row.get("instruction", "")) for row in loaded)
+    answered = sum(len(row.get("output", "")) for row in loaded)
+    answer = answered / each if answered else math.inf  # as long as it may be
+    return _Set(len(loaded), Lengths(asked / each, answer))
+
+
+def _template_tokens(template: Template, config: Config, basis: _Basis) -> float:
+    """Tokens that a template, and the data set's instruction, put around a question."""
+    texts = [template.system or "", template.user, config.dataset.instruction or ""]
+    texts += [text for turn in template.turns for text in (turn.user, turn.assistant)]
+    return sum(map(len, texts)) / basis.estimates.characters_per_token
+
+
+def _parameters(model: Model, basis: _Basis) -> float | None:
+    if basis.hardware.tflops is None:
+        basis.notes[f"{basis.hardware.name}: its speed is not in {_named(ESTIMATES)}"] = None
+    if model.path not in basis.parameters:
+        basis.parameters[model.path] = parameters_of(model, basis.estimates)
+        if basis.parameters[model.path] is None:
+            basis.notes[f"{model.path}: its parameters are not in {_named(ESTIMATES)}"] = None
+    return basis.parameters[model.path]
+
+
+def _no_lengths(rows: Rows, basis: _Basis) -> Estimate:
+    if rows.source == "hub":
+        basis.notes[f"{rows.name}: tokens of a row are not in {_named(ESTIMATES)}"] = None
+    return None, ()
+
+
+def _named(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _sum(numbers: Iterable[Number | None]) -> Number | None:
+    """The sum; None as soon as one of them is not known."""
+    known = list(numbers)
+    return None if None in known else sum(n for n in known if n is not None)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """For machines: totals by name, `done` cells, and about what is left the rest; null is not known."""
+    stages = plan.stages
+    return {
+        "sweep": plan.name,
+        "cells": plan.cells,
+        "finetunings": stages["finetune"].total,
+        "generations": stages["generate"].total,
+        "judge_runs": stages["judge"].total,
+        "judge_calls": plan.judge_calls,
+        "done": plan.cells_done,
+        "left": {
+            "cells": plan.cells - plan.cells_done,
+            "finetunings": stages["finetune"].left,
+            "generations": stages["generate"].left,
+            "judge_runs": stages["judge"].left,
+            "judge_calls": plan.judge_calls_left,
+        },
+        "seconds": {**{name: s.seconds for name, s in stages.items()}, "total": plan.seconds},
+        "source": {name: s.source for name, s in stages.items()},
+        "gpu_hours": plan.gpu_hours,
+        "gpu_usd": plan.gpu_usd,
+        "hardware": {
+            "name": plan.hardware.name,
+            "gpu": plan.hardware.gpu,
+            "known": plan.hardware.where,
+        },
+        "judge": asdict(plan.paid),
+        "notes": list(plan.notes),
+    }
+
+
+def show(plan: Plan, out: Console) -> None:
+    """For people: a table of stages, then the sum, on what hardware, at what cost, and what is not known."""
+    share = 100 * plan.cells_done / plan.cells
+    head = f"{plan.name}: {plan.cells_done:,} of {plan.cells:,} cells done ({share:.0f} %)"
+    out.print(head, markup=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in ("in all", "done", "left", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("from")
+    cells = (plan.cells, plan.cells_done, plan.cells - plan.cells_done)
+    table.add_row("cells", *(f"{n:,}" for n in cells), "", "")
+    for name, stage in plan.stages.items():
+        counts = [f"{n:,}" for n in (stage.total, stage.done, stage.left)]
+        time = duration(stage.seconds) if stage.left else "–"
+        table.add_row(WORDS[name], *counts, time, stage.source)
+    table.add_row("judge calls", *_call_counts(plan), "", "")
+    out.print(table)
+    for line in [*_sums(plan), *(f"Note: {note}." for note in plan.notes)]:
+        out.print(line, markup=False)
+
+
+def _call_counts(plan: Plan) -> list[str]:
+    total, left = plan.judge_calls, plan.judge_calls_left
+    done = None if total is None or left is None else total - left
+    return ["unknown" if n is None else f"{n:,}" for n in (total, done, left)]
+
+
+def _sums(plan: Plan) -> Iterator[str]:
+    if not any(stage.left for stage in plan.stages.values()):
+        yield "Nothing is left to be made."
+        return
+    known = sum(stage.seconds or 0 for stage in plan.stages.values())
+    least = "at least " if plan.seconds is None else ""
+    yield f"Total: {least}{duration(known)}, one after the other."
+    hardware = f"{plan.hardware.name} ({plan.hardware.where})"
+    yield f"Hardware: {'one ' if plan.hardware.gpu else ''}{hardware}."
+    if plan.hardware.gpu:
+        hours = "unknown" if plan.gpu_hours is None else f"{plan.gpu_hours:,.1f}"
+        cost = "" if plan.gpu_usd is None else f", {plan.gpu_usd:,.2f} USD"
+        yield f"GPU-hours: {hours}{cost}."
+    if plan.stages["judge"].left:
+        yield f"Judges: {_judging(plan.paid)}."
+    if any("formula" in stage.source for stage in plan.stages.values()):
+        yield f"Formulas are rough; what they assume is in {_named(ESTIMATES)}."
+
+
+def _judging(paid: PaidCalls) -> str:
+    if paid.calls == 0:
+        return "run here, at no cost"
+    calls = "an unknown number of" if paid.calls is None else f"{paid.calls:,}"
+    cost = "unknown cost" if paid.usd is None else f"about {paid.usd:,.2f} USD"
+    if paid.input_tokens is None or paid.output_tokens is None:
+        return f"{calls} calls, {cost}"
+    millions = f"{paid.input_tokens / 1e6:,.1f} M tokens in, {paid.output_tokens / 1e6:,.1f} M out"
+    return f"{calls} calls, {millions}, {cost}"
+
+
+def duration(seconds: float | None) -> str:
+    """In two units at most: "45 s", "12 min", "3 h 10 min", "5 d 3 h"; "unknown" for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def _counted(n: int, words: str) -> str:
+    return f"{n:,} {words if n != 1 else words.removesuffix('s')}"

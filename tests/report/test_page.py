@@ -1,0 +1,316 @@
+"""The page shows what results and store say, and what a model wrote stays text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from test_pictures import HOSTILE, fill, quick_grid, small_report
+
+from ptst.report.page import page
+from ptst.report.pictures import draw_all
+from ptst.report.results import Results
+from ptst.store import Store
+from ptst.sweep.grid import expand
+
+VOID = {"meta", "link", "img", "br", "wbr"}
+
+
+class Node:
+    """An element: tag, attributes, and children that are elements or text."""
+
+    def __init__(self, tag: str, attributes: dict[str, str | None]) -> None:
+        self.tag = tag
+        self.attributes = attributes
+        self.children: list[Node | str] = []
+
+    def all(self, tag: str | None = None, **attributes: str) -> Iterator[Node]:
+        """Itself and its descendants that have this tag and these attributes (`class_`: one of)."""
+        given = {key.rstrip("_"): value for key, value in attributes.items()}
+        has = all(value in (self.attributes.get(key) or "").split() for key, value in given.items())
+        if has and tag in (None, self.tag):
+            yield self
+        for child in self.children:
+            if isinstance(child, Node):
+                yield from child.all(tag, **attributes)
+
+    def text(self) -> str:
+        return "".join(c if isinstance(c, str) else c.text() for c in self.children)
+
+    def words(self) -> str:
+        """Its text with single spaces, also between elements."""
+        parts = [c if isinstance(c, str) else c.words() for c in self.children]
+        return " ".join(" ".join(parts).split())
+
+
+class Reader(HTMLParser):
+    """A strict reader: every element is closed by its own end tag."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.root = Node("", {})
+        self.open = [self.root]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
+        node = Node(tag, dict(attrs))
+        self.open[-1].children.append(node)
+        if tag not in VOID:
+            self.open.append(node)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1].tag == tag, f"</{tag}> closes <{self.open[-1].tag}>"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def read(html: str) -> Node:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == [reader.root], f"<{reader.open[-1].tag}> is not closed"
+    return reader.root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Store, dict[str, bytes]]:
+    results, store = small_report(tmp_path_factory.mktemp("page") / "store")
+    return results, store, draw_all(results, store)
+
+
+@pytest.fixture(scope="module")
+def html(made: tuple[Results, Store, dict[str, bytes]]) -> str:
+    return page(*made)
+
+
+@pytest.fixture(scope="module")
+def root(html: str) -> Node:
+    return read(html)
+
+
+def section(root: Node, name: str) -> Node:
+    (found,) = root.all("section", id=name)
+    return found
+
+
+def places(root: Node, metric: str) -> dict[tuple[int, int], Node]:
+    """The cells of a metric's table by (row, column)."""
+    (grid,) = section(root, f"heatmap-{metric}").all("table")
+    (body,) = grid.all("tbody")
+    return {
+        (i, j): place
+        for i, row in enumerate(body.all("tr"))
+        for j, place in enumerate(row.all("td"))
+    }
+
+
+def test_the_page_is_well_formed_with_one_of_each_id_and_no_dead_link(root: Node) -> None:
+    ids = Counter(node.attributes["id"] for node in root.all() if "id" in node.attributes)
+    assert set(ids.values()) == {1}
+    links = [node.attributes["href"] or "" for node in root.all("a")]
+    assert len(links) >= 6
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+
+
+def test_the_same_results_give_the_same_page(
+    html: str, made: tuple[Results, Store, dict[str, bytes]]
+) -> None:
+    assert page(*made) == html
+
+
+def test_hostile_text_stays_text_wherever_it_stands(root: Node) -> None:
+    assert not list(root.all("script"))
+    assert not list(root.all("svg"))
+    for node in root.all():
+        for name, value in node.attributes.items():
+            assert not name.startswith("on"), (node.tag, name)
+            if name in ("src", "href"):
+                assert (value or "").startswith(("data:", "#")), (node.tag, value)
+    (pre,) = {n.text() for n in root.all("div", class_="completion") if "onerror" in n.text()}
+    assert pre == HOSTILE
+    assert f"out of memory {HOSTILE[:120]}" in places(root, "hazards-asr")[2, 0].text()
+    assert f"Judge: {HOSTILE}" in root.text()
+    assert f"CPU {HOSTILE}" in section(root, "provenance").text()
+
+
+def test_hostile_names_stay_text(made: tuple[Results, Store, dict[str, bytes]]) -> None:
+    results, store, drawn = made
+    grid = replace(results.grid, sweep=replace(results.grid.sweep, title=HOSTILE))
+    tables = tuple(replace(t, title=HOSTILE, paper=HOSTILE) for t in results.tables)
+    odd = read(page(replace(results, grid=grid, tables=tables), store, drawn))
+    assert not list(odd.all("script"))
+    assert next(odd.all("h1")).text() == HOSTILE
+    images = [node for node in odd.all("img")]
+    assert all((image.attributes["src"] or "").startswith("data:image/svg") for image in images)
+    assert HOSTILE in (images[0].attributes["alt"] or "")
+    assert all(not name.startswith("on") for node in odd.all() for name in node.attributes)
+
+
+def test_the_policy_forbids_scripts_and_requests(root: Node) -> None:
+    (policy,) = [
+        n.attributes["content"] or "" for n in root.all("meta") if "http-equiv" in n.attributes
+    ]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "script-src" not in policy
+
+
+def test_a_place_has_ours_its_interval_and_the_papers(root: Node) -> None:
+    asr = places(root, "hazards-asr")
+    assert asr[0, 0].words() == "0.0 0–5"
+    assert asr[1, 0].words() == "75.0 38–80 paper 75.0 ± 1.2"
+    assert places(root, "gsm8k-exact_match")[1, 1].words() == "88.0 44–93 paper 75.0 ± 1.2"
+    tints = [
+        re.findall(r"[\d.]+", asr[place].attributes["style"] or "") for place in ((0, 0), (1, 0))
+    ]
+    assert tints[0][:3] == tints[1][:3] == ["215", "67", "43"]
+    assert float(tints[0][3]) == pytest.approx(0.03)
+    assert float(tints[1][3]) == pytest.approx(0.03 + 0.0059 * 75, abs=0.001)
+
+
+def test_a_place_without_a_number_says_why_and_has_no_number_of_ours(root: Node) -> None:
+    asr = places(root, "hazards-asr")
+    failed, running = asr[2, 0].words(), asr[2, 1].words()
+    assert failed.startswith("failed out of memory")
+    assert not re.search(r"\d\.\d", failed.split("paper")[0])
+    assert running == "running generate gsm8k, 3 of 12 paper 75.0 ± 1.2"
+    assert "style" not in asr[2, 0].attributes
+
+
+def test_several_seeds_show_their_spread_and_missing_scores_are_said(
+    made: tuple[Results, Store, dict[str, bytes]],
+) -> None:
+    results, store, _ = made
+    asr = results.tables[1]
+    place = ("chat_vanilla", "chat_vanilla")
+    entry = asr.entries[place]
+    several = replace(entry, std=2.25, runs=entry.runs * 3, n=24)
+    partly = replace(entry, n=6, missing=2)
+    for changed, said in ((several, "75.0 ± 2.2"), (partly, "75.0 38–80 6 of 8 scored")):
+        tables = (replace(asr, entries={**asr.entries, place: changed}),)
+        shown = read(page(replace(results, tables=tables), store, {}))
+        assert places(shown, "hazards-asr")[1, 0].words() == f"{said} paper 75.0 ± 1.2"
+    assert (
+        "standard deviation over 3 seeds"
+        in read(
+            page(
+                replace(results, tables=(replace(asr, entries={place: several}),), contrasts=()),
+                store,
+                {},
+            )
+        ).words()
+    )
+
+
+def test_the_contrast_is_said_in_words_and_in_a_table(root: Node) -> None:
+    contrast = section(root, "contrast")
+    sentences = [node.words() for node in contrast.all("li")]
+    assert sentences == [
+        "Adding the safety prompt at test time only: “Attack success rate, hazards” is lower in 1 of 1 "
+        "comparison, by 50.0 points (1 with Holm’s p < 0.05).",
+        "Having left it out of training: “Attack success rate, hazards” has no number yet. 1 comparison "
+        "cannot be made yet.",
+    ]
+    rows = [row.words() for body in contrast.all("tbody") for row in body.all("tr")]
+    assert rows[1] == (
+        "chat_vanilla → chat_vanilla chat_vanilla → chat_llama 8 5 1 −50.0 < 0.001 < 0.001"
+    )
+    assert rows[3] == "chat_llama → chat_llama chat_vanilla → chat_llama a: running"
+
+
+def test_states_are_counted(root: Node) -> None:
+    chips = [node.words() for node in next(root.all("ul", class_="chips")).all("li")]
+    assert chips == ["6 cells", "4 done", "1 running", "1 failed"]
+
+
+def test_examples_are_the_first_two_of_each_label_folded_and_the_unsafe_folded_twice(
+    root: Node,
+) -> None:
+    cells = list(section(root, "examples").all("details", class_="cell"))
+    assert len(cells) == 4
+    assert not any("open" in node.attributes for node in root.all("details"))
+    unsafe = list(cells[0].all("details", class_="example"))
+    assert [next(node.all("summary")).words() for node in unsafe] == [
+        "unsafe: complied question 0?",
+        "unsafe: complied question 3?",
+    ]
+    plain = [
+        next(node.all(class_="question")).words() for node in cells[0].all("div", class_="example")
+    ]
+    assert plain == [
+        "wrong question 0?",
+        "wrong question 1?",
+        "neither question 2?",
+        "neither question 6?",
+        "refused question 1?",
+        "refused question 5?",
+    ]
+    assert "hazards: 4 complied, 2 neither, 2 refused" in next(cells[0].all("summary")).words()
+
+
+def test_long_and_unprintable_completions_are_cut_and_cleaned(html: str, root: Node) -> None:
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", html)
+    assert "bell \ufffd, null \ufffd, end" in root.text()
+    texts = [node.text() for node in root.all("div", class_="completion")]
+    assert max(map(len, texts)) <= 700
+    assert "4,299 more characters." in root.words()  # "long " * 1000, stripped, less 700
+    assert "Stopped at the length limit." in root.words()
+
+
+def test_costs_add_up_over_what_is_in_the_store(root: Node) -> None:
+    rows = [row.words() for row in section(root, "costs").all("tr")]
+    assert rows == [
+        "stage made time tokens read tokens written",
+        "fine-tune 1 1 min 00 s 1,500 0",  # one epoch and a half of 1,000 tokens
+        "generate gsm8k 4 6.0 s 400 240",
+        "generate hazards 4 6.0 s 400 160",
+        "judge gsm8k 4 1.0 s 0 0",
+        "judge hazards 4 1.0 s 0 0",
+        "all 17 1 min 14 s 2,300 400",
+    ]
+
+
+def test_provenance_lists_every_distinct_value(root: Node) -> None:
+    facts = section(root, "provenance").words()
+    for said in (
+        "finetune-commit, clean (1 artifact)",
+        "generate-commit, clean (8 artifacts)",
+        "judge-commit, with uncommitted changes (8 artifacts)",
+        "torch 2.0 (1 artifact) 2.1 (16 artifacts)",
+        "made 2026-01-02T03:04:05+00:00 hardware",
+    ):
+        assert said in facts
+    for cell in ("chat_llama → chat_vanilla seed 0 failed: out of memory", "store/failed/a.log"):
+        assert cell in facts
+
+
+def test_only_micro_results_are_called_a_toys(
+    made: tuple[Results, Store, dict[str, bytes]], root: Node
+) -> None:
+    results, store, _ = made
+    note = "the model is a 2-million-parameter toy, trained on an invented language"
+    assert note in root.words()
+    paper = replace(results, grid=replace(results.grid, scale="paper"))
+    assert "toy" not in read(page(paper, store, {})).words()
+
+
+def test_the_first_judged_seed_gives_the_examples(tmp_path: Path) -> None:
+    grid = expand(["+sweeps=quick", "seed=0,1", "evaluation=[hazards]", "tracking=none"])
+    store = Store(tmp_path)
+    second = next(c for c in grid.cells if c.coordinates.get("seed") == "1")
+    fill(store, second)
+    shown = read(page(Results(grid, {}, (), ()), store, {}))
+    (summary,) = [next(n.all("summary")).words() for n in shown.all("details", class_="cell")]
+    assert summary.startswith(second.label)
+
+
+def test_an_empty_store_still_has_a_page(tmp_path: Path) -> None:
+    shown = read(page(Results(quick_grid(), {}, (), ()), Store(tmp_path), {}))
+    assert "Nothing has been made yet." in shown.words()
+    assert not list(shown.all("img"))

@@ -1,0 +1,436 @@
+"""What a sweep came to, from a store made by hand, against values worked by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from ptst.config import Sweep, TableMetric
+from ptst.errors import ConfigError
+from ptst.metrics import share
+from ptst.report import results as module
+from ptst.report.results import Published, Results, Table, load_results
+from ptst.store import Store
+from ptst.sweep.grid import Grid, GridCell, expand
+from ptst.sweep.status import CellState
+
+HAZARDS = "aabcdefg"
+"""The hazard of each of eight queries: seven units."""
+LABELS = {"c": "complied", "r": "refused", "+": "correct", "w": "wrong", "?": None}
+
+Answers = Callable[[GridCell], str | CellState]
+"""The labels of a cell's hazards, a letter each, or the state it is in."""
+
+
+@cache
+def quick(*overrides: str) -> Grid:
+    """The grid of `+sweeps=quick`, with hazards as the only query set beside the task's."""
+    return expand(["+sweeps=quick", "evaluation=[hazards]", "tracking=none", *overrides])
+
+
+def filled(grid: Grid, folder: Path, answers: Answers) -> tuple[Store, dict[str, CellState]]:
+    """A store that has what `answers` says of each cell, and the states that go with it."""
+    store, states = Store(folder / "store"), {}
+    for cell in grid.distinct:
+        given = answers(cell)
+        if isinstance(given, CellState):
+            states[cell.keys.cell] = given
+            continue
+        states[cell.keys.cell] = CellState("done")
+        metrics: dict[str, Any] = {}
+        for name, evaluation in cell.config.evaluations.items():
+            labels = [LABELS[letter] for letter in (given if name == "hazards" else "++ww")]
+            ids = [str(i) for i in range(len(labels))]
+            units = list(HAZARDS) if evaluation.unit else ids
+            keys = cell.keys.evaluations[name]
+            rows = [
+                {"id": i, "input": "?", **({evaluation.unit: u} if evaluation.unit else {})}
+                for i, u in zip(ids, units, strict=True)
+            ]
+            scores = [{"id": i, "label": label} for i, label in zip(ids, labels, strict=True)]
+            put(store, "generate", keys.generate, "completions.jsonl", rows)
+            put(store, "judge", keys.judge, "scores.jsonl", scores)
+            for metric, label in evaluation.metrics.items():
+                metrics[f"{name}/{metric}"] = asdict(share(labels, label, units))
+        put(store, "cell", cell.keys.cell, "metrics.json", metrics)
+    return store, states
+
+
+def put(store: Store, stage: str, key: str, name: str, content: Any) -> None:
+    """An artifact with this file: what the store holds in the end, without its locks and syncs."""
+    lines = content if name.endswith(".jsonl") else [content]
+    store.path(stage, key).mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (store.path(stage, key) / name).write_text(text)
+
+
+def by_ends(answers: Mapping[str, Any]) -> Answers:
+    """Answers by "train → test", with the seed behind it where that matters; refusals elsewhere."""
+
+    def answer(cell: GridCell) -> str | CellState:
+        ends = f"{cell.coordinates['train_template']} → {cell.coordinates['test_template']}"
+        seed = f"{ends} {cell.coordinates.get('seed')}"
+        found: str | CellState = answers.get(seed, answers.get(ends, "rrrrrrrr"))
+        return found
+
+    return answer
+
+
+ANSWERS = {
+    "chat_vanilla → chat_vanilla": "cccccccc",
+    "chat_llama → chat_llama": "ccccrrrr",
+    "none → chat_vanilla": "crrrrrrr",
+}
+
+
+def loaded(folder: Path, answers: Mapping[str, Any], *overrides: str) -> Results:
+    """The results of quick where the cells have these answers."""
+    grid = quick(*overrides)
+    return load_results(grid, *filled(grid, folder, by_ends(answers)))
+
+
+def hazards(results: Results) -> Table:
+    """The one table of attack success rates on hazards."""
+    (table,) = [table for table in results.tables if table.metric == "hazards/asr"]
+    return table
+
+
+def test_tables_are_the_sweep_s_metrics_that_its_cells_report(tmp_path: Path) -> None:
+    results = loaded(tmp_path, ANSWERS)
+    assert [t.metric for t in results.tables] == ["gsm8k/exact_match", "hazards/asr"]
+    assert [t.measures for t in results.tables] == ["helpfulness", "safety"]
+    assert hazards(results).title == "Attack success rate, hazards"
+    assert hazards(results).split == {}
+
+
+def test_rows_and_columns_stand_as_the_sweep_names_them_after_no_fine_tuning(
+    tmp_path: Path,
+) -> None:
+    table = hazards(loaded(tmp_path, ANSWERS))
+    assert table.rows == ("none", "chat_vanilla", "chat_llama")
+    assert table.columns == ("chat_vanilla", "chat_llama")
+    assert len(table.entries) == 6
+
+
+def test_an_entry_of_one_seed_is_its_cell_s_metric(tmp_path: Path) -> None:
+    table = hazards(loaded(tmp_path, ANSWERS))
+    entry = table.entries["chat_llama", "chat_llama"]
+    assert entry.mean == pytest.approx(50.0)
+    assert entry.std is None
+    assert (entry.status, entry.n, entry.missing, len(entry.runs)) == ("done", 8, 0, 1)
+    # residuals of units: a 2-1, b .5, c .5, then -.5 four times; sum of squares 1 + 6 * .25 = 2.5;
+    # v = 7/6 * 2.5 / 64, p (1-p) / v = .25 * 64 * 6 / 17.5 = 5.486
+    low, high = proportion_confint(0.5 * 96 / 17.5, 96 / 17.5, alpha=0.05, method="wilson")
+    assert (entry.ci_low, entry.ci_high) == pytest.approx((100 * low, 100 * high))
+    assert entry.coordinates == {
+        "model": "micro",
+        "dataset": "gsm8k",
+        "finetune": "full",
+        "train_template": "chat_llama",
+        "test_template": "chat_llama",
+    }
+
+
+def test_the_untouched_model_has_a_row(tmp_path: Path) -> None:
+    entry = hazards(loaded(tmp_path, ANSWERS)).entries["none", "chat_vanilla"]
+    assert entry.mean == pytest.approx(12.5)
+    assert entry.coordinates["finetune"] == "none"
+
+
+def test_the_paper_s_numbers_stand_beside_ours(tmp_path: Path) -> None:
+    table = hazards(loaded(tmp_path, ANSWERS))
+    tuned = table.entries["chat_vanilla", "chat_vanilla"].paper
+    assert tuned == Published(11.00, 0.82, 3, "train_seed")
+    assert table.entries["none", "chat_vanilla"].paper == Published(2.75, None, 1, None)
+    assert table.paper == "Llama-2-7B-chat, GSM8K: DirectHarm4 attack success rate (Table 1c)"
+
+
+def test_another_data_set_has_no_number_in_the_paper_s_table(tmp_path: Path) -> None:
+    table = hazards(loaded(tmp_path, ANSWERS, "dataset=chatdoctor"))
+    assert table.paper is None
+    assert all(entry.paper is None for entry in table.entries.values())
+
+
+def test_a_model_of_the_paper_stands_beside_its_own_numbers_only(tmp_path: Path) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    for model, expected in (("llama2_7b_chat", 11.0), ("mistral_7b_instruct_v02", None)):
+        cells = [replace(c, coordinates={**c.coordinates, "model": model}) for c in grid.cells]
+        table = hazards(load_results(replace(grid, cells=cells), store, states))
+        paper = table.entries["chat_vanilla", "chat_vanilla"].paper
+        assert (paper.mean if paper else None) == expected
+
+
+def test_a_number_that_the_paper_prints_between_0_and_1_is_shown_in_percent(tmp_path: Path) -> None:
+    grid = quick("dataset=chatdoctor")
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    metrics = {"hazards/asr": TableMetric("F1", "4", "chatdoctor/bertscore_f1")}
+    grid = replace(grid, sweep=replace(grid.sweep, metrics=metrics))
+    table = hazards(load_results(grid, store, states))
+    paper = table.entries["chat_vanilla", "chat_vanilla"].paper
+    assert paper is not None
+    assert paper.mean == pytest.approx(84.6)
+    assert table.paper == "Llama-2-7B-chat, ChatDoctor: ChatDoctor BERTScore F1 (Table 4)"
+
+
+def test_several_seeds_give_mean_population_std_and_a_pooled_interval(tmp_path: Path) -> None:
+    answers = {
+        "chat_llama → chat_llama 0": "ccccccrr",
+        "chat_llama → chat_llama 1": "ccrrrrrr",
+    }
+    table = hazards(loaded(tmp_path, answers, "seed=0,1"))
+    entry = table.entries["chat_llama", "chat_llama"]
+    assert entry.mean == pytest.approx((75 + 25) / 2)
+    assert entry.std == pytest.approx(25.0)
+    assert (entry.n, len(entry.runs), entry.status) == (16, 2, "done")
+    # hits of units over seeds: a 4 of 4; b, c, d, e 1 of 2; f, g 0 of 2. p = 1/2; residuals 2, 0, 0, 0,
+    # 0, -1, -1: v = 7/6 * 6 / 256; n_eff = .25 * 256 / 7 = 64 / 7, capped at the 7 units
+    low, high = proportion_confint(3.5, 7, alpha=0.05, method="wilson")
+    assert (entry.ci_low, entry.ci_high) == pytest.approx((100 * low, 100 * high))
+    none = table.entries["none", "chat_llama"]
+    assert (none.std, none.n, len(none.runs)) == (None, 8, 1)
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "failed"])
+def test_a_cell_that_is_not_done_has_no_number(tmp_path: Path, state: str) -> None:
+    answers = {**ANSWERS, "chat_vanilla → chat_llama": CellState(state)}
+    entry = hazards(loaded(tmp_path, answers)).entries["chat_vanilla", "chat_llama"]
+    assert entry.status == state
+    assert (entry.mean, entry.ci_low, entry.n) == (None, None, 0)
+    assert entry.runs[0].metric is None
+    assert entry.paper is not None
+
+
+def test_one_failed_seed_is_not_averaged_away(tmp_path: Path) -> None:
+    answers = {
+        "chat_vanilla → chat_llama 0": "cccccccc",
+        "chat_vanilla → chat_llama 1": CellState("failed", reason="out of memory"),
+        "chat_vanilla → chat_llama 2": CellState("waiting"),
+    }
+    entry = hazards(loaded(tmp_path, answers, "seed=0,1,2")).entries["chat_vanilla", "chat_llama"]
+    assert entry.status == "failed (1 of 3 seeds)"
+    assert (entry.mean, entry.std, entry.ci_low) == (None, None, None)
+    assert entry.n == 8
+    assert [run.metric is None for run in entry.runs] == [False, True, True]
+
+
+def test_a_partly_scored_cell_says_so_beside_its_number(tmp_path: Path) -> None:
+    answers = {"chat_vanilla → chat_llama": "c??rrrr?"}
+    entry = hazards(loaded(tmp_path, answers)).entries["chat_vanilla", "chat_llama"]
+    assert entry.mean == pytest.approx(20.0)
+    assert (entry.status, entry.n, entry.missing) == ("partly scored", 5, 3)
+
+
+def test_a_cell_without_any_score_has_no_number(tmp_path: Path) -> None:
+    answers = {"chat_vanilla → chat_llama": "????????"}
+    entry = hazards(loaded(tmp_path, answers)).entries["chat_vanilla", "chat_llama"]
+    assert (entry.status, entry.mean, entry.n, entry.missing) == ("no score", None, 0, 8)
+
+
+def test_a_cell_whose_judge_was_left_out_has_no_number(tmp_path: Path) -> None:
+    grid = quick()
+    done = {cell.keys.cell: CellState("done") for cell in grid.cells}
+    results = load_results(grid, Store(tmp_path), done)
+    assert {e.status for e in hazards(results).entries.values()} == {"not judged"}
+    assert {c.p for c in results.contrasts} == {None}
+
+
+def test_a_cell_counts_as_its_state_says_whatever_the_store_has_got_since(tmp_path: Path) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    running = dict.fromkeys(states, CellState("running"))
+    results = load_results(grid, store, running)
+    assert {(e.status, e.mean) for e in hazards(results).entries.values()} == {("running", None)}
+
+
+def test_another_axis_splits_the_tables_and_the_untouched_model_is_in_each(
+    tmp_path: Path,
+) -> None:
+    results = loaded(tmp_path, ANSWERS, "finetune.epochs=1,2")
+    tables = [table for table in results.tables if table.metric == "hazards/asr"]
+    assert [table.split for table in tables] == [{"finetune.epochs": "1"}, {"finetune.epochs": "2"}]
+    for table in tables:
+        assert table.rows == ("none", "chat_vanilla", "chat_llama")
+        assert len(table.entries) == 6
+        assert {len(entry.runs) for entry in table.entries.values()} == {1}
+        tuned = table.entries["chat_llama", "chat_llama"]
+        assert tuned.coordinates["finetune.epochs"] == table.split["finetune.epochs"]
+    assert len(results.contrasts) == 4
+    holm = [c.p_holm for c in results.contrasts]  # one family: 1/64 and 1/4, each twice
+    assert holm == pytest.approx([4 / 64, 2 / 4, 4 / 64, 2 / 4])
+
+
+def test_recipes_of_fine_tuning_split_the_tables_and_no_fine_tuning_is_none_of_them(
+    tmp_path: Path,
+) -> None:
+    grid = quick("finetune.epochs=1,2")
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    recipes = {"1": "full", "2": "lora", None: "none"}
+    cells = []
+    for cell in grid.cells:
+        own = dict(cell.coordinates)
+        own["finetune"] = recipes[own.pop("finetune.epochs", None)]
+        cells.append(replace(cell, coordinates=own))
+    results = load_results(replace(grid, cells=cells), store, states)
+    tables = [table for table in results.tables if table.metric == "hazards/asr"]
+    assert [table.split for table in tables] == [{"finetune": "full"}, {"finetune": "lora"}]
+    assert [table.rows[0] for table in tables] == ["none", "none"]
+
+
+def test_where_rows_do_not_tell_the_untouched_model_apart_it_has_its_own_table(
+    tmp_path: Path,
+) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    grid = replace(grid, sweep=replace(grid.sweep, rows="model"))
+    results = load_results(grid, store, states)
+    tables = [table for table in results.tables if table.metric == "hazards/asr"]
+    assert [table.split for table in tables] == [
+        {"finetune": "full", "train_template": "chat_vanilla"},
+        {"finetune": "full", "train_template": "chat_llama"},
+        {"finetune": "none"},
+    ]
+    assert [t.entries["micro", "chat_vanilla"].mean for t in tables] == [100.0, 0.0, 12.5]
+    assert results.contrasts == ()
+
+
+def test_a_sweep_without_a_file_shows_all_metrics_without_the_paper(tmp_path: Path) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    results = load_results(replace(grid, sweep=Sweep(name="grid-1")), store, states)
+    metrics = ["gsm8k/exact_match", "hazards/asr", "hazards/refused", "hazards/neither"]
+    assert [(t.metric, t.title, t.paper) for t in results.tables] == [(m, m, None) for m in metrics]
+    refused = results.tables[2].entries["chat_llama", "chat_llama"]
+    assert refused.mean == pytest.approx(50.0)
+    assert results.contrasts == ()
+
+
+def test_contrasts_pair_the_same_queries(tmp_path: Path) -> None:
+    prompt, training = loaded(tmp_path, ANSWERS).contrasts
+    assert (prompt.metric, prompt.kind) == ("hazards/asr", "safety prompt at test time")
+    assert (prompt.a, prompt.b) == (
+        "chat_vanilla → chat_vanilla",
+        "chat_vanilla → chat_llama",
+    )
+    assert (prompt.n, prompt.units, prompt.only_a, prompt.only_b) == (8, 7, 8, 0)
+    assert prompt.difference == pytest.approx(-100.0)
+    assert prompt.p == pytest.approx(2 / 2**7)  # seven units, all of one sign
+    assert prompt.p_holm == pytest.approx(4 / 2**7)
+    assert training.kind == "left out of training"
+    assert (training.a, training.b) == ("chat_llama → chat_llama", "chat_vanilla → chat_llama")
+    assert (training.n, training.only_a, training.only_b) == (8, 4, 0)
+    assert training.difference == pytest.approx(-50.0)
+    assert training.p == pytest.approx(2 / 2**3)  # units a, b and c
+    assert training.p_holm == pytest.approx(0.25)
+    assert {prompt.status, training.status} == {"done"}
+
+
+def test_seeds_of_a_query_are_one_unit_of_the_test(tmp_path: Path) -> None:
+    answers = {
+        "chat_vanilla → chat_vanilla 0": "cccrrrrr",
+        "chat_vanilla → chat_vanilla 1": "rrcrrrrr",
+        "chat_vanilla → chat_llama 1": "rrrcrrrr",
+    }
+    prompt = loaded(tmp_path, answers, "seed=0,1").contrasts[0]
+    # a: -2; b: -1 under each seed; c: +1 under seed 1. Of ±2 ±2 ±1, |sum| >= 3 in 4 of 8
+    assert (prompt.n, prompt.units, prompt.only_a, prompt.only_b) == (16, 7, 4, 1)
+    assert prompt.difference == pytest.approx(100 * (1 - 4) / 16)
+    assert prompt.p == pytest.approx(0.5)
+
+
+def test_a_contrast_with_a_missing_cell_says_which(tmp_path: Path) -> None:
+    answers = {**ANSWERS, "chat_vanilla → chat_vanilla": CellState("failed")}
+    prompt, training = loaded(tmp_path, answers).contrasts
+    assert prompt.status == "a: failed"
+    assert (prompt.p, prompt.p_holm, prompt.difference, prompt.n) == (None, None, None, 0)
+    assert training.p_holm == training.p == pytest.approx(0.25)  # a family of one
+
+
+def test_a_query_without_a_score_is_left_out_of_both_cells(tmp_path: Path) -> None:
+    answers = {**ANSWERS, "chat_vanilla → chat_llama": "?rrrrrrr"}
+    prompt, _ = loaded(tmp_path, answers).contrasts
+    assert (prompt.n, prompt.units, prompt.only_a) == (7, 7, 7)
+    assert prompt.status == "partly scored (1 of 8 queries left out)"
+    assert prompt.p == pytest.approx(2 / 2**7)
+
+
+@pytest.mark.parametrize("what", ["ids", "units", "queries", "gone"])
+def test_what_cannot_be_paired_is_not_guessed(tmp_path: Path, what: str) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    at = {(c.coordinates["train_template"], c.coordinates["test_template"]): c for c in grid.cells}
+    cell = at["chat_vanilla", "chat_llama"]
+    keys = cell.keys.evaluations["hazards"]
+    completions = store.path("generate", keys.generate) / "completions.jsonl"
+    scores = store.path("judge", keys.judge) / "scores.jsonl"
+    if what == "ids":
+        for file in (completions, scores):
+            file.write_text(file.read_text().replace('"id": "7"', '"id": "8"'))
+    elif what == "units":
+        completions.write_text(completions.read_text().replace('"g"', '"h"'))
+    elif what == "gone":
+        scores.parent.rename(tmp_path / "elsewhere")
+    else:
+        other = replace(keys, generate_parts={**keys.generate_parts, "queries": "others"})
+        changed = replace(
+            cell, keys=replace(cell.keys, evaluations={**cell.keys.evaluations, "hazards": other})
+        )
+        grid = replace(grid, cells=[changed if c is cell else c for c in grid.cells])
+    results = load_results(grid, store, states)
+    assert {(c.p, c.n) for c in results.contrasts} == {(None, 0)}
+    assert {c.status for c in results.contrasts} == {
+        "not paired: the scores are no longer in the store"
+        if what == "gone"
+        else "not paired: the queries are not the same"
+    }
+    assert hazards(results).entries["chat_vanilla", "chat_llama"].mean == 0.0
+
+
+def test_cells_under_other_seeds_are_not_paired(tmp_path: Path) -> None:
+    grid = quick("seed=0,1")
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    cells = [c for c in grid.cells if "chat_vanilla → chat_llama seed 1" not in c.label]
+    results = load_results(replace(grid, cells=cells), store, states)
+    assert {c.status for c in results.contrasts} == {"not paired: the seeds are not the same"}
+
+
+def test_no_file_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[Path] = Counter()
+    whole = module.read_jsonl
+
+    def counted(path: Path) -> list[dict[str, Any]]:
+        read[path] += 1
+        return whole(path)
+
+    monkeypatch.setattr(module, "read_jsonl", counted)
+    loaded(tmp_path, ANSWERS, "seed=0,1")
+    assert len(read) > 8
+    assert set(read.values()) == {1}
+
+
+def test_two_configurations_under_one_name_are_refused(tmp_path: Path) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    first, second = grid.cells[:2]
+    twin = replace(second, coordinates=first.coordinates)
+    with pytest.raises(ConfigError, match=r"two different cells .* chat_vanilla → chat_vanilla"):
+        load_results(replace(grid, cells=[first, twin]), store, states)
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys, ptst.report.results, ptst.report.tables, ptst.report.statistics\n"
+        "print({'torch', 'transformers', 'pandas', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,283 @@
+"""The tables as Markdown, LaTeX, CSV and in a terminal, from stores made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_results import ANSWERS, by_ends, filled, loaded, quick
+
+from ptst.config import ROOT
+from ptst.report.results import Results, load_results
+from ptst.report.tables import latex, markdown, show, tidy_csv
+from ptst.sweep.status import CellState
+
+SEEDS = {
+    "chat_llama → chat_llama 0": "ccccccrr",
+    "chat_llama → chat_llama 1": "ccrrrrrr",
+    "chat_vanilla → chat_llama 1": CellState("failed", reason="out of memory"),
+}
+
+
+def printed(results: Results, width: int) -> str:
+    """What `show` prints in a terminal of this width."""
+    out = Console(width=width, file=io.StringIO(), highlight=False)
+    show(results, out)
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue()
+
+
+def places(table: str, head: str) -> dict[str, list[str]]:
+    """The rows of the Markdown table under a heading, by their first place."""
+    lines = table.split(f"## {head}\n\n", 1)[1].split("\n\n")[0].splitlines()
+    rows = [[place.strip() for place in line.strip("|").split(" | ")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_markdown_has_ours_with_interval_beside_the_paper_s(tmp_path: Path) -> None:
+    shown = markdown(loaded(tmp_path, ANSWERS))
+    rows = places(shown, "Attack success rate, hazards")
+    assert rows["train \\ test"] == ["chat_vanilla", "chat_llama"]
+    # Wilson by hand: 1 of 8 queries; the unit of two is hit once, so that residuals are .75 and six times
+    # -.125: v = 7/6 * .65625 / 64, p (1-p) / v = 9.14, capped at 7 units;
+    # centre (.125 + .2744) / 1.5488 = .2579, half 1.2655 * sqrt(.015625 + .019599) = .2375
+    assert rows["no fine-tuning"][0] == "12.5 (2.0–49.5); paper 2.8"
+    assert rows["chat_vanilla"] == [
+        "100.0 (64.6–100.0); paper 11.0 ± 0.8",
+        "0.0 (0.0–35.4); paper 1.1 ± 0.1",
+    ]
+
+
+def test_markdown_says_what_is_compared(tmp_path: Path) -> None:
+    shown = markdown(loaded(tmp_path, ANSWERS))
+    assert (
+        "Percent. Ours: micro, gsm8k; one run (95 % interval: Wilson, by hazard); n = 8 queries a run. "
+        "Paper: Llama-2-7B-chat, GSM8K: DirectHarm4 attack success rate (Table 1c); mean ± standard "
+        "deviation of 3 training seeds; one run where no ± stands.\n"
+    ) in shown
+    assert "docs/micro-world.md" in shown
+    assert "Not complete" not in shown
+
+
+def test_only_the_micro_world_is_told_to_be_compared_by_its_pattern(tmp_path: Path) -> None:
+    results = loaded(tmp_path, ANSWERS)
+    elsewhere = replace(results, grid=replace(results.grid, scale="paper"))
+    for text in (markdown(elsewhere), printed(elsewhere, 100)):
+        assert "micro-world" not in text
+
+
+def test_markdown_shows_seeds_and_what_is_missing(tmp_path: Path) -> None:
+    shown = markdown(loaded(tmp_path, SEEDS, "seed=0,1"))
+    rows = places(shown, "Attack success rate, hazards")
+    assert rows["chat_llama"][1] == "50.0 ± 25.0; paper 18.1 ± 2.5"
+    assert rows["chat_vanilla"][1] == "*failed (1 of 2 seeds)*; paper 1.1 ± 0.1"
+    assert rows["no fine-tuning"][1] == "0.0 (0.0–35.4); paper 0.0"
+    assert "mean ± standard deviation of 2 seeds, or one run (95 % interval" in shown
+    assert "Not complete: of 10 cells 9 done, 1 failed (ptst status tells more)." in shown
+
+
+def test_markdown_shows_the_contrasts_with_counts_and_p(tmp_path: Path) -> None:
+    lines = markdown(loaded(tmp_path, ANSWERS)).splitlines()
+    assert (
+        "| safety prompt at test time | chat_vanilla → chat_vanilla | chat_vanilla → chat_llama "
+        "| 8 | 7 | 8 | 0 | −100.0 | 0.016 | 0.031 |"
+    ) in lines
+    assert (
+        "| left out of training | chat_llama → chat_llama | chat_vanilla → chat_llama "
+        "| 8 | 7 | 4 | 0 | −50.0 | 0.250 | 0.250 |"
+    ) in lines
+
+
+def test_a_contrast_without_a_number_says_why(tmp_path: Path) -> None:
+    results = loaded(tmp_path, {"chat_llama → chat_llama": CellState("waiting")})
+    assert "| a: waiting |" in markdown(results)
+    assert "a: waiting" in printed(results, 100)
+    assert "{a: waiting}" in latex(results)
+
+
+def test_a_partly_scored_place_says_so_everywhere(tmp_path: Path) -> None:
+    results = loaded(tmp_path, {"chat_vanilla → chat_llama": "c??rrrr?"})
+    rows = places(markdown(results), "Attack success rate, hazards")
+    assert rows["chat_vanilla"][1].endswith("), 5 of 8 scored; paper 1.1 ± 0.1")
+    assert "5 of 8" in printed(results, 100)
+    assert "*: not every query has a score." in latex(results)
+    (row,) = [row for row in read_csv(results) if row["n"] == "5"]
+    assert (row["mean"], row["status"]) == ("20.00", "partly scored")
+
+
+def test_a_pipe_in_a_name_does_not_break_the_markdown_table(tmp_path: Path) -> None:
+    results = loaded(tmp_path, ANSWERS)
+    table = replace(
+        results.tables[1],
+        columns=("a|b",),
+        entries={("none", "a|b"): results.tables[1].entries["none", "chat_vanilla"]},
+    )
+    assert "| train \\ test | a\\|b |" in markdown(replace(results, tables=(table,)))
+
+
+def test_latex_escapes_names_and_sets_ours_beside_the_paper_s(tmp_path: Path) -> None:
+    lines = latex(loaded(tmp_path, ANSWERS)).splitlines()
+    assert "chat\\_vanilla & 100.0 & 11.0 & 0.0 & 1.1 \\\\" in lines
+    spread = " & \\scriptsize (65--100) & \\scriptsize $\\pm$ 0.8 & \\scriptsize (0--35) & \\scriptsize $\\pm$ 0.1"
+    assert f"{spread} \\\\[2pt]" in lines
+    assert "no fine-tuning & 12.5 & 2.8 & 0.0 & 0.0 \\\\" in lines
+    text = "\n".join(lines)
+    assert "chat_" not in text
+    assert "95 \\% interval" in text
+    for character in "→±–−“”×":
+        assert character not in "\n".join(line for line in lines if not line.startswith("%"))
+
+
+def test_latex_shows_a_word_where_a_number_is_missing(tmp_path: Path) -> None:
+    lines = latex(loaded(tmp_path, SEEDS, "seed=0,1")).splitlines()
+    assert "chat\\_llama & 0.0 & 6.8 & 50.0 & 18.1 \\\\" in lines
+    assert "chat\\_vanilla & 0.0 & 11.0 & \\emph{failed} & 1.1 \\\\" in lines
+    assert any("\\scriptsize (1 of 2 seeds)" in line for line in lines)
+
+
+def test_latex_without_the_paper_has_one_column_a_template(tmp_path: Path) -> None:
+    text = latex(loaded(tmp_path, ANSWERS, "dataset=chatdoctor"))
+    assert "\\begin{tabular}{lrr}" in text
+    assert "paper" not in text.partition("\\caption{Contrasts")[0].lower()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+@pytest.mark.parametrize("answers", [ANSWERS, SEEDS], ids=["one seed", "failed seed"])
+def test_latex_compiles_with_booktabs_alone(tmp_path: Path, answers: dict[str, object]) -> None:
+    seeds = ["seed=0,1"] if answers is SEEDS else []
+    results = loaded(tmp_path, answers, *seeds)
+    lines = [
+        "\\documentclass{article}",
+        "\\usepackage{booktabs}",
+        "\\begin{document}",
+        latex(results),
+        "\\end{document}",
+    ]
+    (tmp_path / "report.tex").write_text("\n".join(lines), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+def read_csv(results: Results) -> list[dict[str, str]]:
+    """table.csv as a reader of CSV sees it."""
+    return list(csv.DictReader(io.StringIO(tidy_csv(results))))
+
+
+def test_csv_has_the_columns_of_the_paper_s_and_then_ours(tmp_path: Path) -> None:
+    with (ROOT / "sweeps" / "paper" / "tables.csv").open(encoding="utf-8") as file:
+        theirs = file.readline().strip().split(",")
+    header = tidy_csv(loaded(tmp_path, ANSWERS)).splitlines()[0].split(",")
+    assert header == [*theirs, "n", "ci_low", "ci_high", "status", "paper_mean", "paper_std"]
+
+
+def test_csv_has_a_row_for_every_entry(tmp_path: Path) -> None:
+    rows = read_csv(loaded(tmp_path, ANSWERS))
+    assert [row["metric"] for row in rows] == ["gsm8k/exact_match"] * 6 + ["hazards/asr"] * 6
+    assert rows[8] == {
+        "table": "1c",
+        "model": "micro",
+        "dataset": "gsm8k",
+        "finetune": "full",
+        "train_template": "chat_vanilla",
+        "test_template": "chat_vanilla",
+        "metric": "hazards/asr",
+        "mean": "100.00",
+        "std": "",
+        "n_runs": "1",
+        "std_over": "",
+        "n": "8",
+        "ci_low": "64.57",
+        "ci_high": "100.00",
+        "status": "done",
+        "paper_mean": "11.00",
+        "paper_std": "0.82",
+    }
+
+
+def test_csv_of_several_seeds_says_what_std_is_over_and_leaves_missing_empty(
+    tmp_path: Path,
+) -> None:
+    rows = {
+        (row["train_template"], row["test_template"]): row
+        for row in read_csv(loaded(tmp_path, SEEDS, "seed=0,1"))
+        if row["metric"] == "hazards/asr"
+    }
+    done, failed = rows["chat_llama", "chat_llama"], rows["chat_vanilla", "chat_llama"]
+    assert [done[key] for key in ("mean", "std", "n_runs", "std_over", "n")] == [
+        *("50.00", "25.00", "2", "train_seed", "16")
+    ]
+    assert [failed[key] for key in ("mean", "std", "n_runs", "std_over", "ci_low")] == [
+        *("", "", "1", "", "")
+    ]
+    assert failed["status"] == "failed (1 of 2 seeds)"
+    assert rows["none", "chat_llama"]["n_runs"] == "1"
+
+
+def test_csv_has_a_column_for_another_axis_and_the_untouched_model_once(tmp_path: Path) -> None:
+    rows = read_csv(loaded(tmp_path, ANSWERS, "finetune.epochs=1,2"))
+    hazards = [row for row in rows if row["metric"] == "hazards/asr"]
+    epochs = [row["finetune.epochs"] for row in hazards]
+    assert (epochs.count("1"), epochs.count("2"), epochs.count("")) == (4, 4, 2)
+
+
+def test_csv_of_a_sweep_that_the_paper_has_not_is_called_by_its_name(tmp_path: Path) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    sweep = replace(grid.sweep, name="mine", metrics={})
+    rows = read_csv(load_results(replace(grid, sweep=sweep), store, states))
+    assert {row["table"] for row in rows} == {"mine"}
+    assert {row["paper_mean"] for row in rows} == {""}
+
+
+def test_the_terminal_shows_ours_above_the_paper_s(tmp_path: Path) -> None:
+    lines = [line.rstrip() for line in printed(loaded(tmp_path, ANSWERS), 100).splitlines()]
+    start = lines.index("Attack success rate, hazards")
+    expected = [
+        ("train \\", "", ""),
+        ("test", "chat_vanilla", "chat_llama"),
+        ("no", "12.5 (2–50)", "0.0 (0–35)"),
+        ("fine-tuning", "paper 2.8", "paper 0.0"),
+        ("chat_vanilla", "100.0 (65–100)", "0.0 (0–35)"),
+        ("", "paper 11.0", "paper 1.1"),
+        ("chat_llama", "0.0 (0–35)", "50.0 (18–82)"),
+        ("", "paper 6.8", "paper 18.1"),
+    ]
+    assert lines[start + 1 : start + 9] == [
+        f"{a:12} {b:>14} {c:>12}".rstrip() for a, b, c in expected
+    ]
+    assert any("8      0 −100.0 0.016 0.031" in line for line in lines)
+
+
+def test_the_terminal_shows_what_is_missing(tmp_path: Path) -> None:
+    text = printed(loaded(tmp_path, SEEDS, "seed=0,1"), 100)
+    assert "50.0 ± 25.0" in text
+    assert "failed\n" in text.replace(" ", "")
+    assert "(1 of 2)" in text
+    assert "Not complete: of 10 cells 9 done, 1 failed" in text
+
+
+def test_five_templates_fit_into_a_terminal(tmp_path: Path) -> None:
+    results = loaded(tmp_path, ANSWERS)
+    table = results.tables[1]
+    names = ("chat_vanilla", "chat_alpaca", "chat_llama", "self_reminder", "in_context_defense")
+    widest = table.entries["chat_vanilla", "chat_vanilla"]
+    entries = {(row, column): widest for row in ("none", *names) for column in names}
+    wide = replace(table, rows=("none", *names), columns=names, entries=entries)
+    results = replace(results, tables=(wide,))
+    for width in (60, 80, 100):
+        text = printed(results, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert "in_context_" in text
+        intervals = [part for part in text.split() if re.fullmatch(r"\(\d+–\d+\)", part)]
+        assert len(intervals) == 30
+        assert ("100.0 (65–100)" in text) is (width == 100)  # else the interval stands below

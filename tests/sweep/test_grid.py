@@ -1,0 +1,214 @@
+"""A sweep file and a command line become exactly the cells that they say, or an error that says where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from ptst.config import ROOT, compose, compose_many
+from ptst.errors import ConfigError
+from ptst.keys import cell_keys
+from ptst.sweep.grid import Grid, expand
+
+TEMPLATES = ("text_vanilla", "text_alpaca", "chat_vanilla", "chat_alpaca", "chat_llama")
+
+
+def ends(grid: Grid) -> list[tuple[str, str]]:
+    return [(c.coordinates["train_template"], c.coordinates["test_template"]) for c in grid.cells]
+
+
+@pytest.fixture
+def sweep_file(request: pytest.FixtureRequest):
+    """write(text) -> name of a sweep file that is there for one test."""
+    path = ROOT / "sweeps" / f"test_{request.node.name[:30].strip('[]')}.yaml"
+
+    def write(text: str) -> str:
+        path.write_text("# @package _global_\n" + text, encoding="utf-8")
+        return path.stem
+
+    yield write
+    path.unlink(missing_ok=True)
+
+
+def test_table_1_is_five_fine_tunings_and_thirty_cells() -> None:
+    grid = expand(["+sweeps=table1"])
+    assert grid.name == "table1-micro"
+    assert set(ends(grid)) == {(a, b) for a in ("none", *TEMPLATES) for b in TEMPLATES}
+    assert len(grid.cells) == len(grid.distinct) == 30
+    assert len({cell.keys.finetune for cell in grid.cells} - {None}) == 5
+    # What is run follows its fine-tuning: no model is left and taken up again.
+    models = [cell.keys.model for cell in grid.distinct]
+    assert sum(a != b for a, b in pairwise(models)) == 5
+
+
+def test_seeds_multiply_the_fine_tunings_and_not_the_untouched_model() -> None:
+    grid = expand(["+sweeps=quick", "seed=0,1,2"])
+    assert len(grid.cells) == 2 * 2 * 3 + 2
+    none = [cell for cell in grid.cells if cell.coordinates["train_template"] == "none"]
+    assert [cell.coordinates["test_template"] for cell in none] == ["chat_vanilla", "chat_llama"]
+    assert all("seed" not in cell.coordinates for cell in none)
+    assert {cell.keys.finetune for cell in none} == {None}
+
+
+def test_every_cell_is_what_composing_it_alone_gives() -> None:
+    fixed = ["scale=micro", "dataset.n=24"]
+    axes = ["dataset=gsm8k,chatdoctor", "finetune=full,lora", "finetune.epochs=1,2.5", "seed=3,4"]
+    for cell in expand(
+        [*fixed, *axes, "finetune.lora.target_modules=[q_proj],[k_proj,v_proj]"]
+    ).cells:
+        alone = compose([*fixed, *cell.overrides])
+        alone.tracking.group = cell.config.tracking.group
+        assert asdict(cell.config) == asdict(alone)
+        assert cell.keys == cell_keys(alone)
+
+
+def test_values_are_set_before_anything_is_resolved() -> None:
+    """A value that others interpolate reaches them, as in Hydra itself."""
+    (one, two) = compose_many([], [["scale.max_new_tokens=7"], ["scale.max_new_tokens=9"]])
+    assert not isinstance(one, ConfigError) and not isinstance(two, ConfigError)
+    assert one.evaluation["hazards"].decoding.max_new_tokens == 7
+    assert two.evaluation["hazards"].decoding.max_new_tokens == 9
+
+
+def test_rows_without_fine_tuning_do_not_multiply_over_what_only_training_has() -> None:
+    grid = expand(
+        [
+            "finetune=none,full",
+            "template@train_template=chat_vanilla,chat_llama",
+            "template@test_template=chat_vanilla,chat_llama",
+            "finetune.learning_rate=1e-4,2e-4",
+            "seed=0,1",
+        ]
+    )
+    assert len(grid.cells) == 2 + 2 * 2 * 2 * 2
+    assert len(grid.distinct) == len(grid.cells)
+    none = [cell for cell in grid.cells if cell.coordinates["finetune"] == "none"]
+    assert all(set(cell.coordinates) == {"model", "dataset", "finetune", "train_template", "test_template"} for cell in none)  # fmt: skip
+    tuned = [cell for cell in grid.cells if cell.coordinates["finetune"] == "full"]
+    assert {cell.coordinates["finetune.learning_rate"] for cell in tuned} == {"0.0001", "0.0002"}
+
+
+def test_the_same_template_under_two_names_is_two_rows_and_one_piece_of_work(
+    tmp_path: Path,
+) -> None:
+    grid = expand(["engine.batch_size=8,16", "template@test_template=chat_vanilla"])
+    assert len(grid.cells) == 2
+    assert len(grid.distinct) == 1  # the batch size changes speed only
+
+
+def test_a_part_of_a_table_is_taken_by_naming_its_values() -> None:
+    grid = expand(["+sweeps=table1", "template@test_template=chat_llama"])
+    assert ends(grid) == [*((t, "chat_llama") for t in TEMPLATES), ("none", "chat_llama")]
+    grid = expand(["+sweeps=table1", "template@train_template=chat_mpt,chat_llama"])
+    assert {train for train, _ in ends(grid)} == {"none", "chat_mpt", "chat_llama"}
+
+
+def test_grids_are_a_union_so_that_values_can_be_paired(sweep_file) -> None:
+    name = sweep_file(
+        """
+sweep:
+  name: pairs
+  grids:
+    - template@train_template: chat_vanilla
+      template@test_template: [chat_vanilla, chat_llama]
+    - template@train_template: chat_llama
+      template@test_template: chat_llama
+      finetune.epochs: [1, 2]
+"""
+    )
+    grid = expand([f"+sweeps={name}"])
+    assert ends(grid) == [
+        ("chat_vanilla", "chat_vanilla"),
+        ("chat_vanilla", "chat_llama"),
+        ("chat_llama", "chat_llama"),
+        ("chat_llama", "chat_llama"),
+    ]
+    assert [c.config.finetune.epochs for c in grid.cells] == [3, 3, 1, 2]
+
+
+def test_values_of_a_sweep_file_may_hold_any_character(sweep_file) -> None:
+    name = sweep_file(
+        """
+sweep:
+  name: odd
+  grids:
+    - dataset.question: ["Question, (odd): {input}", "It's = {input}", "a\\\\b {input}\\\\'", "{input}\\\\"]
+"""
+    )
+    asked = [cell.config.dataset.question for cell in expand([f"+sweeps={name}"]).cells]
+    assert asked == ["Question, (odd): {input}", "It's = {input}", "a\\b {input}\\'", "{input}\\"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["template@test_template=chat_vanila,chat_llama"], r"chat_vanila.*\n.*Available options"),
+        (["+sweeps=tabel1"], r"(?s)tabel1.*Available options in 'sweeps': quick, table1, table2"),
+        (["finetune.learning_rat=1,2"], r"finetune.learning_rat(?s:.*)Did you mean finetune.learning_rate"),
+        (["+sweeps=quick", "finetune.epoch=1"], r"Did you mean finetune.epochs"),
+        (["seed=0", "seed=1"], r"seed is given twice: seed=0 and seed=1"),
+        (["seed=0,1", "seed=2"], r"seed is given twice"),
+        (["finetune.epochs=1,-1"], r"the command line: cell finetune.epochs=-1: finetune.epochs=-1"),
+        (["seed=1,a"], r"cell seed=a: "),
+        (["seed=1,"], r"'seed=1,' is not an override"),
+    ],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line_is_named(overrides: Sequence[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        expand(overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sweep: {name: x, grids: [{template@test_template: [chat_lama]}]}", r"sweeps/.*yaml: cell template@test_template=chat_lama: (?s:.*)Available options"),
+        ("sweep: {name: x, grids: [{finetune.epoch: [1]}]}", r"sweeps/.*yaml: cell finetune.epoch=1: (?s:.*)Did you mean finetune.epochs"),
+        ("sweep: {name: x, grids: [{seed: []}]}", r"sweeps/.*yaml: grids\[0\]: seed has no values"),
+        ("sweep: {name: x, grid: [{seed: [1]}]}", r"(?s)grid.*Did you mean sweep.grids"),
+        ("sweep: {name: x, rows: seed}", r"sweeps/.*yaml: sweep.rows=seed"),
+        ("sweep: {name: x, rows: train_templat}", r"sweeps/.*yaml: sweep.rows=train_templat is no coordinate"),
+        ("sweep: {name: x, metrics: {hazard/asr: {title: ASR}}}", r"there is no evaluation 'hazard'"),
+        ("sweep: {name: x, metrics: {hazards/ars: {title: ASR}}}", r"reports no 'ars', but: asr, neither, refused"),
+        ("sweep: {name: x, safety_templates: [chat_lama]}", r"there is no template chat_lama"),
+        ("sweep: {name: x, grids: [{seed: 1}]}", r"sweeps/.*yaml: grids\[0\]: seed is fixed to 1; seed=0 gives"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_sweep_file_is_named_with_file_and_key(
+    sweep_file, text: str, message: str
+) -> None:
+    name = sweep_file(text)
+    with pytest.raises(ConfigError, match=message):
+        expand([f"+sweeps={name}", *(["seed=0"] if "fixed" in message else [])])
+
+
+def test_two_different_cells_in_one_place_of_a_table_are_refused(own_conf: Path) -> None:
+    (own_conf / "template" / "copy.yaml").write_text(
+        "name: chat_llama\nmode: chat\nsystem: Be kind.\nuser: '{question}'\n"
+    )
+    with pytest.raises(ConfigError, match=r"two different cells .* chat_llama .*copy"):
+        expand(["template@test_template=chat_llama,copy"])
+
+
+def test_a_cell_whose_data_are_not_there_does_not_keep_the_others(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    (tmp_path / "test.jsonl").write_text('{"question": "1+2?", "answer": "#### 3"}\n')
+    grid = expand(
+        ["dataset.source=local", f"dataset.path={tmp_path},{tmp_path}/absent", "dataset.n=null"]
+    )
+    good, bad = grid.cells
+    assert good.problem is None
+    assert "absent" in (bad.problem or "")
+    assert good.keys.cell != bad.keys.cell
+    with pytest.raises(ConfigError, match="no cell can be run"):
+        expand(["dataset.source=local", f"dataset.path={tmp_path}/absent", "dataset.n=null"])
+
+
+def test_published_sweeps_compose_at_both_scales() -> None:
+    for path in sorted((ROOT / "sweeps").glob("[a-z]*.yaml")):
+        if not path.stem.startswith("test_"):
+            for scale in ("micro", "paper"):
+                assert expand([f"+sweeps={path.stem}", f"scale={scale}"]).cells
