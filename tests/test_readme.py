@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ptst.config import ROOT, compose
+from ptst.sweep.grid import expand
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -24,8 +25,13 @@ def commands() -> list[list[str]]:
 def test_every_command_composes(words: list[str]) -> None:
     if words == ["--help"]:
         return
-    overrides = [w for w in words if w != "prompt" and not w.startswith("question=")]
-    assert compose(overrides).seed in (0, 1)
+    options = ("question=", "watch=", "hydra")
+    overrides = [w for w in words[1:] if not w.startswith(options)]
+    if words and words[0] in ("-m", "plan", "status", "report"):
+        assert len(expand(overrides).cells) > 1
+    else:
+        first = [] if not words or words[0] == "prompt" else words[:1]
+        assert compose([*first, *overrides]).seed in (0, 1)
 
 
 def test_the_worked_template_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:

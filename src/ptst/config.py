@@ -12,10 +12,11 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -230,6 +231,8 @@ class Scale:
     """Length limit of completions unless an evaluation says otherwise."""
     train_rows: dict[str, int | None] = field(default_factory=dict)
     """How many rows of each data set are drawn for training; None: all."""
+    test_rows: dict[str, int | None] = field(default_factory=dict)
+    """How many of each data set's test rows its own task is tested on; None: all."""
 
 
 @dataclass
@@ -403,23 +406,34 @@ def checked(composed: Any) -> Config:
     return config
 
 
-def thawed(values: dict[str, Any]) -> Config:
-    """The configuration that `dataclasses.asdict` made plain, values as they were.
+def thawed(values: Mapping[str, Any]) -> Config:
+    """The configuration that `dataclasses.asdict` made plain, every value as it was.
 
-    Nothing is composed or resolved again: "${" in a value is text.
+    Nothing is composed, resolved or checked again.
     """
-
-    def escaped(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: escaped(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [escaped(value) for value in node]
-        return node.replace("${", "\\${") if isinstance(node, str) else node
-
-    merged = OmegaConf.merge(OmegaConf.structured(Config), escaped(values))
-    config = OmegaConf.to_object(merged)
+    config = _thawed(Config, values)
     assert isinstance(config, Config)
     return config
+
+
+def _thawed(kind: Any, value: Any) -> Any:
+    parts = get_args(kind)
+    inner = next((part for part in parts if dataclasses.is_dataclass(part)), None)
+    if value is None or (inner is None and not dataclasses.is_dataclass(kind)):
+        return value
+    if inner is None:
+        hints = _hints(kind)
+        return kind(**{name: _thawed(hints[name], item) for name, item in value.items()})
+    if isinstance(value, list):
+        return [_thawed(inner, item) for item in value]
+    if get_origin(kind) is dict:
+        return {name: _thawed(inner, item) for name, item in value.items()}
+    return _thawed(inner, value)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _check_choices(node: Any, where: str) -> None:

@@ -137,18 +137,18 @@ def test_table_1_shares_five_fine_tunings_among_thirty_cells(table1: Grid, store
     plan = make_plan(table1, store)
     assert {name: stage.total for name, stage in plan.stages.items()} == {
         "finetune": 5,
-        "generate": 30 * 4,
-        "judge": 30 * 4,
+        "generate": 30 * 2,
+        "judge": 30 * 2,
     }
     assert (plan.cells, plan.cells_done) == (30, 0)
-    assert plan.judge_calls == plan.judge_calls_left == 30 * (500 + 240 + 120 + 80)
+    assert plan.judge_calls == plan.judge_calls_left == 30 * (250 + 240)
 
 
 def test_two_judges_score_the_same_completions(store: Store) -> None:
     plan = make_plan(expand(["judge=micro,keywords", "evaluation=[hazards]"]), store)
     totals = [plan.stages[name].total for name in ("finetune", "generate", "judge")]
     assert (plan.cells, totals) == (2, [1, 2, 3])
-    assert plan.judge_calls == 500 + 2 * 240
+    assert plan.judge_calls == 250 + 2 * 240
 
 
 def test_a_set_of_rows_is_read_once_however_many_cells_use_it(
@@ -160,7 +160,7 @@ def test_a_set_of_rows_is_read_once_however_many_cells_use_it(
         data, "load_rows", lambda rows, needs: read.append(rows) or load(rows, needs)
     )
     make_plan(table1, store)
-    assert len(read) == 1 + 4
+    assert len(read) == 1 + 2
 
 
 def test_only_the_stages_that_were_asked_for_are_planned(store: Store) -> None:
@@ -565,14 +565,14 @@ def test_judges_of_today_cost_nothing(two_seeds: Grid, store: Store) -> None:
 def test_json_has_the_promised_fields(table1: Grid, store: Store) -> None:
     made = json.loads(json.dumps(as_json(make_plan(table1, store)), allow_nan=False))
     promised = ("cells", "finetunings", "generations", "judge_calls", "done")
-    assert [made[name] for name in promised] == [30, 5, 120, 28_200, 0]
+    assert [made[name] for name in promised] == [30, 5, 60, 14_700, 0]
     assert all(isinstance(made[name], int) for name in promised)
     assert made["left"] == {
         "cells": 30,
         "finetunings": 5,
-        "generations": 120,
-        "judge_runs": 120,
-        "judge_calls": 28_200,
+        "generations": 60,
+        "judge_runs": 60,
+        "judge_calls": 14_700,
     }
     assert made["seconds"]["total"] == pytest.approx(
         sum(made["seconds"][stage] for stage in ("finetune", "generate", "judge"))

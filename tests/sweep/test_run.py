@@ -192,7 +192,6 @@ def test_a_diverging_fine_tuning_fails_its_cells_once_and_no_others(tmp_path: Pa
 
 
 def test_local_processes_share_the_jobs(tmp_path: Path, whole: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert multirun([*GRID, *own(tmp_path), *launcher]) == 0
     assert artifacts(tmp_path) == {"finetune": 2, "generate": 12, "judge": 12, "cell": 6}

@@ -89,17 +89,17 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
     for cell in grid.distinct:
         if not cell.problem:
             check_cell(cell.config)
-    frozen = freeze(grid, store)
+    jobs = freeze(grid, store)
     cells = len(grid.distinct)
-    left = sum(map(len, frozen.jobs))
+    left = sum(map(len, jobs))
     tuned = {c.keys.finetune for c in grid.distinct if c.keys.finetune}
     say(
         f"{grid.name}: {cells} cells of {len(tuned)} fine-tunings, {cells - left} done, "
-        f"{left} to run in {len(frozen.jobs)} jobs",
+        f"{left} to run in {len(jobs)} jobs",
     )
-    if frozen.jobs:
+    if jobs:
         try:
-            launch(frozen.file, frozen.jobs)
+            launch(grid.frozen, jobs)
         except Exception as error:  # a worker was killed, say: what is done is done
             sys.stderr.write(f"ptst: the launcher gave up: {type(error).__name__}: {error}\n")
     undone = list(failures(grid, store))

@@ -3,21 +3,28 @@
 A sweep is a union of products (`grids:` in its file), like scikit-learn's ParameterGrid. What the
 command line says applies to all of them: `seed=0,1,2` multiplies every grid, and values for a key that
 a grid varies take the place of the grid's.
+
+Composing is most of the time that a finished sweep takes when it is run again. A grid that was frozen
+(see ptst.sweep.run) under the very same YAML files and overrides is read from there instead.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from ptst.config import CONF, ROOT, Config, Sweep, compose, compose_many
+import ptst.config
+from ptst.config import CONF, ROOT, Config, Sweep, compose, compose_many, thawed
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.keys import CellKeys, cell_keys
-from ptst.store import key_of
+from ptst.store import fingerprint, key_of, read_jsonl
 
 Axes = dict[str, list[str]]
 """Override key -> values, as Hydra reads them: {"template@test_template": ["chat_vanilla", ...]}."""
@@ -63,6 +70,8 @@ class Grid:
     store: str
     reports: str
     cells: list[GridCell]
+    frozen: Path
+    """<store>/sweeps/<name>/<hash of all that was composed>.jsonl: where the grid is, or will be, frozen."""
 
     @property
     def name(self) -> str:
@@ -105,11 +114,14 @@ def expand(overrides: Sequence[str]) -> Grid:
             points += [("finetune=none", *point) for point in _product(kept)]
     points = list(dict.fromkeys(points))
     _check_layout(sweep, file)
+    name = f"{sweep.name}-{base.scale.name}"
+    key = _composition_key(fixed, points)
+    frozen = Path(base.paths.store).expanduser() / "sweeps" / name / f"{key}.jsonl"
     cells: list[GridCell] = []
-    for point, config in zip(points, compose_many(fixed, points), strict=True):
+    for point, config in zip(points, _configs(fixed, points, frozen), strict=True):
         if isinstance(config, ConfigError):
             raise ConfigError(f"{_origin(point, file)}: {config}")
-        config.tracking.group = config.tracking.group or f"{sweep.name}-{config.scale.name}"
+        config.tracking.group = config.tracking.group or name
         config.sweep = None
         problem = None
         try:
@@ -123,7 +135,40 @@ def expand(overrides: Sequence[str]) -> Grid:
     if cells and all(cell.problem for cell in cells):
         raise ConfigError(f"no cell can be run: {cells[0].problem}")
     _check_metrics(sweep, cells, file)
-    return Grid(sweep, base.scale.name, base.paths.store, base.paths.reports, _unique(cells, file))
+    cells = _unique(cells, file)
+    return Grid(sweep, base.scale.name, base.paths.store, base.paths.reports, cells, frozen)
+
+
+def _composition_key(fixed: Sequence[str], points: Sequence[tuple[str, ...]]) -> str:
+    """A hash of all that decides what the cells are composed to."""
+    return key_of(
+        {
+            "overrides": [list(fixed), [list(point) for point in points]],
+            "conf": fingerprint(CONF),
+            "sweeps": [fingerprint(path) for path in sorted((ROOT / "sweeps").glob("*.yaml"))],
+            "schema": fingerprint(Path(ptst.config.__file__)),
+            "versions": [version("hydra-core"), version("omegaconf")],
+            # Resolvers (${oc.env:...}) read the world outside; what they gave is not to be reused.
+            "once": time.time_ns() if _has_resolvers([*fixed, *sum(points, ())]) else None,
+        }
+    )
+
+
+def _has_resolvers(overrides: Sequence[str]) -> bool:
+    files = [*CONF.rglob("*.yaml"), *(ROOT / "sweeps").glob("*.yaml")]
+    texts = [*overrides, *(path.read_text(encoding="utf-8") for path in files)]
+    return any(re.search(r"\$\{[\w.]+:", text) for text in texts)
+
+
+def _configs(
+    fixed: Sequence[str], points: Sequence[tuple[str, ...]], frozen: Path
+) -> Sequence[Config | ConfigError]:
+    """The configurations of the cells, composed or as they were frozen."""
+    if frozen.is_file():
+        lines = {tuple(line["overrides"]): line["config"] for line in read_jsonl(frozen)}
+        if all(point in lines for point in points):
+            return [thawed(lines[point]) for point in points]
+    return compose_many(fixed, points)
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[str], Axes]:

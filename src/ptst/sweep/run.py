@@ -23,21 +23,13 @@ from ptst.store import Store, key_of, read_jsonl, write_jsonl
 from ptst.sweep.grid import Grid, GridCell
 
 
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    """A grid on disk: <store>/sweeps/<name>/<key>.jsonl, one line per distinct cell.
+def freeze(grid: Grid, store: Store) -> list[list[int]]:
+    """Write down what is to be run, one line per cell, and sort what is left of it into jobs.
 
-    The key is a hash of the whole content, so that an edited YAML makes another file.
+    Returns:
+        Line numbers of the cells that are still to be run, for each model; the longest fine-tuning
+        first, so that of several processes none is left with it at the end.
     """
-
-    file: Path
-    jobs: list[list[int]]
-    """Line numbers of the cells that are still to be run, by model."""
-
-
-def freeze(grid: Grid, store: Store) -> Frozen:
-    """Write down what is to be run, and sort what is left of it into jobs."""
-    cells = grid.distinct
     lines = [
         {
             "label": cell.label,
@@ -45,18 +37,26 @@ def freeze(grid: Grid, store: Store) -> Frozen:
             "overrides": list(cell.overrides),
             "finetune": cell.keys.finetune,
             "cell": cell.keys.cell,
-            "problem": cell.problem,
             "config": dataclasses.asdict(cell.config),
         }
-        for cell in cells
+        for cell in grid.cells
     ]
-    file = store.root / "sweeps" / grid.name / f"{key_of({'cells': lines})}.jsonl"
-    write_jsonl(file, lines)
+    write_jsonl(grid.frozen, lines)
+    numbers = {id(cell): number for number, cell in enumerate(grid.cells)}
     jobs: dict[str, list[int]] = {}
-    for number, cell in enumerate(cells):
+    for cell in grid.distinct:
         if not is_done(cell, store):
-            jobs.setdefault(cell.keys.model, []).append(number)
-    return Frozen(file, list(jobs.values()))
+            jobs.setdefault(cell.keys.model, []).append(numbers[id(cell)])
+    return sorted(jobs.values(), key=lambda job: -_reading(grid.cells[job[0]], store))
+
+
+def _reading(cell: GridCell, store: Store) -> int:
+    """How much a cell's fine-tuning reads, for comparison only: letters of its template, over all rows."""
+    config = cell.config
+    if not cell.keys.finetune or store.has("finetune", cell.keys.finetune):
+        return 0
+    letters = len(str(dataclasses.asdict(config.train_template)))
+    return round((config.dataset.n or 10_000) * config.finetune.epochs * letters)
 
 
 def is_done(cell: GridCell, store: Store) -> bool:
