@@ -128,6 +128,60 @@ def test_accumulated_batches_give_the_losses_of_whole_ones(rows, tmp_path: Path)
     assert [round(v, 3) for v in one.values()] == [round(v, 3) for v in two.values()]
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_shared_system_prompt_changes_neither_loss_nor_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    import torch
+
+    from ptst.finetune import sft
+
+    config = compose(["template@train_template=chat_llama"])
+    tokenizer = load_tokenizer(config.model)
+    training = [
+        make_training_row(
+            {"input": question, "output": f"#### {n}"},
+            config.train_template,
+            config.dataset,
+            config.model,
+            tokenizer,
+        )
+        for n, question in enumerate(["How many?", "What is left of it in the end?", "And now?"])
+    ]
+    recipe = Finetune(method=method, lora=Lora(r=4, dropout=0.0), max_steps=1, **RECIPE)
+    seen: list[int] = []
+    gradients = {}
+    for shared in (True, False):
+        monkeypatch.setattr(sft, "SHARED_FROM", 16 if shared else 10**9)
+        trainer = sft.make_trainer(
+            config.model, recipe, training, 0, "cpu", tmp_path / str(shared), lambda entry: None
+        )
+        torch.manual_seed(1)
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:  # zero at the start: nothing would reach lora_A
+                torch.nn.init.normal_(parameter, std=0.02)
+        batch = next(iter(trainer.get_train_dataloader()))
+        trainer.model.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        loss = trainer.compute_loss(trainer.model, dict(batch))
+        loss.backward()
+        gradients[shared] = (
+            loss.detach(),
+            {
+                name: parameter.grad
+                for name, parameter in trainer.model.named_parameters()
+                if parameter.grad is not None
+            },
+        )
+    assert seen[0] + seen[1] < 0.6 * seen[2]  # the prefix once, and the rests, against whole rows
+    torch.testing.assert_close(gradients[True][0], gradients[False][0])
+    assert gradients[True][1].keys() == gradients[False][1].keys()
+    for name, gradient in gradients[True][1].items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(gradient, gradients[False][1][name], rtol=1e-3, atol=1e-6)
+
+
 def test_step_schedule_drops_after_every_epoch(rows, tmp_path: Path) -> None:
     model, training = rows
     recipe = Finetune(method="lora", epochs=2, schedule="step", gamma=0.5, lora=LORA, **RECIPE)

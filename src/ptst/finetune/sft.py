@@ -23,6 +23,9 @@ from ptst.templates import TrainingRow
 COMPLETE = "complete"
 """Marks a checkpoint whose files are all there."""
 
+SHARED_FROM = 16
+"""Tokens: a shorter common beginning is not worth a second forward pass."""
+
 
 def fit_rows(rows: Sequence[TrainingRow], max_length: int) -> tuple[list[TrainingRow], int, int]:
     """Cut rows to `max_length` tokens.
@@ -211,6 +214,10 @@ def _trainer_class(recipe: Finetune, steps_per_epoch: int) -> Any:
     from torch.optim.lr_scheduler import StepLR
     from trl import SFTTrainer
 
+    # Dropout is drawn for every row apart; what checkpoints activations has no cache to share.
+    dropout = recipe.method != "full" and recipe.lora.dropout > 0
+    share_prefix = not dropout and not recipe.activation_checkpointing
+
     class Trainer(SFTTrainer):
         """SFTTrainer with llama-recipes' schedule, a loss fit for CPUs, and no model card."""
 
@@ -229,7 +236,7 @@ def _trainer_class(recipe: Finetune, steps_per_epoch: int) -> Any:
             labels = inputs.pop("labels")
             first = int((labels != -100).int().argmax(dim=1).min())
             keep = labels.shape[1] - first + 1
-            logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits[:, :-1]
+            logits = _logits(model, inputs, keep, share_prefix)[:, :-1]
             wanted = labels[:, first:] != -100
             total = cross_entropy(
                 logits[wanted].float(), labels[:, first:][wanted], reduction="sum"
@@ -248,6 +255,33 @@ def _trainer_class(recipe: Finetune, steps_per_epoch: int) -> Any:
             pass
 
     return Trainer
+
+
+def _logits(model: Any, inputs: Any, keep: int, share_prefix: bool) -> Any:
+    """Logits of the last `keep` positions, shape (batch, keep, vocabulary).
+
+    What all rows begin with (a system prompt: two thirds of a row under chat_llama) runs through the
+    model once; its keys and values serve every row, and get the gradients of every row.
+    """
+    from transformers import DynamicCache
+
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    alike = ((ids == ids[:1]) & (mask == 1)).all(dim=0).long()
+    shared = min(int(alike.cumprod(dim=0).sum()), ids.shape[1] - keep)
+    if not share_prefix or shared < SHARED_FROM or len(ids) == 1:
+        return model(**inputs, use_cache=False, logits_to_keep=keep).logits
+    cache = DynamicCache(config=model.config)
+    model(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    for layer in cache.layers:
+        layer.keys = layer.keys.expand(len(ids), -1, -1, -1)
+        layer.values = layer.values.expand(len(ids), -1, -1, -1)
+    return model(
+        input_ids=ids[:, shared:],
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    ).logits
 
 
 def _callback(log: Callable[[dict[str, float]], None]) -> Any:
