@@ -5,7 +5,8 @@
 1. Fine-tuning: tokens/s through TRL, over those of a plain PyTorch loop on the same batches.
 2. Generation: 200 chat_llama queries, the fixed-batch way (eight prompts in file order, padded to the
    longest of the set, every prompt prefilled whole) over ours, in seconds.
-3. A repeated cell (all in the store), `ptst --help` and an error, in seconds; peak memory of a cell.
+3. A grid of 1,005 cells and one of 3,005, planned: seconds, over each other, and peak memory.
+4. A repeated cell (all in the store), `ptst --help` and an error, in seconds; peak memory of a cell.
 
 Prints JSON; nothing here is a test.
 """
@@ -37,6 +38,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "fine_tuning": {t: fine_tuning(t, rounds) for t in ("chat_vanilla", "chat_llama")},
         "generation": generation(rounds),
+        "grid": grid(),
         "process": process(rounds),
     }
     results["provenance"] = provenance(0.0)
@@ -167,6 +169,21 @@ def generation(rounds: int) -> dict[str, float]:
         "fixed_batches_s": round(statistics.median(slow), 3),
         "same_answers_of_200": same,
         **ratio("times_faster", slow, fast),
+    }
+
+
+def grid() -> dict[str, float]:
+    """`ptst plan` of Table 1 under 40 and 120 seeds, nothing of it in the store."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = ["ptst", "plan", "+sweeps=table1", "output=json", f"paths.store={folder}/store"]
+        small, small_peak = timed([*plan, "seed=range(0,40)"])
+        large, large_peak = timed([*plan, "seed=range(0,120)"])
+    return {
+        "plan_1005_cells_s": round(small, 1),
+        "plan_1005_cells_peak_gb": round(small_peak, 2),
+        "plan_3005_cells_s": round(large, 1),
+        "plan_3005_cells_peak_gb": round(large_peak, 2),
+        "seconds_3005_over_1005": round(large / small, 2),
     }
 
 

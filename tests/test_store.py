@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,21 @@ def test_atomic_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     write_atomic(target, "two")
     assert target.read_text() == "two"
     assert [p.name for p in target.parent.iterdir()] == ["file"]
+
+
+def test_seconds_of_interrupted_attempts_are_counted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for total in (0.0, 10.0, 20.0):
+        with pytest.raises(KeyboardInterrupt), store.make("finetune", "k", PARTS) as work:
+            assert work is not None
+            assert work.maker.spent == pytest.approx(total, abs=1)
+            work.maker = replace(work.maker, since=work.maker.since - 10)
+            work.tell(3, 75)
+            raise KeyboardInterrupt
+    maker = store.maker("finetune", "k")
+    assert maker is not None
+    assert (maker.done, maker.total, maker.pid) == (3, 75, os.getpid())
+    assert not store.is_being_made("finetune", "k")
+    with store.make("finetune", "k", PARTS) as work:
+        assert store.is_being_made("finetune", "k")
+    assert store.maker("finetune", "k") is None

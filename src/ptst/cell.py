@@ -169,7 +169,7 @@ def finetune(config: Config, keys: CellKeys, store: Store, made: dict[str, float
             }
             made["finetune"] = time.monotonic() - started
             run.summary(facts | {"seconds": made["finetune"]})
-        _write_provenance(work.result, config, made["finetune"], facts)
+        _write_provenance(work.result, config, work.maker.spent + made["finetune"], facts)
 
 
 class TestedModel:
@@ -294,7 +294,8 @@ def generate(
             "completion_tokens": sum(row["tokens"] for row in completions),
             "unfinished": sum(not row["finished"] for row in completions),
         }
-        _write_provenance(work.result, config, made[f"generate {name}"], facts)
+        seconds = work.maker.spent + made[f"generate {name}"]
+        _write_provenance(work.result, config, seconds, facts)
 
 
 def judge(

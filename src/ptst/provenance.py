@@ -21,7 +21,7 @@ def provenance(seconds: float, **facts: Any) -> dict[str, Any]:
     """What is written beside every artifact.
 
     Args:
-        seconds: wall time of the attempt that completed the artifact.
+        seconds: wall time, of all attempts together where earlier ones were interrupted.
         facts: what the stage has to add (tokens, rows, ...).
     """
     return {

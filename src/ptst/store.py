@@ -76,12 +76,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 class Maker:
     """Who makes, or last tried to make, an artifact, and how far it came.
 
-    Times are seconds since the epoch; `done` of `total` are optimizer steps or queries.
+    `since` and `updated` are seconds since the epoch, `spent` the seconds of earlier attempts; `done`
+    of `total` are optimizer steps or queries.
     """
 
     host: str
     pid: int
     since: float
+    updated: float
+    spent: float = 0.0
     done: int | None = None
     total: int | None = None
 
@@ -103,7 +106,7 @@ class Work:
         """Let others see how far the work is; written at most once a second."""
         if time.monotonic() - self.told >= 1 or done == total:
             self.told = time.monotonic()
-            self.maker = replace(self.maker, done=done, total=total)
+            self.maker = replace(self.maker, done=done, total=total, updated=time.time())
             _write_maker(self.result.parent, self.maker)
 
 
@@ -153,7 +156,9 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)  # its maker died while tidying up
                 yield None
                 return
-            maker = Maker(platform.node(), os.getpid(), time.time())
+            last, now = self.maker(stage, key), time.time()
+            spent = last.spent + last.updated - last.since if last else 0.0
+            maker = Maker(platform.node(), os.getpid(), now, now, spent)
             work = Work(folder / "result", folder / "scratch", maker)
             shutil.rmtree(work.result, ignore_errors=True)
             work.result.mkdir(parents=True)
@@ -173,7 +178,7 @@ class Store:
         """Who last began to make an artifact that is not there; None if nobody did."""
         try:
             return Maker(**read_json(self.root / "partial" / stage / key / "maker.json"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return None
 
     def is_being_made(self, stage: str, key: str) -> bool:
