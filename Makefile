@@ -9,9 +9,9 @@ READY := $(VENV)/.ready
 TABLE := 1
 SCALE := micro
 SEEDS := 1
-JOBS = $(shell $(PYTHON) -c 'import os; print(min(6, os.cpu_count() or 1))')
+JOBS = $(shell $(PYTHON) -c 'import os; print(min(6, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))')
 LAUNCHER = $(if $(filter micro,$(SCALE)),hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))
-SEED_VALUES = seed=$(shell $(PYTHON) -c 'print(*range($(SEEDS)), sep=",")')
+SEED_VALUES = $(if $(filter 0,$(SEEDS)),$(error SEEDS=0: at least one seed is needed))seed=$(shell $(PYTHON) -c 'print(*range($(SEEDS)), sep=",")')
 
 .DEFAULT_GOAL := help
 .PHONY: help install test test-fast lint reproduce-table micro benchmarks clean

@@ -5,6 +5,7 @@ Nothing here imports torch; an error in the configuration is answered before any
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ GROUPS = (
     "tracking",
     "scale",
 )
+
+COMMANDS = ("plan", "status", "report", "prompt")
 
 HELP = """\
 ptst: what does fine-tuning do to the safety of a chat model, and how much do templates decide?
@@ -91,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PtstError as error:
         print(f"ptst: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"ptst: {error}", file=sys.stderr)  # noqa: T201
+        return 2
     except KeyboardInterrupt:
         print("ptst: interrupted; run again to resume.", file=sys.stderr)  # noqa: T201
         return 130
@@ -103,12 +111,24 @@ def _config(overrides: Sequence[str]) -> Config:
 
 
 def _check_words(overrides: Sequence[str]) -> None:
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        if key in COMMANDS or override in ("-m", "--multirun"):
+            raise ConfigError(f"{override}: {', '.join(COMMANDS)} come first, and without -m.")
+        if key in ("output", "watch", "question", "for"):
+            raise ConfigError(
+                f"{override} is no override; ptst --help says which command takes it."
+            )
+        if key.startswith("sweep.") and "sweeps" not in keys:
+            raise ConfigError(f"{override} changes a sweep, and none is named: add +sweeps=...")
+        if key == "hydra/sweeper":
+            raise ConfigError(f"{override}: ptst -m is a sweeper of its own; leave it out.")
     for override in overrides:
         if override.startswith("-"):
             raise ConfigError(f"unknown option {override}; see ptst --help.")
         if "=" not in override and not override.startswith("~"):
             raise ConfigError(
-                f"{override!r} is no command and no override; commands are: plan, status, report, prompt. "
+                f"{override!r} is no command and no override; commands are: {', '.join(COMMANDS)}. "
                 "Overrides look like group=choice or key=value; see ptst --help."
             )
 
@@ -127,6 +147,8 @@ def _groups() -> str:
 
 def _run(overrides: Sequence[str]) -> None:
     config = _config(overrides)
+    if config.sweep is not None:
+        raise ConfigError("+sweeps=... is a grid and runs with -m: ptst -m " + " ".join(overrides))
     from ptst.cell import run_cell
 
     _show(config, run_cell(config))

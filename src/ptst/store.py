@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ptst.errors import PtstError
 from ptst.progress import console
@@ -42,7 +43,9 @@ def write_atomic(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is there complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(
+        f".{path.name}.{uuid4().hex[:12]}"
+    )  # a pid is not unique over machines
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

@@ -12,7 +12,10 @@ import pytest
 from ptst.config import ROOT, compose, compose_many
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
+from ptst.store import Store
+from ptst.sweep import grid as grid_module
 from ptst.sweep.grid import Grid, expand
+from ptst.sweep.run import freeze
 
 TEMPLATES = ("text_vanilla", "text_alpaca", "chat_vanilla", "chat_alpaca", "chat_llama")
 
@@ -130,6 +133,56 @@ sweep:
     assert [c.config.finetune.epochs for c in grid.cells] == [3, 3, 1, 2]
 
 
+def test_a_value_from_the_command_line_reaches_the_grids_that_do_not_vary_it(sweep_file) -> None:
+    name = sweep_file(
+        """
+sweep:
+  name: two
+  grids:
+    - template@train_template: [chat_vanilla]
+    - template@train_template: [chat_llama]
+      template@test_template: [chat_vanilla, chat_llama]
+"""
+    )
+    grid = expand([f"+sweeps={name}", "template@test_template=chat_llama"])
+    assert ends(grid) == [("chat_vanilla", "chat_llama"), ("chat_llama", "chat_llama")]
+
+
+def test_defaults_are_not_checked_where_an_axis_gives_the_value() -> None:
+    grid = expand(["finetune.device_batch_size=24", "finetune.batch_size=48,72"])
+    assert [cell.config.finetune.batch_size for cell in grid.cells] == [48, 72]
+
+
+def test_labels_tell_cells_apart() -> None:
+    cells = expand(["dataset=gsm8k,chatdoctor", "finetune=full,lora"]).cells
+    assert len({cell.label for cell in cells}) == 4
+    assert cells[0].label == "gsm8k full chat_vanilla → chat_vanilla seed 0"
+
+
+def test_a_frozen_grid_is_read_only_under_the_same_configuration(
+    tmp_path: Path, own_conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ["seed=0,1", f"paths.store={tmp_path}/store"]
+    composed = expand(own)
+    freeze(composed, Store(tmp_path / "store"))
+    monkeypatch.setattr(grid_module, "compose_many", lambda *_: pytest.fail("composed again"))
+    assert [asdict(c) for c in expand(own).cells] == [asdict(c) for c in composed.cells]
+    monkeypatch.undo()
+    monkeypatch.setattr("ptst.config.CONF", own_conf)
+    monkeypatch.setattr(grid_module, "CONF", own_conf)
+    recipe = own_conf / "finetune" / "recipe" / "full_micro.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("rate: 4.0e-4", "rate: 3.0e-4"))
+    assert expand(own).cells[0].config.finetune.learning_rate == 3e-4
+    # What an environment variable gives may change under the same text: it is composed anew.
+    recipe.write_text(text.replace("rate: 4.0e-4", "rate: ${ oc.env:PTST_TEST_RATE}"))
+    for rate in ("0.1", "0.2"):
+        monkeypatch.setenv("PTST_TEST_RATE", rate)
+        grid = expand(own)
+        freeze(grid, Store(tmp_path / "store"))
+        assert grid.cells[0].config.finetune.learning_rate == float(rate)
+
+
 def test_values_of_a_sweep_file_may_hold_any_character(sweep_file) -> None:
     name = sweep_file(
         """
@@ -155,6 +208,14 @@ sweep:
         (["finetune.epochs=1,-1"], r"the command line: cell finetune.epochs=-1: finetune.epochs=-1"),
         (["seed=1,a"], r"cell seed=a: "),
         (["seed=1,"], r"'seed=1,' is not an override"),
+        (["seed=range(0,0)"], r"seed=range\(0,0\) has no values"),
+        (["template@test_template=glob(chat_*)"], r"name the values"),
+        (["stages=[finetune],[judge]"], r"stages is the same for all cells of a sweep"),
+        (["scale=micro,paper"], r"scale is the same for all cells"),
+        (["+sweeps=table1,table2"], r"sweeps is the same for all cells"),
+        (["paths.store=a,b"], r"paths is the same for all cells"),
+        (["hydra/launcher=basic,joblib"], r"hydra is the same for all cells"),
+        (["finetune=none", "finetune.learning_rate=nan"], r"finetune.learning_rate=nan"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_named(overrides: Sequence[str], message: str) -> None:
@@ -173,6 +234,7 @@ def test_a_mistake_on_the_command_line_is_named(overrides: Sequence[str], messag
         ("sweep: {name: x, rows: train_templat}", r"sweeps/.*yaml: sweep.rows=train_templat is no coordinate"),
         ("sweep: {name: x, metrics: {hazard/asr: {title: ASR}}}", r"there is no evaluation 'hazard'"),
         ("sweep: {name: x, metrics: {hazards/ars: {title: ASR}}}", r"reports no 'ars', but: asr, neither, refused"),
+        ("sweep: {name: x, grids: [{scale: [micro, paper]}]}", r"sweeps/.*yaml: grids\[0\]: scale: scale is the same"),
         ("sweep: {name: x, safety_templates: [chat_lama]}", r"there is no template chat_lama"),
         ("sweep: {name: x, grids: [{seed: 1}]}", r"sweeps/.*yaml: grids\[0\]: seed is fixed to 1; seed=0 gives"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from conftest import TINY
 
 from ptst.cell import run_cell
+from ptst.cli import main
 from ptst.store import Store, read_json, read_jsonl
 from ptst.sweep.command import multirun
 from ptst.sweep.grid import expand
@@ -51,7 +53,7 @@ def ptst(*overrides: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"COLUMNS": "200"},
+        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -197,6 +199,55 @@ def test_local_processes_share_the_jobs(tmp_path: Path, whole: Path) -> None:
     assert artifacts(tmp_path) == {"finetune": 2, "generate": 12, "judge": 12, "cell": 6}
 
 
+def test_a_killed_worker_takes_no_other_job_with_it(tmp_path: Path) -> None:
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    running = ptst("-m", *GRID, *own(tmp_path), *launcher)
+    store = tmp_path / "store" / "partial" / "finetune"
+    deadline = time.monotonic() + 120
+    while not (makers := list(store.glob("*/maker.json"))):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.01)
+    os.kill(json.loads(makers[0].read_text())["pid"], signal.SIGKILL)
+    _, errors = running.communicate(timeout=300)
+    assert "the launcher gave up" in errors
+    assert running.returncode == 0, errors
+    assert artifacts(tmp_path) == {"finetune": 2, "generate": 12, "judge": 12, "cell": 6}
+
+
+def test_ctrl_c_leaves_with_130_and_records_no_failure(tmp_path: Path) -> None:
+    running = ptst("-m", *GRID, *own(tmp_path))
+    store = tmp_path / "store" / "partial" / "finetune"
+    deadline = time.monotonic() + 120
+    while not list(store.glob("*/maker.json")):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "run again to resume" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "store" / "failed").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+sweeps=quick"], r"runs with -m: ptst -m \+sweeps=quick"),
+        (["-m", "plan"], "come first, and without -m"),
+        (["plan", "-m"], "come first, and without -m"),
+        (["report", "output=json"], "which command takes it"),
+        (["plan", "seed=0,1", "sweep.rows=model"], "none is named"),
+        (["-m", "seed=0,1", "hydra/sweeper=basic"], "a sweeper of its own"),
+        (["-m", "seed=0,1", "hydra/launcher=nonsense"], "hydra/launcher"),
+    ],
+)
+def test_a_mistaken_command_is_answered_with_what_would_be_right(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_a_sweep_that_is_wrong_runs_nothing(tmp_path: Path) -> None:
     running = ptst("-m", *GRID, *own(tmp_path), "template@train_template=chat_vanilla,chat_lama")
     _, errors = running.communicate(timeout=60)
@@ -251,9 +302,7 @@ def test_two_sweeps_at_the_same_time_share_the_work(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_ten_times_a_sweep_ends_with_the_table_of_one_never_killed(tmp_path: Path) -> None:
-    longer = [o for o in GRID if not o.startswith(("finetune.max_steps", "engine"))]
-    longer += ["finetune.max_steps=6", "engine.batch_size=2"]
-    unharmed = ptst("-m", *longer, *own(tmp_path / "whole"))
+    unharmed = ptst("-m", *GRID, *own(tmp_path / "whole"))
     started = time.monotonic()
     _, errors = unharmed.communicate(timeout=300)
     assert unharmed.returncode == 0, errors
@@ -263,7 +312,7 @@ def test_killed_ten_times_a_sweep_ends_with_the_table_of_one_never_killed(tmp_pa
     while kills < 10:
         folder = tmp_path / f"cut{runs}"
         while True:  # kill and start again until it comes through
-            process = ptst("-m", *longer, *own(folder))
+            process = ptst("-m", *GRID, *own(folder))
             try:
                 limit = draw.uniform(0.15, 1.0) * seconds if kills < 10 else 300
                 _, errors = process.communicate(timeout=limit)

@@ -21,8 +21,10 @@ def write_report(results: Results, store: Store) -> Path:
     folder = Path(grid.reports).expanduser() / grid.name
     key = key_of(
         {
-            "sweep": dataclasses.asdict(grid.sweep),
-            "cells": [[c.label, c.keys.cell, c.config.paths.store] for c in grid.cells],
+            "sweep": [dataclasses.asdict(grid.sweep), grid.scale],
+            "cells": [
+                [c.coordinates, c.keys.cell, dataclasses.asdict(c.config)] for c in grid.cells
+            ],
             "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
             "code": [fingerprint(file) for file in sorted(here.glob("*.[pj]*"))],
             "paper": fingerprint(ROOT / "sweeps" / "paper" / "tables.csv"),

@@ -17,7 +17,7 @@ from ptst.progress import say
 from ptst.store import Store
 from ptst.sweep.gpus import take_gpu, visible_gpus
 from ptst.sweep.grid import Grid, expand
-from ptst.sweep.run import failures, freeze, numbers_of, run_job
+from ptst.sweep.run import failures, freeze, is_done, numbers_of, run_job
 from ptst.sweep.status import states_of
 
 Launch = Callable[[Path, Sequence[Sequence[int]]], None]
@@ -97,11 +97,7 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
         f"{grid.name}: {cells} cells of {len(tuned)} fine-tunings, {cells - left} done, "
         f"{left} to run in {len(jobs)} jobs",
     )
-    if jobs:
-        try:
-            launch(grid.frozen, jobs)
-        except Exception as error:  # a worker was killed, say: what is done is done
-            sys.stderr.write(f"ptst: the launcher gave up: {type(error).__name__}: {error}\n")
+    _launch_all(grid, store, jobs, launch)
     undone = list(failures(grid, store))
     for cell, reason, log in undone:
         where = f"\n    the whole error: {log}" if log else ""
@@ -113,6 +109,43 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
         f"{time.monotonic() - started:.0f} s; store: {grid.store}",
     )
     return len(undone)
+
+
+def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch) -> None:
+    """Launch the jobs, and again those that a launcher took down with it, while that leads anywhere.
+
+    One worker of joblib that is killed (out of memory, say) ends all of them. What was not begun then
+    comes first, so that one deadly job does not keep the others from their turn.
+    """
+
+    def unmade() -> int:
+        tuned = {c.keys.finetune for c in grid.distinct if c.keys.finetune}
+        return sum(not is_done(cell, store) for cell in grid.distinct) + sum(
+            not store.has("finetune", key) for key in tuned
+        )
+
+    def begun(job: list[int]) -> bool:
+        keys = grid.cells[job[0]].keys
+        stages = [("generate", e.generate) for e in keys.evaluations.values()]
+        stages += [("finetune", keys.finetune)] if keys.finetune else []
+        return any(store.maker(stage, key) for stage, key in stages)
+
+    stalls = 0
+    while jobs and stalls < 2:
+        before = unmade()
+        try:
+            launch(grid.frozen, jobs)
+            return
+        except Exception as error:
+            sys.stderr.write(f"ptst: the launcher gave up: {type(error).__name__}: {error}\n")
+        jobs = [
+            [n for n in job if store.failure(grid.cells[n].keys.cell) is None]
+            for job in freeze(grid, store)
+        ]
+        jobs = sorted([job for job in jobs if job], key=begun)
+        stalls += unmade() == before
+        if jobs and stalls < 2:
+            say(f"{grid.name}: launching the {len(jobs)} jobs that are left")
 
 
 def report(grid: Grid, store: Store) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 def visible_gpus() -> list[str]:
     """Ids of the GPUs that this process may use, without loading PyTorch."""
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu.strip() for gpu in given.split(",") if gpu.strip()]
+        return [gpu.strip() for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -35,8 +35,9 @@ def take_gpu(gpus: Sequence[str], locks: Path | None = None) -> str | None:
     import fcntl
 
     for gpu in gpus:
-        path = (locks or Path(tempfile.gettempdir())) / f"ptst-gpu-{gpu.replace('/', '-')}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        name = f"ptst-gpu-{os.getuid()}-{gpu.replace('/', '-')}.lock"
+        path = (locks or Path(tempfile.gettempdir())) / name
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

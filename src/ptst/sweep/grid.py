@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import product
@@ -26,8 +26,16 @@ from ptst.errors import ConfigError, DataError, PtstError
 from ptst.keys import CellKeys, cell_keys
 from ptst.store import fingerprint, key_of, read_jsonl
 
+BASICS = ("model", "dataset", "finetune")
+
+ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")
+"""What is the same for all cells of a sweep, with all keys below it."""
+
 Axes = dict[str, list[str]]
 """Override key -> values, as Hydra reads them: {"template@test_template": ["chat_vanilla", ...]}."""
+
+FROZEN_FORMAT = 1
+"""Of the lines of a frozen grid (ptst.sweep.run.freeze)."""
 
 FINETUNING_ONLY = ("seed", "finetune", "template@train_template", "train_template")
 """What does not count where nothing is fine-tuned, with all keys below it."""
@@ -48,17 +56,18 @@ class GridCell:
     config: Config
     keys: CellKeys
     problem: str | None = None
+    varies: tuple[str, ...] = ()
+    """Which of model, dataset and finetune differ within the grid."""
 
     @property
     def label(self) -> str:
-        """The cell in words: "chat_vanilla → chat_llama seed 0"."""
+        """The cell in words, "chat_vanilla → chat_llama seed 0", with what else varies."""
         own = dict(self.coordinates)
         ends = f"{own.pop('train_template')} → {own.pop('test_template')}"
         seed = own.pop("seed", None)
-        for usual in ("model", "dataset", "finetune"):
-            own.pop(usual)
-        others = [f"{key}={value}" for key, value in own.items()]
-        return " ".join([ends, *([f"seed {seed}"] if seed is not None else []), *others])
+        named = [own.pop(key) for key in BASICS if key in self.varies]
+        others = [f"{key}={value}" for key, value in own.items() if key not in BASICS]
+        return " ".join([*named, ends, *([f"seed {seed}"] if seed is not None else []), *others])
 
 
 @dataclass(frozen=True)
@@ -99,14 +108,19 @@ def expand(overrides: Sequence[str]) -> Grid:
         ConfigError: the first thing that is wrong, with file and key.
     """
     fixed, axes = _split(overrides)
-    base = compose(fixed)
+    base = compose(fixed, check=False)  # a default may be wrong where an axis gives the value
     sweep = base.sweep or Sweep(name=_name_of(axes, fixed))
     file = _file_of(fixed)
     points: list[tuple[str, ...]] = []
+    for number, grid in enumerate(
+        sweep.grids
+    ):  # first, because it may turn a fixed value into an axis
+        _check_fixed(grid, fixed, axes, f"{file}: grids[{number}]")
     for number, grid in enumerate(sweep.grids or [{}]):
         where = f"{file}: grids[{number}]"
+        for key in grid:
+            _check_axis(key, f"{where}: {key}")
         own = {key: _values(value, f"{where}: {key}") for key, value in grid.items()}
-        _check_fixed(grid, fixed, axes, where)
         merged = {**own, **axes}
         points += _product(merged)
         if sweep.no_finetuning:
@@ -135,7 +149,9 @@ def expand(overrides: Sequence[str]) -> Grid:
     if cells and all(cell.problem for cell in cells):
         raise ConfigError(f"no cell can be run: {cells[0].problem}")
     _check_metrics(sweep, cells, file)
-    cells = _unique(cells, file)
+    tuned = [cell for cell in cells if cell.coordinates["finetune"] != "none"]
+    varies = tuple(key for key in BASICS if len({c.coordinates[key] for c in tuned}) > 1)
+    cells = [replace(cell, varies=varies) for cell in _unique(cells, file)]
     return Grid(sweep, base.scale.name, base.paths.store, base.paths.reports, cells, frozen)
 
 
@@ -143,6 +159,7 @@ def _composition_key(fixed: Sequence[str], points: Sequence[tuple[str, ...]]) ->
     """A hash of all that decides what the cells are composed to."""
     return key_of(
         {
+            "format": FROZEN_FORMAT,
             "overrides": [list(fixed), [list(point) for point in points]],
             "conf": fingerprint(CONF),
             "sweeps": [fingerprint(path) for path in sorted((ROOT / "sweeps").glob("*.yaml"))],
@@ -157,7 +174,7 @@ def _composition_key(fixed: Sequence[str], points: Sequence[tuple[str, ...]]) ->
 def _has_resolvers(overrides: Sequence[str]) -> bool:
     files = [*CONF.rglob("*.yaml"), *(ROOT / "sweeps").glob("*.yaml")]
     texts = [*overrides, *(path.read_text(encoding="utf-8") for path in files)]
-    return any(re.search(r"\$\{[\w.]+:", text) for text in texts)
+    return any(re.search(r"\$\{[^}]*:", text) for text in texts)
 
 
 def _configs(
@@ -178,7 +195,7 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], Axes]:
         ConfigError: one is not in Hydra's syntax, or a key is given twice.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra.errors import ConfigCompositionException, HydraException
 
     fixed: list[str] = []
     axes: Axes = {}
@@ -188,16 +205,28 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], Axes]:
             (override,) = OverridesParser.create().parse_overrides([text])
             key = override.get_key_element()
             if override.is_sweep_override():
+                _check_axis(key, text)
                 axes[key] = list(override.sweep_string_iterator())
+                if not axes[key]:
+                    raise ConfigError(f"{text} has no values.")
             else:
                 fixed.append(text)
-        except HydraException as error:
-            raise ConfigError(f"{text!r} is not an override: {error}") from error
+        except (HydraException, ConfigCompositionException) as error:
+            reason = "name the values; glob() is not for sweeps" if "glob(" in text else error
+            raise ConfigError(f"{text!r} is not an override: {reason}") from error
         bare = key.lstrip("+~")
         if bare in seen:
             raise ConfigError(f"{bare} is given twice: {seen[bare]} and {text}.")
         seen[bare] = text
     return fixed, axes
+
+
+def _check_axis(key: str, where: str) -> None:
+    root = re.split(r"[./@]", key.lstrip("+~"))[0]
+    if root in ALIKE:
+        raise ConfigError(
+            f"{where}: {root} is the same for all cells of a sweep; run one sweep each."
+        )
 
 
 def _values(value: Any, where: str) -> list[str]:
@@ -317,7 +346,7 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
 def _no_keys(config: Config) -> CellKeys:
     """Keys that no artifact ever has, of a cell whose data are not there."""
     parts = {"unreadable": asdict(config)}
-    return CellKeys(key_of(parts), parts, cell=key_of({"cell": parts}), cell_parts=parts)
+    return CellKeys(None, parts, cell=key_of({"cell": parts}), cell_parts=parts)
 
 
 def _unique(cells: Sequence[GridCell], file: str) -> list[GridCell]:
@@ -352,5 +381,6 @@ def _origin(point: Sequence[str], file: str) -> str:
 
 def _name_of(axes: Axes, fixed: Sequence[str]) -> str:
     """A name for a sweep that has no file: the axes given on the command line, hashed."""
-    parts = {"axes": axes, "fixed": [text for text in fixed if not text.startswith("paths.")]}
+    aside = ("paths.", "tracking", "engine", "hydra")  # these change no result
+    parts = {"axes": axes, "fixed": sorted(text for text in fixed if not text.startswith(aside))}
     return f"grid-{key_of(parts)[:8]}"

@@ -96,6 +96,8 @@ def run_job(file: Path, numbers: Sequence[int]) -> None:
         todo.append((label, config, keys))
     if not todo:
         return
+    for _, config, keys in todo:
+        Store(Path(config.paths.store).expanduser()).forget_failure(keys.cell)
     _, config, keys = todo[0]
     store = Store(Path(config.paths.store).expanduser())
     try:
@@ -162,7 +164,7 @@ def failures(grid: Grid, store: Store) -> Iterator[tuple[GridCell, str, Path | N
             continue
         failure = store.failure(cell.keys.cell)
         if failure is None:
-            yield cell, cell.problem or "its job ended before it", None
+            yield cell, cell.problem or "its job did not come to it, or was cut off", None
         else:
             yield cell, failure.reason, failure.log
 
