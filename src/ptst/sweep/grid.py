@@ -112,9 +112,8 @@ def expand(overrides: Sequence[str]) -> Grid:
     sweep = base.sweep or Sweep(name=_name_of(axes, fixed))
     file = _file_of(fixed)
     points: list[tuple[str, ...]] = []
-    for number, grid in enumerate(
-        sweep.grids
-    ):  # first, because it may turn a fixed value into an axis
+    # All of them first: a fixed value may turn out to be an axis, for every grid.
+    for number, grid in enumerate(sweep.grids):
         _check_fixed(grid, fixed, axes, f"{file}: grids[{number}]")
     for number, grid in enumerate(sweep.grids or [{}]):
         where = f"{file}: grids[{number}]"
