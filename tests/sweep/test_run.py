@@ -47,6 +47,11 @@ def made_at(folder: Path) -> dict[str, int]:
     }
 
 
+def interruptible() -> None:
+    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def ptst(*overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "ptst.cli", *overrides],
@@ -54,6 +59,7 @@ def ptst(*overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        preexec_fn=interruptible,
     )
 
 
