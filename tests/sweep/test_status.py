@@ -40,6 +40,9 @@ def test_a_running_fine_tuning_is_seen_and_a_killed_one_is_waiting(tmp_path: Pat
     overrides = [*GRID, f"paths.store={tmp_path}/store", f"paths.reports={tmp_path}/reports"]
     overrides = [o.replace("max_steps=3", "max_steps=300") for o in overrides]
     grid, store = expand(overrides), Store(tmp_path / "store")
+    longest = [
+        c for c in grid.cells if c.coordinates["train_template"] == "chat_llama"
+    ]  # run first
     assert {state.state for state in states_of(grid, store).values()} == {"waiting"}
     process = subprocess.Popen(
         [sys.executable, "-m", "ptst.cli", "-m", *overrides], stderr=subprocess.DEVNULL
@@ -47,16 +50,16 @@ def test_a_running_fine_tuning_is_seen_and_a_killed_one_is_waiting(tmp_path: Pat
     try:
         wait_for(grid, store, process, "finetune")
         states = states_of(grid, store)
-        first = [states[cell.keys.cell] for cell in grid.cells[:2]]  # of the same fine-tuning
+        first = [states[cell.keys.cell] for cell in longest]
         assert [state.state for state in first] == ["running", "running"]
         assert first[0].host == os.uname().nodename
         assert (first[0].since or "").endswith("+00:00")
         assert first[0].total == 300
-        assert states[grid.cells[2].keys.cell].state == "waiting"
+        assert states[grid.cells[0].keys.cell].state == "waiting"
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    state = states_of(grid, store)[grid.cells[0].keys.cell]
+    state = states_of(grid, store)[longest[0].keys.cell]
     assert (state.state, state.stage, state.reason) == ("waiting", "finetune", "interrupted")
     assert state.total == 300
 
