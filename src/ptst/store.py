@@ -43,9 +43,8 @@ def write_atomic(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is there complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name}.{uuid4().hex[:12]}"
-    )  # a pid is not unique over machines
+    # Not the process id: two machines on one file system may have the same.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

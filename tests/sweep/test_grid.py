@@ -12,7 +12,6 @@ import pytest
 from ptst.config import ROOT, compose, compose_many
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
-from ptst.store import Store
 from ptst.sweep import grid as grid_module
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.run import freeze
@@ -164,7 +163,7 @@ def test_a_frozen_grid_is_read_only_under_the_same_configuration(
 ) -> None:
     own = ["seed=0,1", f"paths.store={tmp_path}/store"]
     composed = expand(own)
-    freeze(composed, Store(tmp_path / "store"))
+    freeze(composed)
     monkeypatch.setattr(grid_module, "compose_many", lambda *_: pytest.fail("composed again"))
     assert [asdict(c) for c in expand(own).cells] == [asdict(c) for c in composed.cells]
     monkeypatch.undo()
@@ -179,7 +178,7 @@ def test_a_frozen_grid_is_read_only_under_the_same_configuration(
     for rate in ("0.1", "0.2"):
         monkeypatch.setenv("PTST_TEST_RATE", rate)
         grid = expand(own)
-        freeze(grid, Store(tmp_path / "store"))
+        freeze(grid)
         assert grid.cells[0].config.finetune.learning_rate == float(rate)
 
 

@@ -43,7 +43,7 @@ def made_at(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in folder.rglob("*")
-        if path.is_file() and ".lock" not in path.name and "sweeps" not in path.parts
+        if path.is_file() and ".lock" not in path.name
     }
 
 

@@ -6,7 +6,6 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ptst.progress import say
 from ptst.store import Store
 from ptst.sweep.gpus import take_gpu, visible_gpus
 from ptst.sweep.grid import Grid, expand
-from ptst.sweep.run import failures, freeze, is_done, numbers_of, run_job
+from ptst.sweep.run import failures, freeze, is_done, jobs_left, numbers_of, run_job
 from ptst.sweep.status import states_of
 
 Launch = Callable[[Path, Sequence[Sequence[int]]], None]
@@ -59,7 +58,6 @@ def task(job: Any) -> None:
     run_job(Path(job.file), numbers_of(job.cells))
 
 
-@dataclass
 class FrozenLoader:
     """Stands where launchers compose a job's configuration: what was frozen is not composed again."""
 
@@ -89,7 +87,8 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
     for cell in grid.distinct:
         if not cell.problem:
             check_cell(cell.config)
-    jobs = freeze(grid, store)
+    freeze(grid)
+    jobs = jobs_left(grid, store)
     cells = len(grid.distinct)
     left = sum(map(len, jobs))
     tuned = {c.keys.finetune for c in grid.distinct if c.keys.finetune}
@@ -140,7 +139,7 @@ def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch)
             sys.stderr.write(f"ptst: the launcher gave up: {type(error).__name__}: {error}\n")
         jobs = [
             [n for n in job if store.failure(grid.cells[n].keys.cell) is None]
-            for job in freeze(grid, store)
+            for job in jobs_left(grid, store)
         ]
         jobs = sorted([job for job in jobs if job], key=begun)
         stalls += unmade() == before

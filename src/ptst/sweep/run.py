@@ -23,13 +23,8 @@ from ptst.store import Store, key_of, read_jsonl, write_jsonl
 from ptst.sweep.grid import Grid, GridCell
 
 
-def freeze(grid: Grid, store: Store) -> list[list[int]]:
-    """Write down what is to be run, one line per cell, and sort what is left of it into jobs.
-
-    Returns:
-        Line numbers of the cells that are still to be run, for each model; the longest fine-tuning
-        first, so that of several processes none is left with it at the end.
-    """
+def freeze(grid: Grid) -> None:
+    """Write down what is to be run, one line per cell; what stands there already is left alone."""
     lines = [
         {
             "label": cell.label,
@@ -41,7 +36,17 @@ def freeze(grid: Grid, store: Store) -> list[list[int]]:
         }
         for cell in grid.cells
     ]
-    write_jsonl(grid.frozen, lines)
+    if not grid.frozen.is_file() or read_jsonl(grid.frozen) != lines:
+        write_jsonl(grid.frozen, lines)
+
+
+def jobs_left(grid: Grid, store: Store) -> list[list[int]]:
+    """Sort what is still to be run into jobs, one for each model.
+
+    Returns:
+        Line numbers of their cells in the frozen grid; the longest fine-tuning first, so that of several
+        processes none is left with it at the end.
+    """
     numbers = {id(cell): number for number, cell in enumerate(grid.cells)}
     jobs: dict[str, list[int]] = {}
     for cell in grid.distinct:
