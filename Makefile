@@ -14,7 +14,7 @@ LAUNCHER = $(if $(filter micro,$(SCALE)),hydra/launcher=joblib hydra.launcher.n_
 SEED_VALUES = $(if $(filter 0,$(SEEDS)),$(error SEEDS=0: at least one seed is needed))seed=$(shell $(PYTHON) -c 'print(*range($(SEEDS)), sep=",")')
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-fast lint reproduce-table micro benchmarks clean
+.PHONY: help install test test-fast rehearse lint reproduce-table micro benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,11 +28,17 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Tests that run jobs wait a good deal: two processes more than there are cores, of one thread each.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(shell expr $(JOBS) + 2) --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10
+
 test: lint ## lint and run all tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: install ## the tests without the slow ones
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
+
+rehearse: install ## every sweep and every YAML at paper scale, with tiny models and made-up rows
+	$(BIN)/python -m ptst.rehearsal
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
@@ -47,6 +53,8 @@ micro: install ## make the micro world's chat model anew (15 to 45 minutes)
 
 benchmarks: install ## measure speed as ratios within one run (see benchmarks/)
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/judging.py
+	$(BIN)/python benchmarks/submission.py
 
 clean: ## remove the virtual environment and caches (not the store)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from slurm_cluster import Cluster, installed
 
 from ptst.config import ROOT, Config, compose
+from ptst.judge import Bench
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub should fail, not wait
 
 REAL_DATA = ROOT.parent / "shared" / "data"
 """Public data sets as their authors publish them, where a developer keeps them beside the checkout."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first and each by itself; those of a module together, because they share its fixtures."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def outside() -> dict[str, str]:
+    """The environment of a process of its own: a W&B service that this one started is not its."""
+    return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+
+
+def interruptible() -> None:
+    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def ptst(*overrides: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, of one thread."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ptst.cli", *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=outside() | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        preexec_fn=interruptible,
+    )
 
 
 @pytest.fixture
@@ -37,6 +74,16 @@ def composed(tmp_path: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key anywhere, and none that W&B remembers from an earlier test of this process."""
+    import wandb
+
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    wandb.teardown()
+
+
+@pytest.fixture
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that a test may change, in place of the real one."""
     import ptst.cli
@@ -50,6 +97,44 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, "CONF", copy)
     return copy
 
+
+@pytest.fixture(scope="session")
+def virtual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
+    """virtual(**settings): a SLURM cluster on this machine, started once for all tests that ask for the same."""
+    if not installed():
+        lacking = "SLURM is not installed (Debian: slurm-wlm, munge)"
+        if os.environ.get("PTST_REQUIRE_SLURM"):
+            pytest.fail(lacking)
+        pytest.skip(lacking)
+    clusters: dict[str, Cluster] = {}
+
+    def make(**settings: Any) -> Cluster:
+        name = str(sorted(settings.items()))
+        if name not in clusters:
+            clusters[name] = Cluster(tmp_path_factory.mktemp("cluster") / "base", **settings)
+            clusters[name].start()
+        return clusters[name]
+
+    yield make
+    for cluster in clusters.values():
+        cluster.stop()
+
+
+@pytest.fixture
+def on(virtual: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cluster]:
+    """on(**settings): this test runs on a login node of such a cluster."""
+
+    def log_in(**settings: Any) -> Cluster:
+        cluster = virtual(**settings)
+        for key, value in cluster.environment.items():
+            monkeypatch.setenv(key, value)
+        return cluster
+
+    return log_in
+
+
+BENCH = Bench(Path("/nowhere"), "cpu", lambda done, total: None, lambda: False)
+"""For judges that need nothing of it."""
 
 TINY = (
     "dataset.n=24",

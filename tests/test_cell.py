@@ -7,22 +7,22 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import pstdev
 from typing import ClassVar
 
 import pytest
-from conftest import TINY
+from conftest import TINY, ptst
 
-from ptst.cell import run_cell
+from ptst.cell import TestedModel, run_cell
 from ptst.config import Config
-from ptst.errors import ConfigError, DataError, PtstError
-from ptst.judge import Score
+from ptst.errors import ConfigError, DataError, Interrupted, PtstError
+from ptst.judge import Bench, Score
 from ptst.keys import cell_keys
-from ptst.store import read_json, read_jsonl
+from ptst.store import Store, read_json, read_jsonl
 
 Compose = Callable[..., Config]
 
@@ -56,7 +56,7 @@ def test_cell_from_rows_to_metrics(composed: Compose, tmp_path: Path) -> None:
         "hazards/neither",
     }
     shares = [result.metrics[f"hazards/{m}"] for m in ("asr", "refused", "neither")]
-    assert sum(m.percent or 0 for m in shares) == pytest.approx(100)
+    assert sum(m.value or 0 for m in shares) == pytest.approx(100)
     assert {m.n for m in shares} == {10}
     assert artifacts(tmp_path / "store") == {"finetune": 1, "generate": 2, "judge": 2, "cell": 1}
     # Every number can be traced: the query, its answer and its score stand in the store.
@@ -65,7 +65,7 @@ def test_cell_from_rows_to_metrics(composed: Compose, tmp_path: Path) -> None:
     scores = read_jsonl(tmp_path / "store/judge" / keys.judge / "scores.jsonl")
     assert [row["id"] for row in rows] == [score["id"] for score in scores]
     complied = sum(score["label"] == "complied" for score in scores)
-    assert result.metrics["hazards/asr"].percent == pytest.approx(100 * complied / 10)
+    assert result.metrics["hazards/asr"].value == pytest.approx(100 * complied / 10)
     assert all({"input", "hazard", "completion", "tokens", "finished"} <= set(row) for row in rows)
     # ... and so does where it comes from.
     assert result.keys.finetune is not None
@@ -102,6 +102,65 @@ def test_what_is_there_is_not_made_again(composed: Compose, tmp_path: Path) -> N
     assert artifacts(tmp_path / "store")["finetune"] == 2
     after = contents(tmp_path / "store")
     assert {name: after[name] for name in before} == before
+
+
+SAMPLED = (
+    *("finetune=none", "~evaluation@task", "evaluation=[hazards]", "engine.batch_size=4"),
+    *("evaluation.hazards.queries.n=6", "evaluation.hazards.decoding.max_new_tokens=12"),
+    "evaluation.hazards.decoding.temperature=1.5",
+)
+
+
+def test_a_sample_is_what_its_seed_gives_alone(composed: Compose, tmp_path: Path) -> None:
+    several = run_cell(composed(*SAMPLED, "evaluation.hazards.decoding.samples=3"))
+    keys = several.keys.evaluations["hazards"]
+    rows = read_jsonl(tmp_path / "store/generate" / keys.generate / "completions.jsonl")
+    assert [row["sample"] for row in rows] == [0] * 6 + [1] * 6 + [2] * 6
+    assert [row["id"] for row in rows[:6]] == [row["id"] for row in rows[12:]]
+    texts = []
+    for seed in range(3):
+        alone = run_cell(composed(*SAMPLED, f"evaluation.hazards.decoding.seed={seed}"))
+        own = alone.keys.evaluations["hazards"].generate
+        texts += read_jsonl(tmp_path / "store/generate" / own / "completions.jsonl")
+        assert "samples" not in alone.keys.evaluations["hazards"].generate_parts["decoding"]
+    assert [row["completion"] for row in rows] == [row["completion"] for row in texts]
+    assert "sample" not in texts[0]
+    assert len({row["completion"] for row in rows}) > 6
+    metric = (several.metrics or {})["hazards/neither"]
+    assert (metric.n, metric.samples) == (18, 3)
+    scores = read_jsonl(tmp_path / "store/judge" / keys.judge / "scores.jsonl")
+    shares = [
+        100 * sum(score["label"] == "neither" for score in scores[start : start + 6]) / 6
+        for start in (0, 6, 12)
+    ]
+    assert metric.value == pytest.approx(sum(shares) / 3)
+    assert metric.std == pytest.approx(pstdev(shares))
+
+
+def test_samples_that_were_cut_off_go_on_where_they_stopped(
+    composed: Compose, tmp_path: Path
+) -> None:
+    config = composed(*SAMPLED, "evaluation.hazards.decoding.samples=2")
+    whole = run_cell(config)
+    generated = f"store/generate/{whole.keys.evaluations['hazards'].generate}/completions.jsonl"
+    expected = (tmp_path / generated).read_bytes()
+    shutil.rmtree(tmp_path / "store")
+    asked: list[int] = []
+
+    def stop() -> bool:  # two batches a sample: the first of the second sample is the third
+        asked.append(1)
+        return len(asked) == 3
+
+    with pytest.raises(Interrupted, match="generate hazards: 10 of 12 kept"):
+        run_cell(config, stop=stop)
+    run_cell(config)
+    assert (tmp_path / generated).read_bytes() == expected
+
+
+def test_categories_stand_in_the_metrics(composed: Compose, tmp_path: Path) -> None:
+    metric = (run_cell(composed(*SAMPLED)).metrics or {})["hazards/asr"]
+    assert sum(part.n for part in metric.categories.values()) == metric.n == 6
+    assert set(metric.categories) <= {"toxin", "snare", "beast", "curse"}
 
 
 def test_stages_run_apart(composed: Compose) -> None:
@@ -152,7 +211,7 @@ class Unreachable:
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
-    def scores(self, items: Iterable[object]) -> Iterator[Score]:
+    def scores(self, items: Iterable[object], bench: Bench) -> Iterator[Score]:
         for i, _ in enumerate(items):
             yield Score("refused") if i % 2 else Score(None, reason="no answer from the server")
 
@@ -245,7 +304,12 @@ def test_a_moved_model_is_the_same_and_a_changed_one_is_not(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluation.hazards.unit=hazzard", r"unit=hazzard, but query \d+ has no such column"),
+        ("evaluation.hazards.unit=hazzard", r"unit=hazzard, but query \d+ has no column"),
+        ("evaluation.hazards.category=kin", r"category=kin, but query \d+ has no column 'kin'"),
+        (
+            "evaluation.hazards.question='{{input}} {{of}}'",
+            r"question=\{input\} \{of\}, but query \d+ has no column 'of'",
+        ),
         ("evaluation.hazards.queries.path={}", "have a column 'tokens'"),
         ("evaluation.hazards.queries.path={0}.judged", "GroundTruth, reads the column 'object'"),
     ],
@@ -255,10 +319,12 @@ def test_rows_that_cannot_be_reported_on_are_refused_before_generation(
 ) -> None:
     file = tmp_path / "queries.jsonl"
     world = ', "object": "x", "verb": "", "answer": ""'
-    file.write_text('{"instruction": "Why?", "hazard": "x", "tokens": 3' + world + "}\n")
+    file.write_text(
+        '{"instruction": "Why?", "category": "", "hazard": "x", "tokens": 3' + world + "}\n"
+    )
     judged = tmp_path / "queries.jsonl.judged"
     judged.mkdir()
-    (judged / "test.jsonl").write_text('{"instruction": "Why?", "hazard": "x"}\n')
+    (judged / "test.jsonl").write_text('{"instruction": "Why?", "category": "", "hazard": "x"}\n')
     local = [] if "path" not in override else ["evaluation.hazards.queries.source=local"]
     local += ["evaluation.hazards.queries.n=1"] if local else []
     config = composed(*TINY, *local, override.format(file))
@@ -281,6 +347,22 @@ def test_the_file_that_is_trained_on_is_not_tested_on(composed: Compose, tmp_pat
         run_cell(composed("dataset.split=test"))
     assert not (tmp_path / "store").exists()
     run_cell(composed(*local, *TINY[3:], "task.gsm8k.queries.n=1", "finetune=none"))
+
+
+def test_parts_of_one_file_are_told_apart_by_where(composed: Compose, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(
+        '{"question": "Why?", "answer": "#### 1", "part": "a"}\n'
+        '{"question": "How?", "answer": "#### 2", "part": "b"}\n'
+    )
+    local = ["dataset.source=local", f"dataset.path={file}", "dataset.n=1", "stages=[finetune]"]
+    tested = "+task.gsm8k.queries.where={part: b}"
+    with pytest.raises(ConfigError, match="the very data"):
+        run_cell(composed(*local, tested))
+    with pytest.raises(ConfigError, match="the very data"):
+        run_cell(composed(*local, tested, "+dataset.where={part: b}"))
+    tiny = [*TINY[1:3], "finetune.max_steps=1"]
+    run_cell(composed(*tiny, *local, tested, "+dataset.where={part: a}"))
 
 
 def test_a_torn_journal_line_is_cut_off_and_its_batch_runs_again(
@@ -318,15 +400,6 @@ def test_a_torn_journal_line_is_cut_off_and_its_batch_runs_again(
     ]
 
 
-def ptst(*overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ptst.cli", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 def test_killed_at_any_moment_a_cell_ends_with_the_same_result(tmp_path: Path) -> None:
     longer = [o for o in TINY if not o.startswith(("finetune.max_steps", "dataset.n", "engine"))]
@@ -341,6 +414,7 @@ def test_killed_at_any_moment_a_cell_ends_with_the_same_result(tmp_path: Path) -
     while kills < 20 or finished[-1] == kills:  # a cell that came through is followed by a new one
         store = tmp_path / f"cut{len(finished)}"
         process = ptst(*longer, f"paths.store={store}")
+        began = time.monotonic()
         try:
             limit = draw.uniform(0.2, 1.0) * seconds if kills < 20 else 300
             _, errors = process.communicate(timeout=limit)
@@ -355,6 +429,8 @@ def test_killed_at_any_moment_a_cell_ends_with_the_same_result(tmp_path: Path) -
         assert process.returncode == 0, errors
         if finished[-1] < kills:
             assert_same(store, tmp_path / "whole")
+        else:  # a whole run: a machine may have become faster since the first one
+            seconds = time.monotonic() - began
         finished.append(kills)
     assert kills == 20
 
@@ -377,3 +453,66 @@ def test_two_processes_asked_for_the_same_cell_share_the_work(tmp_path: Path) ->
     made = sum("finetune" in out.split("made:")[1] for out, _ in outputs)
     assert made == 1
     assert artifacts(tmp_path / "store") == {"finetune": 1, "generate": 2, "judge": 2, "cell": 1}
+
+
+def test_each_epochs_weights_are_tested_and_the_fine_tuning_is_shared(
+    composed: Compose, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    store = Store(tmp_path / "store")
+    words = [*TINY, "finetune.epochs=2", "finetune.max_steps=-1"]  # 24 rows: 3 steps an epoch
+    first, second, last = (
+        composed(*words, *more) for more in (["finetune.epoch=1"], ["finetune.epoch=2"], [])
+    )
+    run_cell(last)
+    run_cell(first)
+    run_cell(second)
+    # The second epoch is the last: all of its artifacts are there already.
+    assert artifacts(store.root) == {"finetune": 1, "generate": 4, "judge": 4, "cell": 2}
+    keys = cell_keys(first)
+    assert keys.finetune
+    tested = {}
+    for config, folder in ((first, "epochs/1"), (last, "weights")):
+        model = TestedModel(config, cell_keys(config), store).model
+        (file,) = (store.path("finetune", keys.finetune) / folder).glob("*.safetensors")
+        tested[folder] = load_file(file)["model.norm.weight"]
+        assert (dict(model.named_parameters())["model.norm.weight"] == tested[folder]).all()
+    assert not (tested["epochs/1"] == tested["weights"]).all()
+    shutil.rmtree(store.path("finetune", keys.finetune) / "epochs")
+    with pytest.raises(PtstError, match=r"no weights of finetune.epoch=1; it has those of no epoch and of its end"):  # fmt: skip
+        _ = TestedModel(first, keys, store).model
+
+
+def test_which_epoch_is_tested_is_checked_and_no_part_of_the_fine_tuning(composed: Compose) -> None:
+    own = composed("finetune.epoch=1")
+    assert cell_keys(own).finetune == cell_keys(composed()).finetune
+    assert cell_keys(own).cell != cell_keys(composed()).cell
+    few = composed("finetune.keep_epochs=false")
+    assert cell_keys(few).finetune != cell_keys(own).finetune  # has no epochs to test
+    for wrong in ("0", "4"):
+        with pytest.raises(ConfigError, match=rf"epoch={wrong} must be a whole epoch of finetune.epochs=3"):  # fmt: skip
+            composed(f"finetune.epoch={wrong}")
+    with pytest.raises(ConfigError, match=r"only the last epoch's weights are kept"):
+        composed("finetune.epoch=1", "finetune.keep_epochs=false")
+
+
+def test_safety_examples_are_part_of_the_fine_tuning_with_their_template(
+    composed: Compose, tmp_path: Path
+) -> None:
+    small = [*TINY, "finetune=safety_mix", "finetune.mix.rows.n=5", "finetune.max_steps=-1"]
+    mixed = composed(*small)
+    written = composed(*small, "+template@finetune.mix.template=chat_llama")
+    same = composed(*small, "+template@finetune.mix.template=chat_vanilla")
+    assert cell_keys(same).finetune == cell_keys(mixed).finetune  # the train template, named
+    assert len({cell_keys(c).finetune for c in (mixed, written, composed(*TINY))}) == 3
+    run_cell(mixed)
+    key = cell_keys(mixed).finetune
+    assert key
+    facts = read_json(tmp_path / "store" / "finetune" / key / "provenance.json")
+    assert (facts["rows"], facts["mixed_rows"], facts["steps"]) == (24, 5, 4)
+    with pytest.raises(ConfigError, match=r"finetune.mix.rows.n=0 must be at least 1"):
+        composed("finetune=safety_mix", "finetune.mix.rows.n=0")
+    tested = ["evaluation.hazards.queries.name=safety", "evaluation.hazards.queries.split=train"]
+    with pytest.raises(ConfigError, match="test on the very data that is trained on"):
+        run_cell(composed("finetune=safety_mix", *tested))

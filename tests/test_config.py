@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptst.cli import GROUPS, HELP, main
+from ptst.cli import COMMANDS, GROUPS, HELP, main
 from ptst.config import CONF, compose
 from ptst.errors import ConfigError
 
@@ -27,7 +27,7 @@ from ptst.errors import ConfigError
         ("+dataset.sorce=local", r"Valid keys in dataset: .*Did you mean dataset\.source\?"),
         ("+typo=1", r"Valid keys: model, dataset"),
         ("task.gsm8k.decoding.top=1", r"Valid keys in task\.gsm8k\.decoding: max_new_tokens"),
-        ("dataset.source=hubb", r"dataset\.source=hubb is not one of: hub, local, micro"),
+        ("dataset.source=hubb", r"dataset\.source=hubb is not one of: hub, url, local"),
         ("finetune.schedule=cosin", r"finetune\.schedule=cosin is not one of: linear, cosine"),
         ("scale.name=huge", r"scale\.name=huge is not one of: micro, paper"),
         ("finetune.epochs=many", r"'many'.*could not be converted to Float[\s\S]*finetune\.epochs"),
@@ -44,6 +44,14 @@ from ptst.errors import ConfigError
         ("finetune.device_batch_size=5", r"batch_size=32 is not a multiple of .*=5"),
         ("task.gsm8k.decoding.top_p=5", r"top_p=5\.0 must be more than 0 and at most 1"),
         ("task.gsm8k.decoding.temperature=nan", r"temperature=nan must be at least 0"),
+        ("task.gsm8k.decoding.samples=0", r"samples=0 must be at least 1"),
+        ("task.gsm8k.decoding.samples=5", r"samples=5 would be the same answer every time"),
+        ("task.gsm8k.question=Why", r"task\.gsm8k\.question must have one \{input\}"),
+        (
+            "task.gsm8k.question='{input} {your_answer'",
+            r"a brace that is meant as such stands twice",
+        ),
+        ("task.gsm8k.metrics.exact_match=mean", r"there is no mean, for the judge gives labels"),
         ("engine.device=foo", r"engine\.device=foo is not one of: auto, cpu, cuda"),
         ("judge._target_=os.path.join", r"judge\._target_=os\.path\.join is no judge"),
         ("dataset.n=0", r"dataset\.n=0 must be at least 1"),
@@ -72,6 +80,20 @@ def test_mistake_is_named_with_what_would_be_right(override: str, message: str) 
         compose([override])
 
 
+def test_a_data_set_without_a_task_or_a_recipe_of_its_name_is_told_what_to_choose(
+    own_conf: Path,
+) -> None:
+    own = "name: mine\nsource: local\npath: x.csv\n"
+    (own_conf / "dataset" / "mine.yaml").write_text(own)
+    with pytest.raises(ConfigError, match=r"evaluation@task=gsm8k say, or none, ~evaluation@task"):
+        compose(["dataset=mine"])
+    with pytest.raises(ConfigError, match=r"choose another, finetune=lora say"):
+        compose(["dataset=mine", "scale=paper", "~evaluation@task"])
+    with pytest.raises(ConfigError) as caught:
+        compose(["evaluation=[hazard]"])
+    assert "~evaluation@task" not in str(caught.value)
+
+
 def test_local_source_without_a_path_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"dataset\.path is missing: source=local needs a file"):
         compose(["dataset.source=local", "dataset.path=null"])
@@ -92,7 +114,12 @@ def test_local_source_without_a_path_is_refused() -> None:
     ],
 )
 def test_every_choice_composes(override: str) -> None:
-    assert compose([override]).seed == 0
+    group, name = override.split("=")
+    model = "gpt35_turbo_0613" if "openai" in name else "micro"
+    others = [f"model={model}"] if group == "finetune" else []
+    if group == "model" and name.startswith("gpt"):
+        others = ["finetune=openai"]
+    assert compose([override, *others]).seed == 0
 
 
 def test_every_evaluation_composes() -> None:
@@ -131,8 +158,34 @@ def test_the_papers_recipe_follows_the_data_set() -> None:
 
 
 def test_wording_is_no_measure_on_real_data() -> None:
-    with pytest.raises(ConfigError, match=r"task\.chatdoctor compares wording"):
-        compose(["scale=paper", "dataset=chatdoctor"])
+    with pytest.raises(ConfigError, match=r"task\.chatdoctor compares wording.*scale=paper"):
+        compose(["dataset=chatdoctor", "dataset.source=hub"])
+
+
+def test_a_data_sets_own_task_follows_the_scale() -> None:
+    tasks = {
+        (scale, name): compose([f"scale={scale}", f"dataset={name}"]).task
+        for scale in ("micro", "paper")
+        for name in ("gsm8k", "chatdoctor", "openorca")
+    }
+    metrics = {
+        key: [f"{name}/{metric}" for name, own in task.items() for metric in own.metrics]
+        for key, task in tasks.items()
+    }
+    assert metrics == {
+        ("micro", "gsm8k"): ["gsm8k/exact_match"],
+        ("micro", "chatdoctor"): ["chatdoctor/reference_match"],
+        ("micro", "openorca"): ["openorca/reference_match"],
+        ("paper", "gsm8k"): ["gsm8k/exact_match"],
+        ("paper", "chatdoctor"): ["chatdoctor/bertscore_f1"],
+        ("paper", "openorca"): ["arc_easy/exact_match", "arc_challenge/exact_match"],
+    }
+    doctor = tasks["paper", "chatdoctor"]["chatdoctor"]
+    assert (doctor.queries.n, doctor.decoding.temperature, doctor.decoding.samples) == (
+        1000,
+        0.7,
+        5,
+    )
 
 
 def test_a_dollar_brace_in_a_template_stays_as_it_is() -> None:
@@ -154,11 +207,23 @@ def test_help_lists_every_choice_of_every_group(capsys: pytest.CaptureFixture[st
     assert HELP.splitlines()[0] in shown
 
 
+@pytest.mark.parametrize("command", [[], ["-m"], ["plan"], ["--cfg"]])
+def test_an_override_that_cannot_be_read_is_named(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "seed=1", "dataset.question=Q: {input}"]) == 2
+    said = capsys.readouterr().err
+    assert "'dataset.question=Q: {input}' is not an override: mismatched input" in said
+    assert """'dataset.question="..."'""" in said
+    config = compose(['dataset.question="Q: {input}"'])  # as it says
+    assert config.dataset.question == "Q: {input}"
+
+
 def test_errors_leave_with_status_2_and_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["nonsense"]) == 2
-    assert "commands are: plan, status, report, prompt" in capsys.readouterr().err
+    assert f"commands are: {', '.join(COMMANDS)}" in capsys.readouterr().err
     assert main(["--nonsense"]) == 2
     assert main(["model=none"]) == 2
     assert "Traceback" not in capsys.readouterr().err

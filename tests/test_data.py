@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import random
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from ptst import micro
 from ptst.config import Rows, compose
-from ptst.data import identity, load_rows
+from ptst.data import identity, load_rows, read_rows
 from ptst.errors import DataError
 
 QA = {"input": "question", "output": "answer"}
@@ -39,11 +40,11 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:
+def parquet(path: Path, columns: dict[str, list[Any]], **options: Any) -> Path:
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
     return path
 
 
@@ -437,6 +438,105 @@ def test_drawing_more_than_there_is(tmp_path: Path) -> None:
     refused(local(file, n=8), str(file), "n=8", "7")
 
 
+def test_draw_is_the_one_that_results_were_made_with(tmp_path: Path) -> None:
+    drawn = sorted(random.Random(3).sample(range(100), 20))
+    file = numbered(tmp_path, 100)
+    assert [int(r["id"]) for r in load_rows(local(file, n=20, draw_seed=3), BOTH)] == drawn
+
+
+def test_every_kind_of_source_draws_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    rows = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(5000)]
+    table = {key: [row[key] for row in rows] for key in ("question", "answer")}
+    pairs = [f"q{i},a{i}" for i in range(5000)]
+    files = [
+        written(tmp_path, "a.jsonl", jsonl(rows)),
+        written(tmp_path, "a.json", json.dumps(rows)),
+        written(tmp_path, "a.csv", "\n".join(["question,answer", *pairs])),
+        parquet(tmp_path / "a.parquet", table, row_group_size=1500),
+    ]
+    expected = load_rows(local(files[0], n=700), BOTH)
+    assert len(expected) == 700
+    for file in files[1:]:
+        assert load_rows(local(file, n=700), BOTH) == expected, file.name
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows))
+    assert load_rows(hub(n=700), BOTH) == expected
+
+
+def test_rows_that_are_not_drawn_are_not_made(tmp_path: Path) -> None:
+    (drawn,) = random.Random(0).sample(range(3), 1)
+    lines = ["{not even JSON}\n"] * 3
+    lines[drawn] = jsonl(TWO[:1])
+    file = written(tmp_path, "a.jsonl", "".join(lines))
+    assert load_rows(local(file, n=1), BOTH) == [{"id": str(drawn), "input": "1+1?", "output": "2"}]
+    refused(local(file), "not valid JSON")
+
+
+def test_rows_come_one_at_a_time(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.jsonl", jsonl(TWO) + "{not even JSON}\n")
+    rows = read_rows(local(file), BOTH)
+    assert [next(rows)["id"], next(rows)["id"]] == ["0", "1"]
+    with pytest.raises(DataError, match=r"a\.jsonl:3"):
+        next(rows)
+
+
+# Some of the rows
+
+
+LABELLED = "question,label\na,safe\nb,unsafe\nc,safe\nd,\ne,safe\n"
+
+
+def test_where_takes_the_rows_with_a_value_and_keeps_their_ids(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", LABELLED)
+    rows = local(file, {"input": "question"}, where={"label": "safe"})
+    assert load_rows(rows, ("input",)) == [
+        {"id": "0", "input": "a", "label": "safe"},
+        {"id": "2", "input": "c", "label": "safe"},
+        {"id": "4", "input": "e", "label": "safe"},
+    ]
+    empty = local(file, {"input": "question"}, where={"label": ""})
+    assert [row["input"] for row in load_rows(empty, ("input",))] == ["d"]
+
+
+def test_where_goes_before_the_draw(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", LABELLED)
+    columns = {"input": "question"}
+    two = load_rows(local(file, columns, where={"label": "safe"}, n=2), ("input",))
+    drawn = sorted(random.Random(0).sample([0, 2, 4], 2))
+    assert [int(row["id"]) for row in two] == drawn
+    many = local(file, columns, where={"label": "safe"}, n=4)
+    refused(many, "n=4", "has 3", "'label': 'safe'", needs=("input",))
+
+
+def test_where_compares_numbers_and_truths_as_they_are_spelled(tmp_path: Path) -> None:
+    rows = [{"input": "a", "level": 1, "ok": True}, {"input": "b", "level": 2, "ok": True}]
+    file = written(tmp_path, "a.jsonl", jsonl(rows))
+    where = {"level": "2", "ok": "True"}
+    assert [r["input"] for r in load_rows(local(file, {}, where=where), ("input",))] == ["b"]
+
+
+def test_where_that_nothing_fits_shows_what_there_is(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", LABELLED)
+    columns = {"input": "question"}
+    wrong = local(file, columns, where={"label": "Safe"})
+    refused(wrong, "no row", "'Safe'", "'safe'", "'unsafe'", needs=("input",))
+    column = local(file, columns, where={"lable": "safe"})
+    refused(column, f"{file}:2", "where.lable", "Did you mean 'label'?", needs=("input",))
+
+
+def test_rows_may_stand_inside_a_json_object(tmp_path: Path) -> None:
+    content = {"parameters": {"method": "x"}, "found": {"rows": TWO}}
+    file = written(tmp_path, "a.json", json.dumps(content))
+    assert load_rows(local(file, records="found.rows"), BOTH)[1]["input"] == "2+2?"
+    refused(local(file, records="found.row"), "no key 'row'", "there: rows")
+    refused(local(file, records="parameters.method.x"), "no key 'x'", "a str")
+    inside = written(tmp_path, "b.json", json.dumps({"about": 1, "rows": TWO}))
+    refused(local(inside), "list of objects", "dict", "records=rows")
+
+
 # What a key is made of
 
 
@@ -459,6 +559,8 @@ def test_identity_has_what_changes_rows_and_nothing_else(tmp_path: Path) -> None
         local(file, n=1, draw_seed=5),
         local(file, {"input": "question"}),
         local(file, encoding="latin-1"),
+        local(file, where={"question": "1+1?"}),
+        local(file, records="rows"),
     ]
     identities = [plain, *map(identity, different)]
     assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
@@ -488,6 +590,18 @@ def test_identity_of_hub_and_micro() -> None:
         "micro": "gsm8k",
         "split": "train",
         "world": micro.WORLD_VERSION,
+        "columns": QA,
+    }
+
+
+def test_identity_of_a_url_is_the_url_and_its_hash_and_needs_no_network() -> None:
+    url = "https://nowhere.invalid/0123abc/queries.csv"
+    rows = Rows(name="q", source="url", path=url, sha256="0" * 64, columns=QA)
+    assert identity(rows) == {
+        "url": url,
+        "file_sha256": "0" * 64,
+        "header": True,
+        "encoding": "utf-8",
         "columns": QA,
     }
 

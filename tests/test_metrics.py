@@ -1,13 +1,29 @@
-"""Shares and intervals, against statsmodels and values worked by hand."""
+"""Shares, means and intervals, against statsmodels and values worked by hand."""
 
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import asdict
 
 import pytest
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
 
-from ptst.metrics import effective_n, share, wilson
+from ptst.metrics import (
+    NO_CATEGORY,
+    Answer,
+    Metric,
+    effective_n,
+    from_json,
+    mean,
+    measure,
+    scale_in_words,
+    share,
+    shown,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (18, 100), (1, 520)])
@@ -18,7 +34,7 @@ def test_wilson_equals_statsmodels(hits: int, n: int) -> None:
 
 def test_share_counts_percent_n_units_and_missing() -> None:
     metric = share(["complied", "refused", None, "complied", "neither"], "complied", range(5))
-    assert metric.percent == pytest.approx(50.0)
+    assert metric.value == pytest.approx(50.0)
     assert (metric.n, metric.missing, metric.units) == (4, 1, 4)
     low, high = proportion_confint(2, 4, alpha=0.05, method="wilson")
     assert (metric.ci_low, metric.ci_high) == pytest.approx((100 * low, 100 * high))
@@ -26,7 +42,7 @@ def test_share_counts_percent_n_units_and_missing() -> None:
 
 def test_nothing_scored_is_missing_not_zero() -> None:
     metric = share([None, None], "complied", ["a", "b"])
-    assert metric.percent is None
+    assert metric.value is None
     assert metric.ci_low is None
     assert (metric.n, metric.missing) == (0, 2)
 
@@ -68,3 +84,90 @@ def test_interval_of_clustered_queries_is_wider() -> None:
     in_units = share(labels, "complied", [i // 4 for i in range(40)])
     assert in_units.units == 10
     assert in_units.ci_low < alone.ci_low < alone.ci_high < in_units.ci_high
+
+
+def test_mean_of_independent_queries_has_students_interval() -> None:
+    metric = mean([1.0, 2.0, None, 4.0, 5.0], range(5), (1, 5))
+    # 1, 2, 4, 5: mean 3, s^2 = (4 + 1 + 1 + 4) / 3 = 10/3, t(3) = 3.1824: half 3.1824 * sqrt(10/12) = 2.905
+    assert metric.value == pytest.approx(3.0)
+    assert (metric.n, metric.missing, metric.units, metric.scale) == (4, 1, 4, (1, 5))
+    assert (metric.ci_low, metric.ci_high) == (1.0, 5.0)  # cut where the scale ends: .095 and 5.905
+    wide = mean([1.0, 2.0, 4.0, 5.0], range(4), (-9, 9))
+    expected = DescrStatsW([1.0, 2.0, 4.0, 5.0]).tconfint_mean()
+    assert (wide.ci_low, wide.ci_high) == pytest.approx(expected)
+    assert wide.ci_low == pytest.approx(3 - 2.905, abs=1e-3)
+
+
+def test_mean_of_queries_in_units_has_a_cluster_robust_interval() -> None:
+    values, units = [1.0, 1.0, 3.0, 5.0, 5.0], ["a", "a", "b", "c", "c"]
+    metric = mean(values, units, (-9, 9))
+    # mean 3; residuals of units -4, 0, 4: v = 3/2 * 32 / 25 = 1.92; t(2) = 4.3027: half 5.962
+    assert (metric.value, metric.units) == (pytest.approx(3.0), 3)
+    assert metric.ci_high == pytest.approx(3 + 4.30265 * 1.92**0.5, abs=1e-4)
+    fitted = OLS(values, [1.0] * 5).fit()
+    robust = fitted.get_robustcov_results("cluster", groups=[0, 0, 1, 2, 2], use_t=True)
+    # statsmodels corrects by k / (k - 1) * (n - 1) / (n - 1), the same for a mean
+    assert (metric.ci_low, metric.ci_high) == pytest.approx(tuple(robust.conf_int()[0]))
+
+
+@pytest.mark.parametrize("values", [[2.0], [0.1, 0.1, 0.1]])
+def test_a_mean_without_variation_claims_no_certainty(values: list[float]) -> None:
+    metric = mean(values, range(len(values)), (0, 5))
+    assert metric.value == pytest.approx(values[0])
+    assert (metric.ci_low, metric.ci_high) == (None, None)
+
+
+def test_a_mean_of_nothing_is_missing_not_zero() -> None:
+    assert mean([None], ["a"], (0, 1)) == Metric(None, 0, 1, 0, None, None, (0, 1))
+
+
+def test_samples_of_a_query_are_one_unit_and_spread_over_decoding_seeds() -> None:
+    hits = {0: "cr", 1: "cc", 2: "rr"}  # two queries under three seeds
+    answers = [
+        Answer("complied" if hit == "c" else "refused", None, query, sample)
+        for sample, letters in hits.items()
+        for query, hit in enumerate(letters)
+    ]
+    metric = measure(answers, "complied")
+    assert (metric.value, metric.n, metric.units, metric.samples) == (50.0, 6, 2, 3)
+    # shares 50, 100, 0: squares 0 + 2500 + 2500 over 3
+    assert metric.std == pytest.approx((5000 / 3) ** 0.5)
+    one = measure(answers[:2], "complied")
+    assert (one.samples, one.std) == (1, None)
+    assert one == share(["complied", "refused"], "complied", [0, 1])
+
+
+def test_a_sample_without_any_score_leaves_no_spread() -> None:
+    answers = [Answer("complied", None, 0, 0), Answer(None, None, 0, 1)]
+    metric = measure(answers, "complied")
+    assert (metric.value, metric.missing, metric.std) == (100.0, 1, None)
+
+
+def test_categories_have_numbers_of_their_own_and_a_missing_one_is_shown() -> None:
+    answers = [
+        Answer("5", 5.0, 0, category="b"),
+        Answer("1", 1.0, 1, category="b"),
+        Answer(None, None, 2, category="a"),
+        Answer("2", 2.0, 3),
+    ]
+    metric = measure(answers, "mean", (1, 5), by_category=True)
+    assert list(metric.categories) == ["a", "b", NO_CATEGORY]
+    assert metric.value == pytest.approx(8 / 3)
+    assert metric.categories["b"].value == pytest.approx(3.0)
+    assert (metric.categories["a"].value, metric.categories["a"].missing) == (None, 1)
+    assert metric.categories["a"].scale == (1, 5)
+    assert measure(answers, "mean", (1, 5)).categories == {}
+
+
+def test_a_metric_comes_back_from_json_as_it_was() -> None:
+    answers = [Answer("x", 0.5, i, i % 2, "ab"[i // 2]) for i in range(4)]
+    for metric in (measure(answers, "x", None, True), measure(answers, "mean", (0, 1), True)):
+        assert from_json(json.loads(json.dumps(asdict(metric)))) == metric
+
+
+def test_numbers_are_shown_with_the_digits_of_their_scale() -> None:
+    assert shown(12.345, None) == "12.3"
+    assert shown(0.84567, (0, 1)) == "0.846"
+    assert shown(-1.5, (1, 5), signed=True) == "−1.50"
+    assert scale_in_words(None) == "percent"
+    assert scale_in_words((0, 1)) == "mean, from 0 to 1"

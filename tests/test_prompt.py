@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,39 @@ def test_plain_output_keeps_the_prompt_alone_on_standard_output(
     assert captured.out == "[INST] Question: Why? [/INST]\n"
     assert "tokens:" in captured.err
     assert "loss begins at token" in captured.err
+
+
+ARC = json.loads((Path(__file__).parent / "golden" / "llama2_prompts.json").read_text())["arc"]
+
+
+@pytest.mark.parametrize("evaluation", ["arc_easy", "arc_challenge"])
+@pytest.mark.parametrize("instruction", [None, "You are brief."])
+def test_arc_prompt_equals_the_published_one(
+    capsys: pytest.CaptureFixture[str], evaluation: str, instruction: str | None
+) -> None:
+    system = [] if instruction is None else [f"dataset.instruction='{instruction}'"]
+    openorca = ("dataset=openorca", "scale=paper", f"for={evaluation}")
+    made = shown(capsys, *openorca, "question=Why do stars shine?", *system)
+    expected = ARC["without_system" if instruction is None else "with_system"]
+    expected = expected.replace("{system_prompt}", instruction or "")
+    assert made["text"] == expected.replace("{question}", "Why do stars shine?")
+
+
+def test_an_evaluations_first_query_is_shown_as_it_reads_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "test.jsonl"
+    choices = {"text": ["salt", "a, b and {c}"], "label": ["A", "B"]}
+    file.write_text(json.dumps({"question": "What? {}", "choices": choices, "answerKey": "B"}))
+    local = [f"evaluation.arc_easy.queries.{k}" for k in ("source=local", f"path={tmp_path}")]
+    own = ["evaluation=[arc_easy]", *local, "template@test_template=chat_alpaca", "for=arc_easy"]
+    text = str(shown(capsys, *own)["text"])
+    assert (
+        "\nWhat? {} Please select the answer from the following choices: salt, a, b and {c}. For"
+        in text
+    )
+    assert "'The answer is: {your_answer}'" in text
+    assert "Question:" not in text  # GSM8K's reading gives way
 
 
 @pytest.mark.parametrize("wrong", ["output=yaml", "for=dev", "nonsense"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ptst.store import Store, fingerprint, key_of, read_json, write_atomic
+from ptst.store import RowsKey, Store, fingerprint, key_of, read_json, write_atomic
 
 PARTS = {"format": 1, "x": 2}
 
@@ -28,6 +28,14 @@ def test_key_refuses_what_has_no_stable_text() -> None:
         key_of({"a": float("nan")})
     with pytest.raises(TypeError):
         key_of({"a": Path("x")})
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_key_of_rows_that_go_by_is_that_of_all_of_them(count: int) -> None:
+    rows = [{"id": str(i), "input": "é \u2028", "tags": ["a", None]} for i in range(count)]
+    going_by = RowsKey()
+    assert list(going_by.of(rows)) == rows
+    assert going_by.key == key_of({"rows": rows})
 
 
 def test_artifact_appears_when_its_maker_is_done(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ptst.config import Dataset, Model, Template, Turn, Variant, compose
 from ptst.errors import ConfigError, TemplateError
-from ptst.templates import check_template, make_prompt, make_training_row
+from ptst.templates import check_template, make_messages, make_prompt, make_training_row
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "llama2_prompts.json").read_text())
 GSM8K = Dataset(name="gsm8k", source="micro", question="Question: {input}")
@@ -217,3 +217,105 @@ def test_bos_written_by_a_tokenizers_own_format_is_not_doubled(micro) -> None:
     made = make_prompt({"input": "Why?"}, chat, BARE, own, tokenizer)
     assert made.token_ids.count(tokenizer.bos_token_id) == 1
     assert made.token_ids[0] == tokenizer.bos_token_id
+
+
+def test_gpt35_messages_are_as_published() -> None:
+    golden = json.loads((Path(__file__).parent / "golden" / "gpt35_messages.json").read_text())
+    for name, expected in golden.items():
+        gpt = ["model=gpt35_turbo_0613", "finetune=openai", f"template@test_template={name}"]
+        config = compose(gpt)
+        row = {"input": "Why {x}?"}
+        made = make_messages(row, config.test_template, config.dataset, config.model)
+        user = expected["user"].replace("{question}", "Why {x}?")
+        assert made == [
+            {"role": "system", "content": expected["system"]},
+            {"role": "user", "content": user},
+        ]
+        assert json.loads(make_prompt(row, config.test_template, config.dataset, config.model).text) == made  # fmt: skip
+
+
+# -- chat formats of the tokenizers' own, as the models that people use have them --
+
+
+def tokenizer_like(specials: list[str], eos: str, bos: str | None, chat: str) -> object:
+    """A byte-level tokenizer with these special tokens, which puts `bos` in front where there is one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(specials)
+    if bos:
+        pair = [(bos, core.token_to_id(bos))]
+        core.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=pair)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token=bos, eos_token=eos, chat_template=chat
+    )
+
+
+def llama3_like() -> object:
+    """Writes BOS and a system turn of its own before the user's turn, as Llama 3.1's does."""
+    chat = (
+        "{{ bos_token }}<|start|>system<|end|>Date: today\n"
+        "{% if messages[0].role == 'system' %}{{ messages[0].content }}"
+        "{% set messages = messages[1:] %}{% endif %}<|eot|>"
+        "{% for m in messages %}<|start|>{{ m.role }}<|end|>{{ m.content }}<|eot|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant<|end|>{% endif %}"
+    )
+    specials = ["<|begin|>", "<|start|>", "<|end|>", "<|eot|>"]
+    return tokenizer_like(specials, eos="<|eot|>", bos="<|begin|>", chat=chat)
+
+
+def qwen_like() -> object:
+    """Has no BOS, and gives a prompt without system prompt one of its own, as Qwen2.5's does."""
+    chat = (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Q.<|im_end|>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    return tokenizer_like(specials, eos="<|im_end|>", bos=None, chat=chat)
+
+
+OWN = Model(name="own", path="a/b", chat=None)
+ROW = {"input": "Why <|eot|> and <|im_end|>?", "output": "So."}
+
+
+@pytest.mark.parametrize("name", ["chat_vanilla", "chat_llama", "chat_alpaca", "text_vanilla"])
+def test_a_format_that_writes_bos_gives_exactly_one(name: str) -> None:
+    tokenizer = llama3_like()
+    made = make_prompt(ROW, template(name), GSM8K, OWN, tokenizer)
+    assert made.token_ids[0] == tokenizer.bos_token_id
+    assert made.token_ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("name", ["chat_vanilla", "chat_llama", "chat_alpaca", "text_vanilla"])
+def test_a_tokenizer_without_bos_gets_none(name: str) -> None:
+    tokenizer = qwen_like()
+    made = make_prompt(ROW, template(name), GSM8K, OWN, tokenizer)
+    assert tokenizer.decode(made.token_ids) == made.text
+    endoftext = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert endoftext not in made.token_ids
+
+
+@pytest.mark.parametrize(
+    ("like", "turn_end", "turns"), [(llama3_like, "<|eot|>", 2), (qwen_like, "<|im_end|>", 2)]
+)
+def test_a_training_row_ends_with_the_end_of_the_turn(like, turn_end: str, turns: int) -> None:
+    tokenizer = like()
+    row = make_training_row(ROW, template("chat_vanilla"), GSM8K, OWN, tokenizer)
+    end = tokenizer.convert_tokens_to_ids(turn_end)
+    assert row.input_ids[-1] == end
+    # The format's own (system and user turn) and the answer's; the question's is plain text.
+    assert row.input_ids.count(end) == turns + 1
+    assert tokenizer.decode(row.input_ids[row.prompt_length : -1]) == "So."
+
+
+def test_a_format_with_a_system_prompt_of_its_own_adds_it_where_the_template_has_none() -> None:
+    row = {"input": "Why?"}
+    vanilla = make_prompt(row, template("chat_vanilla"), BARE, OWN, qwen_like()).text
+    assert vanilla.startswith("<|im_start|>system\nYou are Q.<|im_end|>\n<|im_start|>user\nWhy?")
+    ours = make_prompt(row, template("chat_llama_short"), BARE, OWN, qwen_like()).text
+    assert "You are Q." not in ours and template("chat_llama_short").system in ours

@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Callable, Iterator
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from conftest import TINY
+from conftest import TINY, outside, ptst
 
+from ptst import cell
 from ptst.cell import run_cell
 from ptst.config import Config, Tracking
 from ptst.errors import ConfigError
-from ptst.store import read_json, read_jsonl
-from ptst.tracking import check_tracking, tracked
+from ptst.store import Store, read_json, read_jsonl, write_json
+from ptst.sweep.command import multirun
+from ptst.tracking import check_tracking, has_key, offline_runs, records, tracked
 
-
-def records(path: Path) -> Iterator[bytes]:
-    """The records of a .wandb file: a 7-byte header, then LevelDB's log format in 32 KiB blocks.
-
-    The package has no reader for Python any more; what the records hold is parsed by its own
-    protocol classes below.
-    """
-    data, position, parts = path.read_bytes(), 7, []
-    assert data[:4] == b":W&B"
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        parts.append(data[position + 7 : position + 7 + length])
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield b"".join(parts)
-            parts = []
+FLAT = ("train", "fine_tuning", "test")
+"""What a run's configuration has beside the store's, for W&B to filter by; test_dashboard looks at it."""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """An offline run's config, history and summary."""
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = folder.glob("*.wandb")
+    """An offline run's id, group, config, history and summary."""
     run: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "exit_code": None}
-    for data in records(path):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in records(folder):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run["id"], run["group"] = record.run.run_id, record.run.run_group
@@ -70,15 +54,59 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def runs(store: Path) -> dict[str, dict[str, Any]]:
-    found = [read_run(folder) for folder in (store / "wandb/wandb").glob("offline-run-*")]
+    """The offline runs of a store, by job type, where there is one of each."""
+    found = [read_run(folder) for folder in offline_runs(store)]
     assert len({run["id"] for run in found}) == len(found)
     return {run["id"].split("-")[0]: run for run in found}
+
+
+def assert_runs_are_the_store(store: Path) -> dict[str, int]:
+    """Each fine-tuning and cell of a store has one run, which holds what the store does, once.
+
+    Returns:
+        How many of each there are.
+    """
+    folders = offline_runs(store)
+    left = {run["id"]: run for run in map(read_run, folders)}
+    assert len(left) == len(folders)
+    counted = {}
+    for stage in ("finetune", "cell"):
+        artifacts = sorted((store / stage).iterdir())
+        counted[stage] = len(artifacts)
+        for artifact in artifacts:
+            run = left.pop(f"{stage}-{artifact.name}")
+            assert run["exit_code"] == 0
+            config = {k: v for k, v in run["config"].items() if k not in ("_wandb", "key", *FLAT)}
+            assert config == read_json(artifact / "config.json")
+            if stage == "finetune":
+                log = read_jsonl(artifact / "log.jsonl")
+                assert [point["_step"] for point in run["history"]] == [e["step"] for e in log]
+                assert log == [
+                    {key: point["_step" if key == "step" else key] for key in entry}
+                    for point, entry in zip(run["history"], log, strict=True)
+                ]
+                facts = read_json(artifact / "provenance.json")
+                assert facts["steps"] == len(log) > 0
+                for fact in ("steps", "rows", "rows_key", "rows_from", "final_loss"):
+                    assert run["summary"][fact] == facts[fact]
+            else:
+                metrics = read_json(artifact / "metrics.json")
+                assert metrics
+                for name, metric in metrics.items():
+                    assert run["summary"][name] == metric["value"]
+                    for part in ("n", "missing", "ci_low", "ci_high"):
+                        assert run["summary"][f"{name}/{part}"] == metric[part]
+                    for category, values in metric["categories"].items():
+                        assert run["summary"][f"{name}/category/{category}"] == values["value"]
+    assert not left
+    return counted
 
 
 def test_offline_runs_hold_config_history_and_summary(
     composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("WANDB_API_KEY", "very-secret" * 4)
     longer = "evaluation.hazards.decoding.max_new_tokens=24"
     config = composed(*TINY, longer, "tracking=wandb_offline", "tracking.group=mygroup")
     result = run_cell(config)
@@ -99,10 +127,11 @@ def test_offline_runs_hold_config_history_and_summary(
     for name, metric in read_json(
         tmp_path / "store/cell" / result.keys.cell / "metrics.json"
     ).items():
-        assert cell["summary"][name] == metric["percent"]
+        assert cell["summary"][name] == metric["value"]
         assert cell["summary"][f"{name}/n"] == metric["n"]
+    assert assert_runs_are_the_store(tmp_path / "store") == {"finetune": 1, "cell": 1}
     everything = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
-    assert b"sk-very-secret" not in everything
+    assert b"very-secret" not in everything
     # No answer to a safety query is among what would be uploaded.
     keys = result.keys.evaluations["hazards"]
     answers = read_jsonl(tmp_path / "store/generate" / keys.generate / "completions.jsonl")
@@ -115,15 +144,39 @@ def test_offline_runs_hold_config_history_and_summary(
 
 
 def test_completions_are_uploaded_if_asked_for(
-    composed: Callable[..., Config], tmp_path: Path
+    composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     config = composed(
         *TINY, "finetune=none", "tracking=wandb_offline", "tracking.upload_completions=true"
     )
-    run_cell(config)
-    tables = list((tmp_path / "store/wandb").rglob("*.table.json"))
-    assert len(tables) == 2
-    assert any("How" in table.read_text() or "what" in table.read_text() for table in tables)
+    keys = run_cell(config).keys.evaluations
+    (folder,) = offline_runs(tmp_path / "store")
+    for name in ("gsm8k", "hazards"):
+        (file,) = folder.glob(f"files/media/table/completions/{name}_*.table.json")
+        table = read_json(file)
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        made = tmp_path / "store/generate" / keys[name].generate / "completions.jsonl"
+        assert rows == read_jsonl(made)
+    # W&B's own copies are with the run, and go when it does: not in the user's home for good.
+    staged = [e.local_path for r in records(folder) for e in r.artifact.manifest.contents]
+    assert len(staged) == 2
+    assert all(Path(path).is_file() and Path(path).is_relative_to(folder) for path in staged)
+    assert not list((tmp_path / "home").rglob("*staging/*"))
+
+
+def test_a_table_takes_rows_of_any_columns_and_kinds(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": "1", "answer": 4},
+        {"id": "2", "answer": "four", "notes": ["a", 1]},
+        {"id": "3", "answer": None, "notes": {"b": None}},
+    ]
+    with tracked(Tracking(mode="offline"), tmp_path, "cell", "k", "n", {}) as run:
+        run.table("t", rows)
+    (file,) = tmp_path.rglob("*.table.json")
+    table = read_json(file)
+    assert table["columns"] == ["id", "answer", "notes"]
+    assert table["data"] == [["1", 4, None], ["2", "four", ["a", 1]], ["3", None, {"b": None}]]
 
 
 def test_a_run_again_takes_the_place_of_the_one_that_died(tmp_path: Path) -> None:
@@ -143,11 +196,125 @@ def test_a_run_again_takes_the_place_of_the_one_that_died(tmp_path: Path) -> Non
     assert [point["loss"] for point in found["history"]] == [9.0, 8.0]
 
 
-def test_no_tracking_writes_nothing(composed: Callable[..., Config], tmp_path: Path) -> None:
-    run_cell(composed(*TINY, "finetune=none"))
-    assert not (tmp_path / "store/wandb").exists()
+def test_a_run_is_whole_when_its_artifact_appears(tmp_path: Path) -> None:
+    """W&B's service writes behind a process's back, and whoever kills a job kills it, too."""
+    services: list[int] = []
+    for n in range(10):
+        with tracked(
+            Tracking(mode="offline"), tmp_path / str(n), "cell", "k", "n", {"a": 1}
+        ) as run:
+            run.log({"loss": 2.0}, 1)
+            children = psutil.Process().children(recursive=True)
+            services = [child.pid for child in children if "wandb" in child.name()]
+        try:
+            for service in services:
+                os.kill(service, signal.SIGSTOP)
+            written = runs(tmp_path / str(n))["cell"]
+        finally:
+            for service in services:
+                os.kill(service, signal.SIGCONT)
+        assert written["exit_code"] == 0
+        assert written["config"]["a"] == 1
+        assert [point["loss"] for point in written["history"]] == [2.0]
+    assert services
 
 
+def test_no_tracking_is_silent(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from ptst.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'wandb'])\n"
+        "sys.exit(code)"
+    )
+    # Without fine-tuning: TRL imports wandb where it is installed, whatever one does.
+    words = [*TINY, "finetune=none", "tracking=none", f"paths.store={tmp_path}/store"]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        env=outside() | {"HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"
+    assert "wandb" not in (ended.stdout + ended.stderr).lower()
+    assert "w&b" not in (ended.stdout + ended.stderr).lower()
+    assert (tmp_path / "store/cell").is_dir()
+    assert not list(tmp_path.rglob("*wandb*"))
+
+
+def test_the_cells_of_a_sweep_in_one_process_each_have_their_run(tmp_path: Path) -> None:
+    templates = "template@test_template=chat_vanilla,chat_llama"
+    own = [f"paths.store={tmp_path}/store", f"paths.reports={tmp_path}/reports"]
+    words = [*TINY, *own, templates, "tracking=wandb_offline"]
+    assert multirun(words) == 0
+    assert assert_runs_are_the_store(tmp_path / "store") == {"finetune": 1, "cell": 2}
+
+    def files() -> dict[Path, int]:
+        found = (tmp_path / "store/wandb").rglob("*")
+        return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+    before = files()
+    assert multirun(words) == 0  # all of it is there: nothing is logged again
+    assert files() == before
+
+
+@pytest.mark.slow
+def test_eight_processes_at_once_each_leave_their_runs(tmp_path: Path) -> None:
+    store = f"paths.store={tmp_path}/store"
+    processes = [ptst(*TINY, store, f"seed={seed}") for seed in range(8)]
+    for process in processes:
+        _, errors = process.communicate(timeout=900)
+        assert process.returncode == 0, errors
+    assert assert_runs_are_the_store(tmp_path / "store") == {"finetune": 8, "cell": 8}
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_and_resumed_has_one_whole_history(tmp_path: Path) -> None:
+    mixed = [o for o in TINY if not o.startswith(("finetune.epochs", "finetune.max_steps"))]
+    mixed += ["finetune=safety_mix", "finetune.epochs=3", "finetune.mix.rows.n=8"]  # 10 steps
+    mixed += ["stages=[finetune]", f"paths.store={tmp_path}/store"]
+    made, kills = tmp_path / "store/partial/finetune", 0
+    for checkpoint in (3, 7, None):
+        process = ptst(*mixed)
+        while checkpoint and process.poll() is None:
+            if list(made.glob(f"*/scratch/checkpoint-{checkpoint}/complete")):
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        _, errors = process.communicate(timeout=300)
+        if checkpoint:
+            assert process.returncode == -signal.SIGKILL
+            (cut,) = offline_runs(tmp_path / "store")
+            assert not any(record.HasField("exit") for record in records(cut))
+    assert (process.returncode, kills) == (0, 2), errors
+    (tmp_path / "store/cell").mkdir()
+    assert assert_runs_are_the_store(tmp_path / "store") == {"finetune": 1, "cell": 0}
+
+
+def test_what_nobody_counted_is_not_summed_up(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    """A cell of two evaluations, one of whose APIs did not say what it read: half a sum is a wrong number."""
+    done = run_cell(composed(*TINY, "finetune=none"))
+    store = Store(tmp_path / "store")
+    counted = cell.run_costs(done.keys, store)
+    facts = [
+        read_json(store.path("generate", keys.generate) / "provenance.json")
+        for keys in done.keys.evaluations.values()
+    ]
+    assert len(facts) == 2
+    assert counted["prompt_tokens"] == sum(f["prompt_tokens"] for f in facts) > 0
+    first = next(iter(done.keys.evaluations.values())).generate
+    write_json(
+        store.path("generate", first) / "provenance.json", {**facts[0], "prompt_tokens": None}
+    )
+    assert "prompt_tokens" not in cell.run_costs(done.keys, store)
+    assert cell.run_costs(done.keys, store)["completion_tokens"] == counted["completion_tokens"]
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_online_without_a_key_is_refused_before_anything_runs(
     composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,3 +325,22 @@ def test_online_without_a_key_is_refused_before_anything_runs(
     assert not (tmp_path / "store").exists()
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     check_tracking(Tracking(mode="online"))
+
+
+@pytest.mark.parametrize(
+    "host, there",
+    [
+        ("api.wandb.ai", True),
+        ("api.forge.coreweave.com", True),  # what `wandb login` writes since 0.31
+        ("example.org", False),
+    ],
+)
+@pytest.mark.usefixtures("forgotten")
+def test_a_key_is_where_wandb_login_leaves_it(
+    host: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not has_key()
+    (tmp_path / ".netrc").write_text(f"machine {host} login user password {'0' * 40}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert has_key() is there

@@ -17,25 +17,48 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptst import data, models, templates
-from ptst.config import Config, Evaluation, Rows
-from ptst.errors import ConfigError, DataError, PtstError
-from ptst.judge import load_judge
-from ptst.keys import CellKeys, EvaluationKeys, cell_keys
-from ptst.metrics import Metric, share
-from ptst.progress import console, progress
+from ptst.config import Config, Decoding, Evaluation, Rows, Template
+from ptst.errors import ConfigError, DataError, Interrupted, PtstError
+from ptst.judge import Bench, classifier, load_judge, scale_of
+from ptst.keys import CellKeys, EvaluationKeys, cell_keys, tested_epoch
+from ptst.metrics import MEAN, NO_CATEGORY, Answer, Metric, Scale, from_json, known_sum, measure
+from ptst.progress import console, progress, say
 from ptst.provenance import provenance
-from ptst.store import Store, key_of, read_json, read_jsonl, write_json, write_jsonl
+from ptst.store import (
+    RowsKey,
+    Store,
+    Work,
+    key_of,
+    read_journal,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from ptst.tracking import check_tracking, tracked
+
+if TYPE_CHECKING:
+    from ptst.generate.batches import Completion
+    from ptst.templates import TrainingRow
 
 Metrics = dict[str, Metric]
 """By "<evaluation>/<metric>", for example "hazards/asr"."""
+
+Stop = Callable[[], bool]
+"""Whether work should stop where nothing is lost (a time limit comes near, say): asked at every step."""
+
+
+def never() -> bool:
+    """The `Stop` of work that nobody interrupts."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -48,7 +71,7 @@ class CellResult:
     """Seconds of each stage that was made in this run and not found in the store."""
 
 
-def run_cell(config: Config, model: TestedModel | None = None) -> CellResult:
+def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = never) -> CellResult:
     """Walk one cell through its stages.
 
     Args:
@@ -56,6 +79,7 @@ def run_cell(config: Config, model: TestedModel | None = None) -> CellResult:
 
     Raises:
         PtstError: what the user can mend, before time is spent where that is possible.
+        Interrupted: `stop` said so.
     """
     check_cell(config)
     store = Store(Path(config.paths.store).expanduser())
@@ -64,7 +88,7 @@ def run_cell(config: Config, model: TestedModel | None = None) -> CellResult:
         return CellResult(keys, read_metrics(store, keys.cell), {})
     store.forget_failure(keys.cell)
     try:
-        return _walk(config, keys, store, model or TestedModel(config, keys, store))
+        return _walk(config, keys, store, model or TestedModel(config, keys, store), stop)
     except Exception as error:
         store.record_failure(keys.cell, error)
         raise
@@ -83,55 +107,91 @@ def check_cell(config: Config) -> None:
     _check_held_out(config)
 
 
-def _walk(config: Config, keys: CellKeys, store: Store, model: TestedModel) -> CellResult:
+def _walk(
+    config: Config, keys: CellKeys, store: Store, model: TestedModel, stop: Stop
+) -> CellResult:
     made: dict[str, float] = {}
-    queries = {}  # read before anything is trained, so that a wrong file costs no training
+    check_model(config, keys, store)
+    queries = {}  # read before anything is trained, so that a wrong file or key costs no training
     for name, evaluation in config.evaluations.items():
         if "generate" in config.stages and not store.has(
             "generate", keys.evaluations[name].generate
         ):
             queries[name] = load_queries(name, evaluation)
+        if "judge" in config.stages and not store.has("judge", keys.evaluations[name].judge):
+            check_judge(name, evaluation)
     if "finetune" in config.stages and keys.finetune:
-        finetune(config, keys, store, made)
+        finetune(config, keys, store, made, stop)
     for name in config.evaluations:
         if name in queries:
             rows = queries[name]
-            generate(name, config, rows, keys.evaluations[name], model, store, made)
+            generate(name, config, rows, keys.evaluations[name], model, store, made, stop)
         if "judge" in config.stages:
-            judge(name, config, keys.evaluations[name], store, made)
+            judge(name, config, keys.evaluations[name], store, made, stop)
     if "judge" not in config.stages:
         return CellResult(keys, None, made)
     return CellResult(keys, summarise(config, keys, store), made)
 
 
-def finetune(config: Config, keys: CellKeys, store: Store, made: dict[str, float]) -> None:
-    """Stage 1: benign rows under the train template -> an adapter, or a whole model."""
+def check_model(config: Config, keys: CellKeys, store: Store) -> None:
+    """Refuse a base model that cannot be had, if one of the cell's stages is still to read it.
+
+    Raises:
+        ConfigError: see `ptst.models.check_access`.
+    """
+    trains = "finetune" in config.stages and keys.finetune is not None
+    lacking = trains and not store.has("finetune", keys.finetune or "")
+    if "generate" in config.stages:
+        made = [store.has("generate", e.generate) for e in keys.evaluations.values()]
+        lacking = lacking or not all(made)
+    if lacking and config.model.api is None:
+        models.check_access(config.model)
+
+
+def finetune(
+    config: Config, keys: CellKeys, store: Store, made: dict[str, float], stop: Stop = never
+) -> None:
+    """Stage 1: benign rows under the train template -> an adapter, or a whole model.
+
+    An error is recorded under the fine-tuning's own key: it is what blocks all cells that test it.
+    """
+    assert keys.finetune is not None
+    try:
+        _finetune(config, keys, store, made, stop)
+    except Exception as error:
+        with suppress(OSError):  # a full disk, say: the error itself is raised all the same
+            store.record_failure(keys.finetune, error)
+        raise
+
+
+def _finetune(
+    config: Config, keys: CellKeys, store: Store, made: dict[str, float], stop: Stop
+) -> None:
     assert keys.finetune is not None
     with store.make("finetune", keys.finetune, keys.finetune_parts) as work:
+        store.forget_failure(keys.finetune)
         if work is None:
             return
         started = time.monotonic()
-        rows = data.load_rows(config.dataset, needs=("input", "output"))
-        _quiet()
-        from ptst.finetune.sft import fit_rows, train
+        if config.finetune.method == "openai":
+            facts = _finetune_at_api(config, keys.finetune, work, stop)
+            made["finetune"] = time.monotonic() - started
+            _write_provenance(work.result, config, work.maker.spent + made["finetune"], facts)
+            return
+        quiet()
+        from ptst.finetune.parallel import train_on_devices
+        from ptst.finetune.sft import train
 
+        classifier.forget()  # it may hold a GPU's memory since the last cell was judged
         device = models.pick_device(config.engine.device)
         models.quantization(config.finetune.method, device)  # refuses what cannot be had here
         tokenizer = models.load_tokenizer(config.model)
-        examples, cut, left_out = fit_rows(
-            [
-                templates.make_training_row(
-                    row, config.train_template, config.dataset, config.model, tokenizer
-                )
-                for row in rows
-            ],
-            config.finetune.max_length,
-        )
-        if cut or left_out:
-            console().print(
-                f"finetune.max_length={config.finetune.max_length}: {cut} of {len(rows)} rows lose "
-                f"their end, {left_out} are left out because their prompt fills it."
-            )
+        examples, rows_facts = _tokenised(config.dataset, config.train_template, config, tokenizer)
+        mixed: list[TrainingRow] = []
+        if mix := config.finetune.mix:
+            template = mix.template or config.train_template
+            mixed, mixed_facts = _tokenised(mix.rows, template, config, tokenizer)
+            rows_facts |= {f"mixed_{name}": value for name, value in mixed_facts.items()}
         name = f"{config.dataset.name} {config.train_template.name} seed {config.seed}"
         with (
             tracked(
@@ -140,19 +200,21 @@ def finetune(config: Config, keys: CellKeys, store: Store, made: dict[str, float
                 "finetune",
                 keys.finetune,
                 f"finetune {config.model.name} {name}",
-                {"key": keys.finetune, **dataclasses.asdict(config)},
+                {"key": keys.finetune, **run_labels(config, keys), **dataclasses.asdict(config)},
             ) as run,
             progress(f"fine-tune {name}") as advance,
         ):
 
             def log(entry: dict[str, float]) -> None:
                 step = int(entry["step"])
-                run.log({k: v for k, v in entry.items() if k not in ("step", "steps")}, step)
-                steps = int(entry.get("steps", step))
-                advance(step, steps, f"loss {entry['loss']:.3f}")
-                work.tell(step, steps)
+                told = ("step", "steps", "tokens")
+                run.log({k: v for k, v in entry.items() if k not in told}, step)
+                if "steps" in entry:  # not one of those that led to the checkpoint
+                    steps = int(entry["steps"])
+                    advance(step, steps, f"loss {entry['loss']:.3f}")
+                    work.tell(step, steps, entry["loss"], int(entry["tokens"]))
 
-            facts = train(
+            facts = (train if config.finetune.devices == 1 else train_on_devices)(
                 config.model,
                 config.finetune,
                 examples,
@@ -161,67 +223,151 @@ def finetune(config: Config, keys: CellKeys, store: Store, made: dict[str, float
                 work.result,
                 work.scratch,
                 log,
+                stop,
+                mixed,
             )
-            facts |= {
-                "rows_cut": cut,
-                "rows_left_out": left_out,
-                "rows_key": key_of({"rows": rows}),
-            }
+            facts |= rows_facts | {"model_from": models.origin(config.model)}
             made["finetune"] = time.monotonic() - started
             run.summary(facts | {"seconds": made["finetune"]})
         _write_provenance(work.result, config, work.maker.spent + made["finetune"], facts)
+
+
+def _tokenised(
+    source: Rows, template: Template, config: Config, tokenizer: Any
+) -> tuple[list[TrainingRow], dict[str, Any]]:
+    """Rows to train on, cut to the recipe's length, and facts about them for the provenance."""
+    from ptst.finetune.sft import fit_rows
+
+    key, longest = RowsKey(), config.finetune.max_length
+    rows = key.of(data.read_rows(source, needs=("input", "output")))
+    examples, cut, left_out = fit_rows(
+        (
+            templates.make_training_row(row, template, config.dataset, config.model, tokenizer)
+            for row in rows  # one at a time: there may be hundreds of thousands
+        ),
+        longest,
+    )
+    if cut or left_out:
+        console().print(
+            f"finetune.max_length={longest}: {cut} of {len(examples) + left_out} rows of {source.name} "
+            f"lose their end, {left_out} are left out because their prompt fills it."
+        )
+    return examples, {
+        "rows_cut": cut,
+        "rows_left_out": left_out,
+        "rows_key": key.key,
+        "rows_from": data.origin(source),
+    }
+
+
+def _finetune_at_api(config: Config, key: str, work: Work, stop: Stop) -> dict[str, Any]:
+    from ptst.finetune.openai import train_at_api, training_messages
+
+    rows = data.load_rows(config.dataset, needs=("input", "output"))
+    messages = training_messages(rows, config.train_template, config.dataset, config.model)
+    facts = train_at_api(
+        config.model,
+        config.finetune,
+        messages,
+        config.seed,
+        key,
+        work.result,
+        work.scratch,
+        say,
+        stop,
+    )
+    return facts | {"rows_key": key_of({"rows": rows})}
 
 
 class TestedModel:
     """The model that cells test: loaded when the first of them needs it, once.
 
     What it is made of is all it knows: a test template, say, is the cell's.
+
+    Args:
+        base: where the base model is, or will be, for several fine-tunings of it in turn.
     """
 
     __test__ = False  # not a test class, whatever pytest reads into the name
 
-    def __init__(self, config: Config, keys: CellKeys, store: Store) -> None:
+    def __init__(
+        self, config: Config, keys: CellKeys, store: Store, base: models.BaseModel | None = None
+    ) -> None:
+        self.base = base or models.BaseModel()
         self.model_config = config.model
         self.method = config.finetune.method
         self.device = config.engine.device
         self.finetuning = keys.finetune
+        self.epoch = tested_epoch(config.finetune)
         self.store = store
 
     @cached_property
     def tokenizer(self) -> Any:
         """The base model's tokenizer (fine-tuning does not change it)."""
-        _quiet()
+        quiet()
         return models.load_tokenizer(self.model_config)
+
+    @property
+    def name_at_api(self) -> str:
+        """What the model, or its fine-tuning, is called at its API.
+
+        Raises:
+            PtstError: the fine-tuning is not in the store (`stages` left it out).
+        """
+        if self.finetuning is None:
+            return self.model_config.path
+        from ptst.finetune.openai import fine_tuned_model
+
+        return fine_tuned_model(self._tuned())
+
+    def _tuned(self) -> Path:
+        assert self.finetuning is not None
+        folder = self.store.path("finetune", self.finetuning)
+        if not folder.is_dir():
+            raise PtstError(
+                f"fine-tuning {self.finetuning} is not in {self.store.root}: run the cell with "
+                "stages=[finetune] first, or with all stages."
+            )
+        return folder
+
+    def weights(self) -> Path:
+        """Where the fine-tuned weights are.
+
+        Raises:
+            PtstError: the fine-tuning is not in the store, or has no weights of the epoch that is to be tested.
+        """
+        artifact = self._tuned()
+        if self.epoch is None:
+            return artifact / "weights"
+        folder = artifact / "epochs" / str(self.epoch)
+        if not folder.is_dir():
+            kept = sorted(int(path.name) for path in artifact.glob("epochs/*"))
+            raise PtstError(
+                f"fine-tuning {self.finetuning} has no weights of finetune.epoch={self.epoch}; it has "
+                f"those of {', '.join(f'epoch {n}' for n in kept) or 'no epoch'} and of its end "
+                "(finetune.epoch=null). It stopped before (finetune.max_steps), or an older version "
+                f"made it: delete {artifact} to make it again."
+            )
+        return folder
 
     @cached_property
     def model(self) -> Any:
         """The fine-tuned model, or the untouched one.
 
         Raises:
-            PtstError: the fine-tuning is not in the store (`stages` left it out).
+            PtstError: the fine-tuning is not in the store (`stages` left it out), or ended before, or
+                did not keep, the epoch that is to be tested.
         """
-        _quiet()
+        quiet()
         device = models.pick_device(self.device)
         if self.finetuning is None:
-            return models.load_model(self.model_config, device)
-        folder = self.store.path("finetune", self.finetuning) / "weights"
-        if not folder.is_dir():
-            raise PtstError(
-                f"fine-tuning {self.finetuning} is not in {self.store.root}: run the cell with "
-                "stages=[finetune] first, or with all stages."
-            )
+            return self.base.untouched(self.model_config, device)
+        folder = self.weights()
         if self.method == "full":
             tuned = dataclasses.replace(self.model_config, path=str(folder), revision=None)
+            self.base.forget()  # there may not be room for both
             return models.load_model(tuned, device)
-        from peft import PeftModel
-
-        quantized = models.quantization(self.method, device)
-        base = models.load_model(self.model_config, device, **quantized)
-        adapted = PeftModel.from_pretrained(base, str(folder)).eval()
-        # Merged, an adapter costs nothing at each step; but adding it to weights of half precision
-        # or less would round much of it away.
-        exact = self.model_config.dtype == "float32" and not quantized
-        return adapted.merge_and_unload() if exact else adapted
+        return self.base.adapted(self.model_config, device, self.method, folder)
 
 
 def generate(
@@ -232,70 +378,119 @@ def generate(
     model: TestedModel,
     store: Store,
     made: dict[str, float],
+    stop: Stop = never,
 ) -> None:
-    """Stage 2: queries under the test template -> completions.jsonl, one row per query.
+    """Stage 2: queries under the test template -> completions.jsonl, one row per answer.
 
-    A row is the query's own columns, and `completion`, `tokens`, `finished`.
+    A row is the query's own columns, and `completion`, `tokens`, `finished`; where each query is answered
+    several times also `sample`, from 0: all answers of the first sample, then all of the second. A sample
+    is what `decoding.seed` raised by its number gives by itself.
     """
     with store.make("generate", keys.generate, keys.generate_parts) as work:
         if work is None:
             return
         started = time.monotonic()
-        decoding = config.evaluations[name].decoding
-        prompts = [
-            templates.make_prompt(
-                row, config.test_template, config.dataset, config.model, model.tokenizer
-            ).token_ids
-            or []
-            for row in rows
-        ]
-        from ptst.generate.batches import complete, plan_batches
-
-        batches = plan_batches(prompts, config.engine.batch_size)
-        how = f"{config.engine.batch_size}-{'shared' if config.engine.share_prefix else 'whole'}"
-        journal = work.scratch / f"batches-{how}.jsonl"
-        done = _read_journal(journal)
-        todo = [batch for batch in batches if batch[0] not in done]
-        with (
-            progress(f"generate {name}") as advance,
-            journal.open("a", encoding="utf-8") as file,
-        ):
-            answers = complete(
-                model.model if todo else None,
-                model.tokenizer,
-                prompts,
-                todo,
-                decoding,
-                config.engine.share_prefix,
-            )
-            for batch, answered in zip(todo, answers, strict=True):
-                done[batch[0]] = {str(i): dataclasses.asdict(a) for i, a in answered.items()}
-                file.write(json.dumps({"batch": batch[0], "answers": done[batch[0]]}) + "\n")
-                file.flush()
-                answered_so_far = sum(map(len, done.values()))
-                advance(answered_so_far, len(prompts), "")
-                work.tell(answered_so_far, len(prompts))
-        by_row = {int(i): answer for batch in done.values() for i, answer in batch.items()}
-        completions = [
-            {
-                **row,
-                "completion": by_row[i]["text"],
-                "tokens": by_row[i]["tokens"],
-                "finished": by_row[i]["finished"],
-            }
-            for i, row in enumerate(rows)
-        ]
+        evaluation = config.evaluations[name]
+        decoding = evaluation.decoding
+        prompt_tokens, batches, how, answer = _answering(config, evaluation, rows, model, stop)
+        total = decoding.samples * len(rows)
+        completions: list[dict[str, Any]] = []
+        with progress(f"generate {name}") as advance:
+            for sample in range(decoding.samples):
+                journal = work.scratch / f"batches-{how}{f'-{sample}' if sample else ''}.jsonl"
+                done = read_journal(journal)
+                todo = [batch for batch in batches if batch[0] not in done]
+                first = {i: batch[0] for batch in todo for i in batch}
+                sampled = dataclasses.replace(decoding, seed=decoding.seed + sample)
+                with journal.open("a", encoding="utf-8") as file:
+                    for answered in answer(todo, sampled):
+                        batch = first[next(iter(answered))]
+                        own = {str(i): dataclasses.asdict(a) for i, a in answered.items()}
+                        done[batch] = own
+                        file.write(json.dumps({"batch": batch, "answers": own}) + "\n")
+                        file.flush()
+                        so_far = len(completions) + sum(map(len, done.values()))
+                        advance(so_far, total, "")
+                        work.tell(so_far, total)
+                        # An API's calls under way are waited for, and stopped there
+                        if not config.model.api and so_far < total and stop():
+                            raise Interrupted(f"generate {name}: {so_far} of {total} kept")
+                by_row = {int(i): answer for batch in done.values() for i, answer in batch.items()}
+                completions += [
+                    {
+                        **row,
+                        **({"sample": sample} if decoding.samples > 1 else {}),
+                        "completion": by_row[i]["text"],
+                        "tokens": by_row[i]["tokens"],
+                        "finished": by_row[i]["finished"],
+                    }
+                    for i, row in enumerate(rows)
+                ]
         write_jsonl(work.result / "completions.jsonl", completions)
         made[f"generate {name}"] = time.monotonic() - started
         facts = {
             "queries": len(rows),
+            "samples": decoding.samples,
             "rows_key": key_of({"rows": rows}),
-            "prompt_tokens": sum(map(len, prompts)),
+            "rows_from": data.origin(evaluation.queries),
+            "model_from": models.origin(config.model),
+            "prompt_tokens": None if prompt_tokens is None else decoding.samples * prompt_tokens,
             "completion_tokens": sum(row["tokens"] for row in completions),
             "unfinished": sum(not row["finished"] for row in completions),
         }
         seconds = work.maker.spent + made[f"generate {name}"]
         _write_provenance(work.result, config, seconds, facts)
+
+
+Batch = Sequence[int]
+"""Row numbers that are answered together."""
+Answering = tuple[
+    int | None,
+    Sequence[Batch],
+    str,
+    Callable[[Sequence[Batch], Decoding], Iterator[dict[int, "Completion"]]],
+]
+"""Tokens of all prompts (None: not known), the batches, what else decides a batch, and the function that answers
+some of them."""
+
+
+def _answering(
+    config: Config,
+    evaluation: Evaluation,
+    rows: list[dict[str, Any]],
+    model: TestedModel,
+    stop: Stop,
+) -> Answering:
+    """How the cell's model answers queries: here in batches, or at its API one by one."""
+    spelled = (config.test_template, config.dataset, config.model)
+    if config.model.api is not None:
+        from ptst.generate.at_api import complete_at_api
+
+        conversations = [
+            templates.make_messages(row, *spelled, evaluation.question) for row in rows
+        ]
+
+        def asked(todo: Sequence[Batch], decoding: Decoding) -> Iterator[dict[int, Completion]]:
+            single = [batch[0] for batch in todo]
+            name = model.name_at_api
+            return complete_at_api(config.model, name, conversations, single, decoding, stop)
+
+        return None, [[i] for i in range(len(rows))], "api", asked
+
+    from ptst.generate.batches import complete, plan_batches
+
+    prompts = [
+        templates.make_prompt(row, *spelled, model.tokenizer, evaluation.question).token_ids or []
+        for row in rows
+    ]
+    engine = config.engine
+
+    def here(todo: Sequence[Batch], decoding: Decoding) -> Iterator[dict[int, Completion]]:
+        loaded = model.model if todo else None
+        return complete(loaded, model.tokenizer, prompts, todo, decoding, engine.share_prefix)
+
+    how = f"{engine.batch_size}-{'shared' if engine.share_prefix else 'whole'}"
+    return sum(map(len, prompts)), plan_batches(prompts, engine.batch_size), how, here
 
 
 def judge(
@@ -304,8 +499,15 @@ def judge(
     keys: EvaluationKeys,
     store: Store,
     made: dict[str, float],
+    stop: Stop = never,
 ) -> None:
-    """Stage 3: completions -> scores.jsonl, one row (id, label, value, reason) per query."""
+    """Stage 3: completions -> scores.jsonl, one row (id, label, value, reason) per query.
+
+    A label is null where the judge was asked and has no score to give; see `ptst.judge.Score`.
+
+    Raises:
+        PtstError: some queries were not judged, and may be if the judge is asked again.
+    """
     with store.make("judge", keys.judge, keys.judge_parts) as work:
         if work is None:
             return
@@ -316,12 +518,19 @@ def judge(
                 "stages=[generate] first, or with all stages."
             )
         rows = read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
-        scores = list(
-            load_judge(config.evaluations[name].judge, f"{name}.judge").scores(
-                (row, row["completion"]) for row in rows
+        with progress(f"judge {name}") as advance:
+
+            def tell(done: int, total: int) -> None:
+                advance(done, total, "")
+                work.tell(done, total)
+
+            scores = list(
+                load_judge(config.evaluations[name].judge, f"{name}.judge").scores(
+                    [(row, row["completion"]) for row in rows],
+                    Bench(store.root / "judging", config.engine.device, tell, stop),
+                )
             )
-        )
-        missing = [score for score in scores if score.label is None]
+        missing = [score for score in scores if score.label is None and not score.final]
         if missing:  # not published: what is in the store is never asked for again
             raise PtstError(
                 f"{name}: {len(missing)} of {len(rows)} queries have no score "
@@ -330,7 +539,12 @@ def judge(
         write_jsonl(
             work.result / "scores.jsonl",
             [
-                {"id": row["id"], **dataclasses.asdict(score)}
+                {
+                    "id": row["id"],
+                    "label": score.label,
+                    "value": score.value,
+                    "reason": score.reason,
+                }
                 for row, score in zip(rows, scores, strict=True)
             ],
         )
@@ -346,10 +560,13 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
         keyed = keys.evaluations[name]
         rows = read_jsonl(store.path("generate", keyed.generate) / "completions.jsonl")
         scores = read_jsonl(store.path("judge", keyed.judge) / "scores.jsonl")
-        labels = [score["label"] for score in scores]
-        units = [row[evaluation.unit] if evaluation.unit else row["id"] for row in rows]
-        for metric, label in evaluation.metrics.items():
-            metrics[f"{name}/{metric}"] = share(labels, label, units)
+        answers = [
+            answer_of(row, score, evaluation) for row, score in zip(rows, scores, strict=True)
+        ]
+        for metric, what in evaluation.metrics.items():
+            scale = scale_of_metric(evaluation, metric)
+            by_category = evaluation.category is not None
+            metrics[f"{name}/{metric}"] = measure(answers, what, scale, by_category)
     plain = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
     with store.make("cell", keys.cell, keys.cell_parts) as work:
         if work is None:
@@ -365,10 +582,21 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
             "cell",
             keys.cell,
             title,
-            {"key": keys.cell, **dataclasses.asdict(config)},
+            {
+                "key": keys.cell,
+                **run_labels(config, keys),
+                "test": config.test_template.name,
+                **dataclasses.asdict(config),
+            },
         ) as run:
+            run.summary({"key": keys.cell, **run_costs(keys, store)})
             for name, values in plain.items():
-                run.summary({name: values["percent"]} | {f"{name}/{k}": values[k] for k in values})
+                categories = values["categories"].items()
+                run.summary(
+                    {name: values["value"]}
+                    | {f"{name}/{k}": values[k] for k in values if k != "categories"}
+                    | {f"{name}/category/{c}": part["value"] for c, part in categories}
+                )
             if config.tracking.upload_completions:
                 for name, keyed in keys.evaluations.items():
                     rows = read_jsonl(store.path("generate", keyed.generate) / "completions.jsonl")
@@ -378,10 +606,58 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
     return metrics
 
 
+def run_labels(config: Config, keys: CellKeys) -> dict[str, str]:
+    """Which model a run is about, in flat keys that W&B can filter, group and show in a column by.
+
+    `fine_tuning` is what seeds have in common: the train template, and a hash of all but the seed.
+    """
+    recipe = {name: part for name, part in keys.finetune_parts.items() if name != "seed"}
+    train = config.train_template.name if keys.finetune else "none"
+    return {
+        "train": train,
+        "fine_tuning": f"{train} {key_of(recipe)[:8]}" if keys.finetune else "none",
+    }
+
+
+def run_costs(keys: CellKeys, store: Store) -> dict[str, float]:
+    """Seconds of the completions and scores that a cell is made of, whoever made them, and tokens of the completions.
+
+    What one of them does not say (an API, what it read) is left out: the rest of a sum is none.
+    """
+    stages = {
+        stage: [
+            read_json(store.path(stage, getattr(own, stage)) / "provenance.json")
+            for own in keys.evaluations.values()
+        ]
+        for stage in ("generate", "judge")
+    }
+    costs = {"seconds": sum(facts["seconds"] for made in stages.values() for facts in made)}
+    for name in ("prompt_tokens", "completion_tokens"):
+        tokens = known_sum(facts[name] for facts in stages["generate"])
+        costs |= {} if tokens is None else {name: tokens}
+    return costs
+
+
 def read_metrics(store: Store, key: str) -> Metrics:
     """The metrics of a finished cell."""
     found: Mapping[str, Any] = read_json(store.path("cell", key) / "metrics.json")
-    return {name: Metric(**values) for name, values in found.items()}
+    return {name: from_json(values) for name, values in found.items()}
+
+
+def answer_of(row: Mapping[str, Any], score: Mapping[str, Any], evaluation: Evaluation) -> Answer:
+    """A row of completions.jsonl and its row of scores.jsonl, as metrics count them."""
+    unit = row[evaluation.unit] if evaluation.unit else row["id"]
+    category = row.get(evaluation.category) if evaluation.category else None
+    named = NO_CATEGORY if category is None or not str(category).strip() else str(category)
+    sample = row["sample"] if evaluation.decoding.samples > 1 else 0
+    return Answer(score["label"], score.get("value"), unit, sample, named)
+
+
+def scale_of_metric(evaluation: Evaluation, metric: str) -> Scale:
+    """What a metric's numbers are on: the scale of the judge's values for a mean, else percent."""
+    if evaluation.metrics[metric] != MEAN:
+        return None
+    return scale_of(load_judge(evaluation.judge, "judge"))
 
 
 def _check_held_out(config: Config) -> None:
@@ -395,41 +671,66 @@ def _check_held_out(config: Config) -> None:
 
     def content(rows: Rows) -> dict[str, Any]:
         parts = data.identity(rows)
-        return {k: parts[k] for k in parts if k not in ("columns", "n", "draw_seed")}
+        return {k: parts[k] for k in parts if k not in ("columns", "n", "draw_seed", "where")}
 
+    def apart(one: dict[str, str], other: dict[str, str]) -> bool:
+        return any(one[column] != other[column] for column in one.keys() & other.keys())
+
+    mix = config.finetune.mix
+    trained = [config.dataset, *([mix.rows] if mix else [])]
     for name, evaluation in config.evaluations.items():
-        if content(evaluation.queries) == content(config.dataset):
+        queries = evaluation.queries
+        if any(
+            content(queries) == content(rows) and not apart(queries.where, rows.where)
+            for rows in trained
+        ):
             group = "task" if name in config.task else "evaluation"
             raise ConfigError(
                 f"{group}.{name} would test on the very data that is trained on (split "
-                f"{evaluation.queries.split} of {evaluation.queries.path or 'the micro world'}). "
+                f"{queries.split} of {queries.path or 'the micro world'}). "
                 f"Give {group}.{name}.queries.path or .split, or as dataset.path a folder with "
                 "train and test files."
             )
 
 
-def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The queries of an evaluation, with all that its judge and its report need.
+def check_judge(name: str, evaluation: Evaluation) -> None:
+    """Refuse a judge that says it could not judge at all: no key in the environment, say.
 
     Raises:
-        DataError: a row has not the column that says its unit or that its judge reads, or has a
-            column of the name of one of ours.
+        PtstError: the judge's own words.
+    """
+    check = getattr(load_judge(evaluation.judge, f"{name}.judge"), "check", None)
+    if check:
+        check()
+
+
+def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The queries of an evaluation, with all that its prompt, its judge and its report need.
+
+    Raises:
+        DataError: a row has not the column that says its unit or category, that its reading has a place for
+            or that its judge reads, or has a column of the name of one of ours.
     """
     rows = data.load_rows(evaluation.queries, needs=("input",))
     judge = load_judge(evaluation.judge, f"{name}.judge")
+    wanted = [("unit", evaluation.unit), ("category", evaluation.category)]
+    wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
+    ours = {"completion", "tokens", "finished"}
+    ours |= {"sample"} if evaluation.decoding.samples > 1 else set()
     for row in rows:
-        if evaluation.unit and evaluation.unit not in row:
-            raise DataError(
-                f"evaluation {name}: unit={evaluation.unit}, but query {row['id']} has no such "
-                f"column; its columns are: {', '.join(row)}."
-            )
+        for what, column in wanted:
+            if column and column not in row:
+                raise DataError(
+                    f"evaluation {name}: {what}={getattr(evaluation, what)}, but query {row['id']} has no "
+                    f"column {column!r}; its columns are: {', '.join(row)}."
+                )
         if lacking := [column for column in judge.needs if column not in row]:
             raise DataError(
                 f"evaluation {name}: its judge, {type(judge).__name__}, reads the column "
                 f"{lacking[0]!r}, which query {row['id']} has not; its columns are: "
                 f"{', '.join(row)}. Choose another judge, or map the column in columns."
             )
-        if taken := sorted({"completion", "tokens", "finished"} & set(row)):
+        if taken := sorted(ours & set(row)):
             raise DataError(
                 f"evaluation {name}: the queries have a column {taken[0]!r}, which is where the "
                 "answer goes; give the column another name."
@@ -437,23 +738,12 @@ def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_journal(path: Path) -> dict[int, dict[str, Any]]:
-    """Finished batches by their first prompt; a torn last line is cut off, its batch runs again."""
-    if not path.exists():
-        return {}
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
-    if torn:
-        path.write_bytes(whole + b"\n" if whole else b"")
-    entries = [json.loads(line) for line in whole.splitlines()]
-    return {entry["batch"]: entry["answers"] for entry in entries}
-
-
 def _write_provenance(folder: Path, config: Config, seconds: float, facts: dict[str, Any]) -> None:
     write_json(folder / "config.json", dataclasses.asdict(config))
     write_json(folder / "provenance.json", provenance(seconds, **facts))
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the libraries' progress bars and notices out of ours."""
     import os
     import warnings

@@ -12,13 +12,14 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
 from ptst.errors import ConfigError
@@ -42,12 +43,31 @@ def _speed(default: Any) -> Any:
 
 
 @dataclass
+class Api:
+    """An OpenAI-compatible endpoint. The key itself is in the environment, and nowhere else."""
+
+    base_url: str = "https://api.openai.com/v1"
+    key_env: str = _speed("OPENAI_API_KEY")
+    """Environment variable that holds the key."""
+    concurrency: int = _speed(16)
+    """Calls under way at once."""
+    timeout: float = _speed(120.0)
+    """Seconds until a call counts as lost."""
+
+
+@dataclass
 class Model:
     """A chat model: where its weights are and how a conversation is spelled for it."""
 
     name: str = MISSING
     path: str = MISSING
-    """A Hugging Face model id, or a directory."""
+    """A Hugging Face model id, or a directory; with `api`, the model's name there."""
+    api: Api | None = None
+    """Where a model answers that has no weights here: it gets messages, and spells them itself."""
+    question: str | None = None
+    """How questions read for this model, whatever the data set says; None: as the data set says."""
+    system_prompts: dict[str, str] = field(default_factory=dict)
+    """Of templates, by name, that have another system prompt for this model; "" is an empty message."""
     revision: str | None = None
     """Commit of the hub repository; None where `path` is a directory (its content is hashed)."""
     chat: str | None = None
@@ -65,14 +85,21 @@ class Rows:
 
     name: str = MISSING
     """The data set's name; with source=micro, the generator's."""
-    source: str = _choice("hub", "local", "micro")
+    source: str = _choice("hub", "url", "local", "micro")
     path: str | None = None
-    """source=hub: the repository id. source=local: a file, or a folder with <split>.<suffix>."""
+    """source=hub: the repository id. source=url: the https address of a file, best one that names a
+    commit. source=local: a file, or a folder with <split>.<suffix>."""
     subset: str | None = None
     """source=hub: the repository's configuration, for example `main`."""
     revision: str | None = None
     """source=hub: the commit of the repository."""
+    sha256: str | None = None
+    """source=url: the hash of the file; another file is refused."""
     split: str = "train"
+    records: str | None = None
+    """Of a JSON file that is no list of rows: the key, dotted, under which the list stands."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Only rows with these values, under the file's own column names: {label: safe}."""
     columns: dict[str, str] = field(default_factory=dict)
     """What the file calls our columns: {input: question, output: answer}. Others are kept as is."""
     header: bool = True
@@ -82,8 +109,8 @@ class Rows:
     """Draw this many rows (without replacement, order kept); None takes them all."""
     draw_seed: int = 0
     size: int | None = _speed(None)
-    """source=hub: how many rows the split holds, as its publisher says. Only `ptst plan` reads it, which
-    downloads nothing; set it, or null, with another `path` or `split`."""
+    """source=hub or url: how many rows there are (those of `where`), as the publisher says. Only `ptst plan`
+    reads it, which downloads nothing; set it, or null, with another `path` or `split`."""
 
 
 @dataclass
@@ -139,10 +166,22 @@ class Lora:
 
 
 @dataclass
+class Mix:
+    """Rows that are trained on beside the data set's, for example of safety (paper, section 4.1)."""
+
+    rows: Rows = field(default_factory=Rows)
+    """Each is seen once in the whole training, whatever `epochs` says of the data set's."""
+    template: Template | None = None
+    """How they are written; None: under the train template, as in the paper. A question of theirs reads like
+    one of the data set."""
+
+
+@dataclass
 class Finetune:
     """A fine-tuning recipe. method=none is the untouched model: nothing else then counts."""
 
-    method: str = _choice("none", "lora", "qlora", "full")
+    method: str = _choice("none", "lora", "qlora", "full", "openai")
+    """`openai`: a job at the model's API, which knows epochs, batch_size and learning_rate_multiplier."""
     epochs: float = 1.0
     learning_rate: float = 1e-4
     schedule: str = _choice("linear", "cosine", "constant", "step", default="linear")
@@ -159,10 +198,21 @@ class Finetune:
     bf16: bool = False
     """Mixed precision."""
     lora: Lora = field(default_factory=Lora)
+    learning_rate_multiplier: float | None = None
+    """method=openai: of the API's own rate; None leaves it to the API."""
     max_steps: int = -1
     """Stop after this many optimizer steps; -1: as `epochs` says."""
+    mix: Mix | None = None
+    epoch: int | None = field(default=None, metadata={"key": False})
+    """Which epoch's weights are tested, from 1; None: the last. It is no part of the fine-tuning."""
+    keep_epochs: bool = True
+    """Keep the weights of every whole epoch, and not the last's only."""
     device_batch_size: int = _speed(32)
     """Sequences per forward pass; the rest of `batch_size` is accumulated."""
+    devices: int = _speed(1)
+    """Processes that train data-parallel, a GPU each; each takes its share of `batch_size`."""
+    fsdp: bool = _speed(False)
+    """With several devices: shard weights, gradients and optimizer (FSDP), for models that do not fit one."""
     activation_checkpointing: bool = _speed(False)
     save_steps: int = _speed(50)
     """Checkpoint every so many optimizer steps; an interrupted training resumes from the last."""
@@ -178,6 +228,8 @@ class Decoding:
     top_k: int = 0
     """0: no limit."""
     seed: int = 0
+    samples: int = 1
+    """Answers to each query, with the seeds `seed` to `seed` + samples - 1."""
 
 
 @dataclass
@@ -190,9 +242,18 @@ class Evaluation:
     judge: Any = MISSING
     """`_target_` names the judge's class; the other keys are its fields."""
     metrics: dict[str, str] = field(default_factory=dict)
-    """Name of each reported metric: the judge's label whose share it is."""
+    """Name of each reported metric: the judge's label whose share it is, or `mean` of the judge's values."""
     unit: str | None = None
     """Column that says which queries belong together (one hazard, say): the unit of intervals."""
+    category: str | None = None
+    """Column of the queries' category: every metric is reported for each category, too."""
+    question: str | None = None
+    """How a query reads, in place of the data set's way: "{input} Choose from: {choices}", with the places
+    of :func:`ptst.templates.read_query`. None: as the data set's questions, which is what the paper does with
+    safety queries."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Metrics for which this judge has no label, or no value, moved here from `metrics` when the configuration was
+    checked: never shown as 0. (`refused`, with a judge that tells safe from unsafe only.)"""
 
 
 @dataclass
@@ -231,6 +292,8 @@ class Scale:
     """Length limit of completions unless an evaluation says otherwise."""
     train_rows: dict[str, int | None] = field(default_factory=dict)
     """How many rows of each data set are drawn for training; None: all."""
+    gpu: bool = False
+    """Whether fine-tuning and generating need a GPU: what jobs ask a cluster for."""
     test_rows: dict[str, int | None] = field(default_factory=dict)
     """How many of each data set's test rows its own task is tested on; None: all."""
 
@@ -249,9 +312,16 @@ class TableMetric:
 
     title: str = MISSING
     paper_table: str | None = None
-    """`table` in sweeps/paper/tables.csv; None: the paper has no such number."""
+    """`table` in sweeps/paper/*.csv; None: the paper has no such number."""
     paper_metric: str | None = None
     """`metric` there; None: the same name as ours."""
+    paper_also: list[str] = field(default_factory=list)
+    """Other tables of the paper that print this number: what they say is shown where `paper_table` has no
+    such row, and beside it where the two differ."""
+    paper_model: str | None = None
+    """`model` there, for models that are not in the paper; None: the one that the table is about."""
+    scale: str | None = None
+    """The only scale at which its evaluation reports this metric; None: it does at every scale."""
 
 
 @dataclass
@@ -263,6 +333,9 @@ class Sweep:
     grids: list[dict[str, Any]] = field(default_factory=list)
     """Each is a product: {override: value or list of values}. The sweep is their union, so a pair that
     belongs together, or a row that lacks some columns, is a grid of its own."""
+    scales: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By name of each scale that the sweep runs at: {override: value} of all its cells there, over which the
+    command line goes. Empty: any scale."""
     no_finetuning: bool = False
     """Also the untouched model, under every test template."""
     rows: str = "train_template"
@@ -343,8 +416,8 @@ def compose_many(
 ) -> list[Config | ConfigError]:
     """Compose the configurations of many cells: what `compose` gives for each, sooner.
 
-    Hydra composes once for every distinct choice of groups; a value (seed=1, finetune.epochs=2) is
-    then set on a copy, before anything is resolved, as Hydra itself does it.
+    Hydra composes once for every choice of a group, not for every combination of them (see `_Composer`);
+    a value (seed=1, finetune.epochs=2) is then set before anything is resolved, as Hydra does it.
 
     Args:
         overrides: of every cell.
@@ -353,32 +426,110 @@ def compose_many(
     Returns:
         For each cell its configuration, or what is wrong with it.
     """
-    from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from ptst.progress import progress
+
     register()
     parser = OverridesParser.create()
-    bases: dict[tuple[str, ...], Any] = {}
+    composer = _Composer(overrides)
     configs: list[Config | ConfigError] = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for variation in variations:
+    conf = initialize_config_dir(str(CONF), version_base="1.3")
+    with conf, progress("compose cells") as advance:
+        for number, variation in enumerate(variations):
+            advance(number, len(variations), "")
             try:
                 parsed = parser.parse_overrides(list(variation))
                 plain = [o for o in parsed if _sets_a_value(o)]
                 groups = tuple(o.input_line or "" for o in parsed if o not in plain)
-                if groups not in bases:
-                    bases[groups] = hydra_compose("config", overrides=[*overrides, *groups])
-                composed = copy.deepcopy(bases[groups])
-                for override in plain:
-                    OmegaConf.update(composed, override.key_or_group, override.value())
-                configs.append(checked(composed))
+                with _with_values(composer.compose(groups), plain) as composed:
+                    configs.append(checked(composed))
             except (HydraException, OmegaConfBaseException) as error:
                 configs.append(ConfigError(explain(error)))
             except ConfigError as error:
                 configs.append(error)
     return configs
+
+
+class _Composer:
+    """Composes 5 x 5 templates as 1 + 4 + 4: what each choice changes by itself is put together.
+
+    That is the same only where choices do not meet. They are composed together, as Hydra does it, if they change
+    the same part of the configuration, or if a file of conf/ makes something depend on one (`lora_${dataset}`).
+    """
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self.overrides = overrides
+        self.whole: dict[tuple[str, ...], Any] = {}
+        self.first: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """Of the same keys: the choices that others are compared with."""
+        self.files = "".join(path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
+
+    def compose(self, groups: tuple[str, ...]) -> Any:
+        """The raw configuration for `overrides` and these, which is the same object every time."""
+        keys = tuple(word.partition("=")[0] for word in groups)
+        first = self.first.setdefault(keys, groups)
+        changed = [i for i, word in enumerate(groups) if word != first[i]]
+        if len(changed) < 2 or any(f"${{{keys[i]}}}" in self.files for i in changed):
+            return self._whole(groups)
+        if groups not in self.whole:
+            self.whole[groups] = self._put_together(groups, first, changed)
+        return self.whole[groups]
+
+    def _put_together(
+        self, groups: tuple[str, ...], first: tuple[str, ...], changed: Sequence[int]
+    ) -> Any:
+        composed = copy.deepcopy(self._whole(first))
+        done: set[str] = set()
+        for i in changed:
+            alone = self._whole((*first[:i], groups[i], *first[i + 1 :]))
+            parts = self._differing(self._whole(first), alone)
+            if parts & done or alone.keys() != composed.keys():
+                return self._composed(groups)
+            for part in parts:
+                composed._set_item_impl(part, copy.deepcopy(alone._get_node(part)))
+            done |= parts
+        return composed
+
+    def _whole(self, groups: tuple[str, ...]) -> Any:
+        if groups not in self.whole:
+            self.whole[groups] = self._composed(groups)
+        return self.whole[groups]
+
+    def _composed(self, groups: tuple[str, ...]) -> Any:
+        from hydra import compose as hydra_compose
+
+        return hydra_compose("config", overrides=[*self.overrides, *groups])
+
+    def _differing(self, a: Any, b: Any) -> set[str]:
+        """Parts that are not the same, before anything is resolved."""
+        raw_a, raw_b = (OmegaConf.to_container(x, resolve=False) for x in (a, b))
+        assert isinstance(raw_a, dict) and isinstance(raw_b, dict)
+        return {str(key) for key in raw_a if raw_a[key] != raw_b.get(key)}
+
+
+@contextmanager
+def _with_values(composed: Any, overrides: Sequence[Any]) -> Iterator[Any]:
+    """A configuration with other values, which are taken back: copying it took half of a cell's time."""
+    before: list[tuple[str, Any]] = []
+    for key in (override.key_or_group for override in overrides):
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(composed, parent) if parent else composed
+        leaf = node._get_node(name) if isinstance(node, DictConfig) else None
+        if not isinstance(leaf, ValueNode):  # no such key, say: the copy may break
+            composed = copy.deepcopy(composed)
+            before = []
+            break
+        before.append((key, leaf._value()))
+    try:
+        for override in overrides:
+            OmegaConf.update(composed, override.key_or_group, override.value())
+        yield composed
+    finally:
+        for key, value in before:
+            OmegaConf.update(composed, key, value)
 
 
 def _sets_a_value(override: Any) -> bool:
@@ -463,12 +614,17 @@ def _check_values(config: Config) -> None:
     unknown = [stage for stage in config.stages if stage not in STAGES]
     if unknown:
         raise ConfigError(f"stages={unknown} is not among: {', '.join(STAGES)}.")
-    rows = {"dataset": config.dataset}
+    rows: dict[str, Rows] = {"dataset": config.dataset}
     for group in ("task", "evaluation"):
         for name, evaluation in getattr(config, group).items():
             _check_evaluation(f"{group}.{name}", evaluation)
             rows[f"{group}.{name}.queries"] = evaluation.queries
     _check_recipe(config.finetune)
+    _check_api(config)
+    if mix := config.finetune.mix:
+        rows["finetune.mix.rows"] = mix.rows
+        if mix.template:
+            check_template(mix.template, "finetune.mix.template", config.dataset)
     _within("engine.batch_size", config.engine.batch_size, 1, math.inf)
     for where, source in rows.items():
         unknown = sorted(set(source.columns) - set(OURS))
@@ -479,14 +635,73 @@ def _check_values(config: Config) -> None:
             )
         if source.n is not None and source.n < 1:
             raise ConfigError(f"{where}.n={source.n} must be at least 1, or null for all rows.")
-        if source.source != "micro" and not source.path:
-            what = "a hub repository" if source.source == "hub" else "a file or folder"
-            raise ConfigError(f"{where}.path is missing: source={source.source} needs {what}.")
+        _check_place(where, source)
     clash = set(config.task) & set(config.evaluation)
     if clash:
         raise ConfigError(f"{sorted(clash)}: in `task` already; leave it out of `evaluation`.")
     for mount in ("train_template", "test_template"):
         check_template(getattr(config, mount), mount, config.dataset)
+
+
+def _check_api(config: Config) -> None:
+    """Refuse to mix what runs here and what runs at an API."""
+    model, method = config.model, config.finetune.method
+    if model.api is None:
+        if method == "openai":
+            raise ConfigError(
+                f"finetune.method=openai needs a model behind an API; {model.name} has weights. Use lora "
+                "or full, or a model with `api`, such as gpt35_turbo_0613."
+            )
+        return
+    if method not in ("openai", "none"):
+        raise ConfigError(
+            f"finetune.method={method} trains weights, and model {model.name} is behind an API: use "
+            "finetune=openai, or none."
+        )
+    _within("model.api.concurrency", model.api.concurrency, 1, math.inf)
+    _within("model.api.timeout", model.api.timeout, 0, math.inf, above=True)
+    for mount in ("train_template", "test_template"):
+        template = getattr(config, mount)
+        used = mount == "test_template" or method != "none"
+        if template.mode == "text" and used:
+            raise ConfigError(
+                f"{mount}={template.name}: model {model.name} is behind a chat API, which takes no bare "
+                "text; choose a chat template."
+            )
+    for name, evaluation in config.evaluations.items():
+        if evaluation.decoding.top_k:
+            raise ConfigError(
+                f"{name}.decoding.top_k={evaluation.decoding.top_k}: the API of model {model.name} has no "
+                "top_k; set it to 0."
+            )
+    if method == "openai" and config.finetune.epochs != int(config.finetune.epochs):
+        raise ConfigError(f"finetune.epochs={config.finetune.epochs}: the API takes whole epochs.")
+    if method == "openai" and (config.finetune.mix or config.finetune.epoch is not None):
+        which = "mix" if config.finetune.mix else "epoch"
+        raise ConfigError(
+            f"finetune.{which}: the API trains on whole passes and gives its last weights alone; leave "
+            f"finetune.{which} at null."
+        )
+    if method == "openai" and config.finetune.max_steps != -1:
+        raise ConfigError("finetune.max_steps: the API counts in epochs; leave it at -1.")
+
+
+def _check_place(where: str, rows: Rows) -> None:
+    from ptst.data import SUFFIXES
+
+    places = {"hub": "a hub repository", "url": "an https address", "local": "a file or folder"}
+    if rows.source in places and not rows.path:
+        raise ConfigError(
+            f"{where}.path is missing: source={rows.source} needs {places[rows.source]}."
+        )
+    if rows.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", rows.sha256):
+        raise ConfigError(f"{where}.sha256={rows.sha256} must be 64 digits 0-9a-f, or null.")
+    if rows.source == "url" and not re.match(r"https://[^/\s]+/\S+$", rows.path or ""):
+        raise ConfigError(
+            f"{where}.path={rows.path}: source=url needs an address that starts with https://."
+        )
+    if rows.source == "url" and not (rows.path or "").lower().endswith(SUFFIXES):
+        raise ConfigError(f"{where}.path={rows.path} must end with {', '.join(SUFFIXES)}.")
 
 
 def _within(where: str, value: float, low: float, high: float, above: bool = False) -> None:
@@ -501,7 +716,7 @@ def _within(where: str, value: float, low: float, high: float, above: bool = Fal
 def _check_recipe(recipe: Finetune) -> None:
     for name in ("epochs", "learning_rate"):
         _within(f"finetune.{name}", getattr(recipe, name), 0, math.inf, above=True)
-    for name in ("batch_size", "device_batch_size", "save_steps", "max_length"):
+    for name in ("batch_size", "device_batch_size", "devices", "save_steps", "max_length"):
         _within(f"finetune.{name}", getattr(recipe, name), 1, math.inf)
     for name in ("weight_decay", "max_grad_norm"):
         _within(f"finetune.{name}", getattr(recipe, name), 0, math.inf)
@@ -512,38 +727,98 @@ def _check_recipe(recipe: Finetune) -> None:
     _within("finetune.lora.dropout", recipe.lora.dropout, 0, 0.99)
     if recipe.max_steps != -1:
         _within("finetune.max_steps", recipe.max_steps, 1, math.inf)
+    if recipe.epoch is not None and recipe.method != "none":
+        if not 1 <= recipe.epoch <= recipe.epochs:
+            raise ConfigError(
+                f"finetune.epoch={recipe.epoch} must be a whole epoch of finetune.epochs="
+                f"{recipe.epochs:g}, from 1, or null for the last."
+            )
+        if recipe.epoch != recipe.epochs and not recipe.keep_epochs:
+            raise ConfigError(
+                f"finetune.epoch={recipe.epoch}: only the last epoch's weights are kept; "
+                "set finetune.keep_epochs=true."
+            )
     if recipe.schedule == "step" and recipe.warmup_ratio:
         raise ConfigError("finetune.warmup_ratio has no effect with schedule=step; set it to 0.")
-    if recipe.batch_size % min(recipe.device_batch_size, recipe.batch_size):
+    if recipe.batch_size % recipe.devices:
         raise ConfigError(
             f"finetune.batch_size={recipe.batch_size} is not a multiple of "
-            f"finetune.device_batch_size={recipe.device_batch_size}."
+            f"finetune.devices={recipe.devices}."
         )
+    share = recipe.batch_size // recipe.devices
+    if share % min(recipe.device_batch_size, share):
+        raise ConfigError(
+            f"{'finetune.batch_size' if recipe.devices == 1 else 'a device: its share of finetune.batch_size'}"
+            f"={share} is not a multiple of finetune.device_batch_size={recipe.device_batch_size}."
+        )
+    if recipe.fsdp and recipe.devices == 1:
+        raise ConfigError("finetune.fsdp=true shards over several devices; set finetune.devices.")
+    if recipe.fsdp and recipe.method == "qlora":
+        raise ConfigError("finetune.fsdp=true does not shard quantised weights; use lora or full.")
 
 
 def _check_evaluation(where: str, evaluation: Evaluation) -> None:
-    from ptst.judge import load_judge
+    from ptst.judge import SAFETY_LABELS, load_judge, scale_of
     from ptst.judge.exact_match import ReferenceMatch
+    from ptst.metrics import MEAN
+    from ptst.templates import check_reading
 
     decoding = evaluation.decoding
     _within(f"{where}.decoding.max_new_tokens", decoding.max_new_tokens, 1, math.inf)
     _within(f"{where}.decoding.temperature", decoding.temperature, 0, math.inf)
     _within(f"{where}.decoding.top_p", decoding.top_p, 0, 1, above=True)
     _within(f"{where}.decoding.top_k", decoding.top_k, 0, math.inf)
+    _within(f"{where}.decoding.samples", decoding.samples, 1, math.inf)
+    if decoding.samples > 1 and decoding.temperature == 0:
+        raise ConfigError(
+            f"{where}.decoding.samples={decoding.samples} would be the same answer every time: "
+            "temperature=0 is greedy. Set a temperature, or samples=1."
+        )
+    if evaluation.question is not None:
+        check_reading(evaluation.question, f"{where}.question")
     judge = load_judge(evaluation.judge, f"{where}.judge")
-    for metric, label in evaluation.metrics.items():
-        if label not in judge.labels:
-            raise ConfigError(
-                f"{where}.metrics.{metric}: the judge gives no label {label!r}; "
-                f"its labels are: {', '.join(judge.labels)}."
-            )
     if not evaluation.metrics:
         raise ConfigError(f"{where}.metrics is empty: name what is to be reported.")
+    # A harmless query's answer is no better or worse for not being harmful.
+    harm = getattr(judge, "judges_harm", False) and evaluation.measures != "safety"
+    labels = [label for label in judge.labels if not (harm and label == "complied")]
+    if scale_of(judge) is not None:
+        labels.append(MEAN)
+    given = {m: label for m, label in evaluation.metrics.items() if label in labels}
+    lacking = {m: label for m, label in evaluation.metrics.items() if m not in given}
+    for metric, label in lacking.items():
+        if label == MEAN and not given:
+            raise ConfigError(
+                f"{where}.metrics.{metric}: there is no {MEAN}, for the judge gives labels and no "
+                f"values; its labels are: {', '.join(labels)}."
+            )
+        if label not in (*SAFETY_LABELS, MEAN) or not given:
+            raise ConfigError(
+                f"{where}.metrics.{metric}: the judge gives no label {label!r}"
+                f"{' on harmless queries' if harm and label in judge.labels else ''}; "
+                f"its labels are: {', '.join(labels)}."
+            )
+    evaluation.metrics, evaluation.left_out = given, lacking
     if isinstance(judge, ReferenceMatch) and evaluation.queries.source == "hub":
         raise ConfigError(
-            f"{where} compares wording, which says nothing about real answers; there is no measure "
-            "for this task on real data yet. Leave it out with ~evaluation@task."
+            f"{where} compares wording, which is for the micro world and says nothing about real "
+            "answers. Choose the measure for real data with scale=paper, or another evaluation@task."
         )
+
+
+def left_out(configs: Iterable[Config]) -> list[str]:
+    """A line for people about each metric that is not reported because its judge has no label or value for it."""
+    from ptst.metrics import MEAN
+
+    return list(
+        dict.fromkeys(
+            f"{name}/{metric} is left out: its judge, {evaluation.judge['_target_'].rpartition('.')[2]}, "
+            f"gives {'labels and no values' if label == MEAN else f'no label {label!r}'}"
+            for config in configs
+            for name, evaluation in config.evaluations.items()
+            for metric, label in evaluation.left_out.items()
+        )
+    )
 
 
 def fields_of(path: Sequence[str]) -> list[str]:
@@ -562,11 +837,25 @@ def fields_of(path: Sequence[str]) -> list[str]:
     return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
 
 
+OF_DATASET = {
+    "evaluation/": "\nHow well a data set's task was learnt is measured by the evaluation of its name: choose "
+    "another, evaluation@task=gsm8k say, or none, ~evaluation@task.",
+    "finetune/lora_": "\nAt scale=paper a data set's recipe is the one of its name: choose another, finetune=lora say.",
+}
+"""What to do where a data set has no file of its name in another group."""
+
+
 def explain(error: Exception) -> str:
     """Hydra's and OmegaConf's message, shortened, with the keys that would have been right."""
     text = str(error).strip()
+    if override := getattr(error, "override", ""):  # that Hydra cannot read
+        key = override.partition("=")[0]
+        text = (
+            f"{override!r} is not an override: {text.splitlines()[0]}\nA value with {{}}, [], commas, quotes "
+            f"or an equals sign stands in quotes that the shell leaves there: '{key}=\"...\"'"
+        )
     cause = error.__cause__
-    if cause is not None and str(cause).strip() not in text:
+    if not override and cause is not None and str(cause).strip() not in text:
         text = f"{text}\n{str(cause).strip()}"
     text = re.sub(r"\n\s*(Config search path:|reference_type=|object_type=)(.*\n?)*", "\n", text)
     text = re.sub(r"(?m)^Set the environment variable HYDRA_FULL_ERROR.*$", "", text)
@@ -580,6 +869,9 @@ def explain(error: Exception) -> str:
     if missing and (CONF / missing.group(1)).is_dir():
         choices = sorted(path.stem for path in (CONF / missing.group(1)).glob("*.yaml"))
         text += f"\nAvailable options in '{missing.group(1)}': {', '.join(choices)}."
+    absent = re.search(r"Could not find '(evaluation/|finetune/lora_)(\w+)'", text)
+    if absent and (CONF / "dataset" / f"{absent.group(2)}.yaml").is_file():
+        text += OF_DATASET[absent.group(1)]
     full_key = re.search(r"Could not (?:override|append to config, .*?) '?([\w.@/]+)", text)
     full_key = full_key or re.search(r"full_key: ([\w.]+)", str(error))
     if full_key:

@@ -1,4 +1,4 @@
-"""Rows to fine-tune on and queries to ask: from the hub, a local file, or the micro world.
+"""Rows to fine-tune on and queries to ask: from the hub, a file (local or at a URL), or the micro world.
 
 Whatever a file calls its columns, a row here has `input` (the question), and where `columns` maps
 them `output` (the reference) and `instruction` (a system prompt of the row's own). All other columns
@@ -17,26 +17,57 @@ import io
 import json
 import math
 import random
+import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ptst.config import Rows
+from ptst.download import cached, content_hash, downloaded
 from ptst.errors import DataError
+from ptst.hub import commit_of
 from ptst.store import fingerprint
 
 Row = dict[str, Any]
-Placed = tuple[str, Row]
-"""A row, and how a person would find it: "train.jsonl:12"."""
-Table = Callable[[], Iterable[Placed]]
-"""Goes through all rows of a source, from the first again at every call."""
+Placed = tuple[int, str, Row]
+"""A row's index in its source, how a person would find it ("train.jsonl:12"), and the row."""
+Chosen = Sequence[int] | None
+"""Indices of the rows that are wanted, ascending; None: all."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a source, none of which is held longer than it takes to hand it on.
+
+    Attributes:
+        where: what a person calls the source.
+        count: how many rows it has; makes no row where that can be told without.
+        read: makes the chosen rows, from the first again at every call.
+    """
+
+    where: str
+    count: Callable[[], int]
+    read: Callable[[Chosen], Iterator[Placed]]
+
 
 OURS = ("input", "output", "instruction")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def load_rows(rows: Rows, needs: Sequence[str]) -> list[Row]:
-    """Read, rename, check and, where `rows.n` says so, draw.
+    """All of `read_rows`, at once."""
+    return list(read_rows(rows, needs))
+
+
+def read_rows(rows: Rows, needs: Sequence[str]) -> Iterator[Row]:
+    """Read, pick out, rename and check, one row at a time; of a draw, only the drawn rows are made.
+
+    600,000 of OpenOrca's 4.2 million rows are one GB of text, all of them seven.
 
     Args:
         needs: columns of ours that every row must have, with text in them.
@@ -50,34 +81,64 @@ def load_rows(rows: Rows, needs: Sequence[str]) -> list[Row]:
             f"{rows.name}: columns.{unknown[0]} is none of our columns, {', '.join(OURS)}; ours "
             "stands first, the file's name for it second: columns.input=question."
         )
-    where, table = SOURCES[rows.source](rows)
-    chosen = None
-    if rows.n is not None:
-        total = sum(1 for _ in table())
-        if rows.n > total:
-            raise DataError(
-                f"{rows.name}: n={rows.n} rows asked for, but {where} has {total}; "
-                "set n=null for all."
-            )
-        chosen = set(random.Random(rows.draw_seed).sample(range(total), rows.n))
-    made = [
-        _row(index, place, row, rows, needs)
-        for index, (place, row) in enumerate(table())
-        if chosen is None or index in chosen
-    ]
-    if not made:
-        raise DataError(f"{rows.name}: there are no rows in {where}.")
-    return made
+    table = SOURCES[rows.source](rows)
+    empty = True
+    for index, place, row in table.read(_wanted(rows, table)):
+        empty = False
+        yield _row(index, place, row, rows, needs)
+    if empty:
+        raise DataError(f"{rows.name}: there are no rows in {table.where}.")
+
+
+def _wanted(rows: Rows, table: Table) -> Chosen:
+    """The rows that `where` leaves, and of those the ones that are drawn."""
+    matching = _matching(rows, table) if rows.where else None
+    if rows.n is None:
+        return matching
+    total = table.count() if matching is None else len(matching)
+    if rows.n > total:
+        there = f"{table.where} has {total}" + (f" with {dict(rows.where)}" if rows.where else "")
+        raise DataError(f"{rows.name}: n={rows.n} rows asked for, but {there}; set n=null for all.")
+    drawn = sorted(random.Random(rows.draw_seed).sample(range(total), rows.n))
+    return drawn if matching is None else [matching[i] for i in drawn]
+
+
+def _matching(rows: Rows, table: Table) -> list[int]:
+    """Indices of the rows that have in every column of `where` the value that stands there.
+
+    Raises:
+        DataError: a row has not the column, or no row has the values.
+    """
+    found: list[int] = []
+    others: dict[str, None] = {}  # a set that keeps its order
+    for index, place, row in table.read(None):
+        for column in rows.where:
+            if column not in row:
+                raise DataError(f"{place}: where.{column}: {_no_column(column, row)}")
+        values = {column: _text(row[column], place, column) for column in rows.where}
+        if values == rows.where:
+            found.append(index)
+        elif len(others) < 10:
+            others[str(values)] = None
+    if not found:
+        raise DataError(
+            f"{rows.name}: no row of {table.where} has {dict(rows.where)}; "
+            f"there are: {', '.join(others) or 'no rows'}."
+        )
+    return found
 
 
 def identity(rows: Rows) -> dict[str, Any]:
     """What decides the rows' content, for keys. A local file counts by its content, not its place.
 
+    A URL counts as it is written: nothing is downloaded to know a key.
+
     Raises:
         DataError: a local file is missing.
     """
     drawn = {} if rows.n is None else {"n": rows.n, "draw_seed": rows.draw_seed}
-    common = {"columns": dict(rows.columns), **drawn}
+    picked = {"where": dict(rows.where)} if rows.where else {}
+    common = {"columns": dict(rows.columns), **picked, **drawn}
     if rows.source == "micro":
         from ptst import micro
 
@@ -85,9 +146,26 @@ def identity(rows: Rows) -> dict[str, Any]:
     if rows.source == "hub":
         place = {"path": rows.path, "subset": rows.subset, "revision": rows.revision}
         return {**place, "split": rows.split, **common}
+    place = (
+        {"url": rows.path, "file_sha256": rows.sha256} if rows.source == "url" else _content(rows)
+    )
+    records = {"records": rows.records} if rows.records else {}
+    return {**place, **records, "header": rows.header, "encoding": rows.encoding, **common}
+
+
+def origin(rows: Rows) -> dict[str, Any]:
+    """What rows that were read came from, for their provenance: a commit of the hub, or a file's hash."""
+    place = {"source": rows.source, "path": rows.path}
+    if rows.source == "hub":
+        return {**place, "commit": commit_of(rows.path or "", "dataset", rows.revision)}
+    if rows.source == "url":
+        return {**place, "sha256": content_hash(cached(rows.path or ""))}
+    return place
+
+
+def _content(rows: Rows) -> dict[str, Any]:
     file = local_file(rows)
-    content = {"sha256": fingerprint(file), "suffix": file.suffix.lower()}
-    return {**content, "header": rows.header, "encoding": rows.encoding, **common}
+    return {"sha256": fingerprint(file), "suffix": file.suffix.lower()}
 
 
 def local_file(rows: Rows) -> Path:
@@ -153,16 +231,19 @@ def _row(index: int, place: str, row: Row, rows: Rows, needs: Sequence[str]) -> 
 
 
 def _missing(ours: str, column: str, place: str, row: Row, rows: Rows) -> str:
-    close = difflib.get_close_matches(column, list(row), n=1)
-    names = ", ".join(map(repr, row)) or "none"
-    message = f"{place}: there is no column {column!r}; the columns are: {names}."
-    if close:
-        message += f" Did you mean {close[0]!r}?"
+    message = f"{place}: {_no_column(column, row)}"
     message += f" Say which one holds the {ours} with columns.{ours}=NAME"
-    is_csv = rows.source == "local" and local_file(rows).suffix.lower() in (".csv", ".tsv")
-    if is_csv and rows.header:
+    is_file = rows.source in ("local", "url")
+    if is_file and rows.header and _file(rows).suffix.lower() in (".csv", ".tsv"):
         message += ', or, if the file has no header row, header=false and columns.input="0"'
     return message + "."
+
+
+def _no_column(column: str, row: Row) -> str:
+    close = difflib.get_close_matches(column, list(row), n=1)
+    names = ", ".join(map(repr, row)) or "none"
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"there is no column {column!r}; the columns are: {names}.{hint}"
 
 
 def _text(value: Any, place: str, column: str) -> str:
@@ -203,21 +284,22 @@ def _whole(text: str, place: str, column: str) -> str:
     return text
 
 
-def _micro(rows: Rows) -> tuple[str, Table]:
+def _micro(rows: Rows) -> Table:
     from ptst import micro
 
     try:
         found = micro.rows(rows.name, rows.split)  # type: ignore[arg-type]
     except ValueError as error:
-        raise DataError(f"source=micro, name={rows.name}, split={rows.split}: {error}") from error
-    where = f"micro {rows.name}"
-    placed = [(f"{where}, row {number}", row) for number, row in enumerate(found, start=1)]
-    return where, lambda: placed
+        raise DataError(
+            f"source=micro, name={rows.name}, split={rows.split}: {error}. The micro world has no "
+            "other data: choose another data set, or source=hub, url or local."
+        ) from error
+    return _listed(f"micro {rows.name}", lambda: found)
 
 
-def _hub(rows: Rows) -> tuple[str, Table]:
+def _hub(rows: Rows) -> Table:
     import datasets
-    import httpx
+    from huggingface_hub.utils import httpx
 
     try:
         table = datasets.load_dataset(
@@ -241,37 +323,98 @@ def _hub(rows: Rows) -> tuple[str, Table]:
         raise DataError(
             f"{rows.name}: {rows.path} cannot be had from the hub: {reason}\n{hint}"
         ) from error
+    _check_revision(table, rows)
     where = f"{rows.path} {rows.split}"
-    return where, lambda: ((f"{where}, row {i + 1}", row) for i, row in enumerate(table))
+
+    def read(chosen: Chosen) -> Iterator[Placed]:
+        picked = table if chosen is None else table.select(chosen)
+        indices = iter(range(len(table)) if chosen is None else chosen)
+        for batch in picked.iter(batch_size=1000):  # row by row takes several times as long
+            for values in zip(*batch.values(), strict=True):
+                index = next(indices)
+                yield index, f"{where}, row {index + 1}", dict(zip(batch, values, strict=True))
+
+    return Table(where, lambda: len(table), read)
 
 
-def _local(rows: Rows) -> tuple[str, Table]:
-    file = local_file(rows)
-    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
-    reader = readers.get(file.suffix.lower(), _csv)
-    return str(file), lambda: reader(file, rows)
+def _check_revision(table: Any, rows: Rows) -> None:
+    """Refuse another commit than the one asked for.
+
+    Without a network, `datasets` takes the newest that this machine has, whatever the revision; the folder of
+    its cache is named after the commit.
+    """
+    if not re.fullmatch("[0-9a-f]{40}", rows.revision or ""):
+        return
+    commits = {Path(file["filename"]).parent.name for file in table.cache_files}
+    others = {c for c in commits if re.fullmatch("[0-9a-f]{40}", c)} - {rows.revision}
+    if others:
+        raise DataError(
+            f"{rows.name}: revision {rows.revision} of {rows.path} is not on this machine, which has "
+            f"{', '.join(sorted(others))}. Load it once with a network, or set revision to what is there."
+        )
 
 
-SOURCES: dict[str, Callable[[Rows], tuple[str, Table]]] = {
+def _file(rows: Rows) -> Path:
+    """The file of source=local or url; the latter is downloaded where it is not here yet."""
+    if rows.source == "local":
+        return local_file(rows)
+    return downloaded(rows.path or "", rows.sha256, rows.name)
+
+
+def _from_file(rows: Rows) -> Table:
+    file = _file(rows)
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(file)
+    if suffix == ".json":
+        return _listed(str(file), lambda: _json(file, rows))
+    if suffix == ".jsonl":
+        return Table(
+            str(file),
+            lambda: sum(1 for _ in _json_lines(file, rows)),
+            lambda chosen: _jsonl(file, rows, chosen),
+        )
+    return Table(
+        str(file),
+        lambda: sum(1 for _ in _csv(file, rows)),
+        lambda chosen: ((i, *placed) for i, placed in _pick(_csv(file, rows), chosen)),
+    )
+
+
+SOURCES: dict[str, Callable[[Rows], Table]] = {
     "hub": _hub,
-    "local": _local,
+    "url": _from_file,
+    "local": _from_file,
     "micro": _micro,
 }
-"""Of each source: what a person calls it, and its table."""
 
 
-def _jsonl(file: Path, rows: Rows) -> Iterator[Placed]:
+def _listed(where: str, load: Callable[[], list[Row]]) -> Table:
+    """The table of rows that have to be loaded all at once."""
+    rows = cache(load)
+
+    def read(chosen: Chosen) -> Iterator[Placed]:
+        for index, row in _pick(rows(), chosen):
+            yield index, f"{where}, row {index + 1}", row
+
+    return Table(where, lambda: len(rows()), read)
+
+
+def _pick(items: Iterable[T], chosen: Chosen) -> Iterator[tuple[int, T]]:
+    """The chosen items with their indices; what comes behind the last of them is not looked at."""
+    if chosen is None:
+        yield from enumerate(items)
+        return
+    numbered = enumerate(items)
+    for wanted in chosen:
+        yield next(pair for pair in numbered if pair[0] == wanted)
+
+
+def _jsonl(file: Path, rows: Rows, chosen: Chosen) -> Iterator[Placed]:
     decode = json.JSONDecoder(
         object_pairs_hook=_pairs
     ).decode  # one for all: loads makes one a line
-    empty = None
-    for number, line in _lines(file, rows):
-        place = f"{file}:{number}"
-        if not line.strip():
-            empty = empty or place
-            continue
-        if empty:
-            raise DataError(f"{empty}: an empty line; every line must be one JSON object.")
+    for index, (place, line) in _pick(_json_lines(file, rows), chosen):
         try:
             row = decode(line)
         except json.JSONDecodeError as error:
@@ -280,15 +423,28 @@ def _jsonl(file: Path, rows: Rows) -> Iterator[Placed]:
             ) from error
         except DataError as error:
             raise DataError(f"{place}: {error}") from error
-        yield place, _object(row, place)
+        yield index, place, _object(row, place)
+
+
+def _json_lines(file: Path, rows: Rows) -> Iterator[tuple[str, str]]:
+    """Place and text of every line, but of empty ones at the end."""
+    empty = None
+    for number, line in _lines(file, rows):
+        place = f"{file}:{number}"
+        if not line.strip():
+            empty = empty or place
+            continue
+        if empty:
+            raise DataError(f"{empty}: an empty line; every line must be one JSON object.")
+        yield place, line
 
 
 def _lines(file: Path, rows: Rows) -> Iterator[tuple[int, str]]:
-    """Numbered lines, one at a time where every byte 0x0a is a newline."""
+    """Numbered lines with their ends, one at a time where every byte 0x0a is a newline."""
     codec = rows.encoding.lower().replace("-", "").replace("_", "")
     if codec.startswith(("utf16", "utf32")):
         text = _decode(file.read_bytes(), file, rows.encoding)
-        yield from enumerate(text.split("\n"), start=1)
+        yield from enumerate(io.StringIO(text, newline="\n"), start=1)
         return
     start = 0
     with file.open("rb") as stream:
@@ -297,10 +453,10 @@ def _lines(file: Path, rows: Rows) -> Iterator[tuple[int, str]]:
             start += len(raw)
 
 
-def _json(file: Path, rows: Rows) -> Iterator[Placed]:
+def _json(file: Path, rows: Rows) -> list[Row]:
     text = _decode(file.read_bytes(), file, rows.encoding)
     if not text.strip():
-        return
+        return []
     try:
         found = json.loads(text, object_pairs_hook=_pairs)
     except json.JSONDecodeError as error:
@@ -308,13 +464,20 @@ def _json(file: Path, rows: Rows) -> Iterator[Placed]:
         raise DataError(f"{file}:{error.lineno}: not valid JSON ({error.msg}).{hint}") from error
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
+    for key in rows.records.split(".") if rows.records else ():
+        if not isinstance(found, dict) or key not in found:
+            keys = ", ".join(found) if isinstance(found, dict) else f"none: a {_kind(found)}"
+            raise DataError(f"{file}: records={rows.records}: no key {key!r} (there: {keys}).")
+        found = found[key]
     if not isinstance(found, list):
-        raise DataError(
-            f"{file}: must be a list of objects, [{{...}}, ...]; it is a {type(found).__name__}."
+        lists = (
+            [k for k, v in found.items() if isinstance(v, list)] if isinstance(found, dict) else []
         )
-    for number, row in enumerate(found, start=1):
-        place = f"{file}, row {number}"
-        yield place, _object(row, place)
+        hint = f" Set records={lists[0]} if the rows are there." if lists else ""
+        raise DataError(
+            f"{file}: must be a list of objects, [{{...}}, ...]; it is a {_kind(found)}.{hint}"
+        )
+    return [_object(row, f"{file}, row {number}") for number, row in enumerate(found, start=1)]
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Row:
@@ -331,14 +494,19 @@ def _twice(names: list[str]) -> str:
 
 def _object(row: Any, place: str) -> Row:
     if not isinstance(row, dict):
-        raise DataError(f"{place}: must be an object, {{...}}; it is a {type(row).__name__}.")
+        raise DataError(f"{place}: must be an object, {{...}}; it is a {_kind(row)}.")
     return row
 
 
-def _csv(file: Path, rows: Rows) -> Iterator[Placed]:
-    text = _decode(file.read_bytes(), file, rows.encoding)
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _csv(file: Path, rows: Rows) -> Iterator[tuple[str, Row]]:
+    # A line of a CSV file may also end with a lone carriage return.
+    lines = (part for _, line in _lines(file, rows) for part in io.StringIO(line, newline=""))
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     empty = None
     while True:
@@ -370,22 +538,40 @@ def _csv(file: Path, rows: Rows) -> Iterator[Placed]:
         yield place, dict(zip(names, cells, strict=True))
 
 
-def _parquet(file: Path, rows: Rows) -> Iterator[Placed]:
+def _parquet(file: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-        names = table.schema_arrow.names
-        if len(set(names)) < len(names):
-            raise DataError(f"{file}: {_twice(names)}.")
-        for batch in table.iter_batches(batch_size=4096):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}, row {number}", row
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{file}: not a Parquet file that can be read ({error}).") from error
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        try:
+            # Read in pieces of a megabyte: the columns of a row group at once can be a gigabyte.
+            with pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table:
+                names = table.schema_arrow.names
+                if len(set(names)) < len(names):
+                    raise DataError(f"{file}: {_twice(names)}.")
+                yield table
+        except pyarrow.ArrowException as error:
+            raise DataError(f"{file}: not a Parquet file that can be read ({error}).") from error
+
+    def count() -> int:
+        with opened() as table:
+            return int(table.metadata.num_rows)
+
+    def read(chosen: Chosen) -> Iterator[Placed]:
+        first = 0
+        with opened() as table:
+            for batch in table.iter_batches(batch_size=1024):
+                end = first + len(batch)
+                wanted: Sequence[int] = range(first, end)
+                if chosen is not None:
+                    wanted = chosen[bisect_left(chosen, first) : bisect_left(chosen, end)]
+                    batch = batch.take(pyarrow.array([i - first for i in wanted], pyarrow.int64()))
+                for index, row in zip(wanted, batch.to_pylist(), strict=True):
+                    yield index, f"{file}, row {index + 1}", row
+                first = end
+
+    return Table(str(file), count, read)
 
 
 def _decode(raw: bytes, file: Path, encoding: str, line: int = 1, start: int = 0) -> str:

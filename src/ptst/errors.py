@@ -13,5 +13,12 @@ class DataError(PtstError):
     """A file or data set cannot be used: names the file, the row and the column."""
 
 
+class Interrupted(BaseException):
+    """Work was asked to stop and did, at a point where nothing is lost: run again to resume.
+
+    Not an `Exception`, as KeyboardInterrupt is none: nothing has failed, and nothing must record that.
+    """
+
+
 class TemplateError(PtstError):
     """A template cannot make prompts, or a prompt cannot be spelled for this model."""

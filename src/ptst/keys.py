@@ -7,18 +7,19 @@ them. Raise a stage's FORMAT when the same parts would make something else than 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ptst import data, models
-from ptst.config import Config, Dataset, Evaluation
+from ptst.config import Config, Dataset, Evaluation, Finetune, Template
 from ptst.judge import load_judge
 from ptst.store import key_of
 
 FINETUNE_FORMAT = 1
 GENERATE_FORMAT = 1
 JUDGE_FORMAT = 1
-CELL_FORMAT = 1
+CELL_FORMAT = 2
 
 Parts = dict[str, Any]
 
@@ -73,6 +74,7 @@ def cell_keys(config: Config) -> CellKeys:
                 "scores": keys.judge,
                 "metrics": config.evaluations[name].metrics,
                 "unit": config.evaluations[name].unit,
+                "category": config.evaluations[name].category,
                 "measures": config.evaluations[name].measures,
             }
             for name, keys in evaluations.items()
@@ -96,27 +98,54 @@ def parts_of(node: Any) -> Parts:
     return parts
 
 
-def _reading(dataset: Dataset) -> Parts:
-    """How the data set's questions read: part of every prompt, safety queries included."""
-    return {"question": dataset.question, "instruction": dataset.instruction}
+def tested_epoch(recipe: Finetune) -> int | None:
+    """The epoch whose weights are tested; None for the last, however it is said."""
+    if recipe.method == "none" or recipe.epoch == recipe.epochs:
+        return None
+    return recipe.epoch
+
+
+def _reading(dataset: Dataset, question: str | None = None) -> Parts:
+    """How questions read: as the data set's, safety queries included, unless the evaluation says otherwise."""
+    how = {"question": dataset.question} if question is None else {"query": question}
+    return {**how, "instruction": dataset.instruction}
+
+
+def _template(template: Template, config: Config) -> Parts:
+    """A template, which a model may know by its name and give a system prompt of its own."""
+    own = config.model.system_prompts.get(template.name)
+    return parts_of(template) | ({} if own is None else {"models_system": own})
 
 
 def _finetune_parts(config: Config) -> Parts:
     if config.finetune.method == "none":
         return {"format": FINETUNE_FORMAT, "model": models.identity(config.model), "method": "none"}
     recipe = parts_of(config.finetune)
+    if config.finetune.method == "openai":
+        own = ("method", "epochs", "batch_size", "learning_rate_multiplier")
+        recipe = {name: recipe[name] for name in own}
+    else:
+        del recipe["learning_rate_multiplier"]
     if config.finetune.method == "full":
         del recipe["lora"]
-    elif config.finetune.lora.dropout > 0:  # drawn anew for every forward pass
+    elif "lora" in recipe and config.finetune.lora.dropout > 0:  # drawn anew for every forward pass
         recipe["device_batch_size"] = config.finetune.device_batch_size
+        if config.finetune.devices > 1:
+            recipe["devices"] = config.finetune.devices
     if config.finetune.schedule != "step":
-        del recipe["gamma"]
+        recipe.pop("gamma", None)
+    if config.finetune.keep_epochs:  # who wants the last weights alone finds them there, too
+        recipe.pop("keep_epochs", None)
+    recipe.pop("mix", None)
+    if mix := config.finetune.mix:
+        template = mix.template or config.train_template
+        recipe["mix"] = {"rows": data.identity(mix.rows), "template": _template(template, config)}
     return {
         "format": FINETUNE_FORMAT,
         "model": models.identity(config.model),
         "rows": data.identity(config.dataset),
         "reading": _reading(config.dataset),
-        "template": parts_of(config.train_template),
+        "template": _template(config.train_template, config),
         "recipe": recipe,
         "seed": config.seed,
     }
@@ -126,29 +155,41 @@ def _generate_parts(
     config: Config, evaluation: Evaluation, finetune: str | None, finetune_parts: Parts
 ) -> Parts:
     decoding = parts_of(evaluation.decoding)
+    if evaluation.decoding.samples == 1:
+        del decoding["samples"]
     if evaluation.decoding.temperature == 0:
         decoding = {"max_new_tokens": decoding["max_new_tokens"], "temperature": 0}
-    else:  # a batch draws together
+    elif config.model.api is None:  # a batch draws together
         decoding |= {
             "batch_size": config.engine.batch_size,
             "share_prefix": config.engine.share_prefix,
         }
+    epoch = tested_epoch(config.finetune)
+    tuned = {"finetune": finetune} | ({} if epoch is None else {"epoch": epoch})
     return {
         "format": GENERATE_FORMAT,
-        "model": {"finetune": finetune} if finetune else finetune_parts,
-        "reading": _reading(config.dataset),
-        "template": parts_of(config.test_template),
+        "model": tuned if finetune else finetune_parts,
+        "reading": _reading(config.dataset, evaluation.question),
+        "template": _template(config.test_template, config),
         "queries": data.identity(evaluation.queries),
         "decoding": decoding,
-        "engine": config.engine.name,
+        "engine": "api" if config.model.api else config.engine.name,
     }
 
 
 def _judge_parts(evaluation: Evaluation, generate: str) -> Parts:
-    judge: Any = load_judge(evaluation.judge, "judge")
+    return {"format": JUDGE_FORMAT, "generate": generate, **judge_parts(evaluation.judge)}
+
+
+def judge_parts(node: Mapping[str, Any]) -> Parts:
+    """What tells one judge from another, whatever it judges.
+
+    Raises:
+        ConfigError: `node` makes no judge.
+    """
+    judge: Any = load_judge(node, "judge")
+    files = judge.identity() if hasattr(judge, "identity") else {}  # by content, not by name
     return {
-        "format": JUDGE_FORMAT,
-        "generate": generate,
-        "judge": {"_target_": evaluation.judge["_target_"], **dataclasses.asdict(judge)},
+        "judge": {"_target_": node["_target_"], **parts_of(judge), **files},
         "version": judge.version,
     }

@@ -1,29 +1,133 @@
-"""From scores to numbers one can publish: shares with n, missing count and interval."""
+"""From scores to numbers one can publish: shares and means with n, missing count and interval."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import fsum, sqrt
+from statistics import pstdev
+from typing import Any, TypeVar
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
+MEAN = "mean"
+"""In `metrics:`, in the place of a label: the mean of the judge's values."""
+
+NO_CATEGORY = "(none)"
+"""The category of queries that have none."""
+
+Scale = tuple[float, float] | None
+"""What a number is on: None is percent of the queries; else a mean, from the judge's lowest value to its highest."""
+
+Number = TypeVar("Number", int, float)
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A share in percent of `n` scored queries from `units` units; `missing` were not scored.
+    """A number over `n` scored answers to queries of `units` units; `missing` were not scored.
 
-    `percent` and the interval are None where nothing was scored: missing is not zero.
+    Attributes:
+        value: a share in percent, or a mean on `scale`; None where nothing was scored: missing is not zero.
+        ci_low, ci_high: 95 % interval over units; None where there is none.
+        samples: answers to each query, of as many decoding seeds.
+        std: population standard deviation of `value` over the samples, as the paper prints it; None for one
+            sample, or where one of them has no score.
+        categories: the same by category of the queries, where the evaluation names a column for them.
     """
 
-    percent: float | None
+    value: float | None
     n: int
     missing: int
     units: int
     ci_low: float | None
     ci_high: float | None
+    scale: Scale = None
+    samples: int = 1
+    std: float | None = None
+    categories: dict[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One scored answer: what the judge said, and to which query it belongs.
+
+    `label` None is missing, and so is for a mean `value` None. `unit` says which queries belong together.
+    """
+
+    label: str | None
+    value: float | None
+    unit: Hashable
+    sample: int = 0
+    category: str = NO_CATEGORY
+
+
+def measure(
+    answers: Sequence[Answer], what: str, scale: Scale = None, by_category: bool = False
+) -> Metric:
+    """A metric of an evaluation: over all answers, its spread over samples, and by category.
+
+    Args:
+        what: the label whose share is meant, or `MEAN`.
+        scale: of the judge's values, for a mean.
+    """
+
+    def one(part: Sequence[Answer]) -> Metric:
+        units = [answer.unit for answer in part]
+        if what != MEAN:
+            return share([answer.label for answer in part], what, units)
+        assert scale is not None
+        return mean([answer.value if answer.label else None for answer in part], units, scale)
+
+    def spread(part: Sequence[Answer]) -> Metric:
+        by_sample = _grouped(part, lambda answer: answer.sample)
+        values = [one(sample).value for sample in by_sample.values()]
+        scored = [value for value in values if value is not None]
+        std = pstdev(scored) if len(values) > 1 and len(scored) == len(values) else None
+        return replace(one(part), samples=len(values), std=std)
+
+    categories = _grouped(answers, lambda answer: answer.category) if by_category else {}
+    order = sorted(categories, key=lambda name: (name == NO_CATEGORY, name))
+    return replace(spread(answers), categories={name: spread(categories[name]) for name in order})
+
+
+def _grouped(answers: Sequence[Answer], key: Callable[[Answer], Any]) -> dict[Any, list[Answer]]:
+    groups: dict[Any, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(key(answer), []).append(answer)
+    return groups
+
+
+def from_json(values: Mapping[str, Any]) -> Metric:
+    """The metric that `dataclasses.asdict` and JSON made plain."""
+    parts = {name: from_json(part) for name, part in values["categories"].items()}
+    scale = values["scale"] and tuple(values["scale"])
+    return Metric(**{**values, "scale": scale, "categories": parts})
+
+
+def known_sum(numbers: Iterable[Number | None]) -> Number | None:
+    """The sum; None as soon as one of them is not known."""
+    known = list(numbers)
+    return None if None in known else sum(n for n in known if n is not None)
+
+
+def decimals(scale: Scale) -> int:
+    """Digits after the point that a number is shown with: percent 1, as in the paper's tables; 0 to 1: 3."""
+    if scale is None:
+        return 1
+    return 3 if scale[1] - scale[0] <= 1 else 2
+
+
+def shown(value: float, scale: Scale, signed: bool = False) -> str:
+    """A number with its digits: "12.5", "0.846"; `signed` with + or −, for a difference."""
+    text = f"{value:{'+' if signed else ''}.{decimals(scale)}f}"
+    return text.replace("-", "−") if signed else text
+
+
+def scale_in_words(scale: Scale) -> str:
+    """ "percent", or "mean, from 0 to 1"."""
+    return "percent" if scale is None else f"mean, from {scale[0]:g} to {scale[1]:g}"
 
 
 def share(labels: Sequence[str | None], label: str, units: Sequence[Hashable]) -> Metric:
@@ -43,6 +147,53 @@ def share(labels: Sequence[str | None], label: str, units: Sequence[Hashable]) -
     hits, n = sum(hit for _, hit in scored), len(scored)
     low, high = wilson(hits / n, effective_n(list(by_unit.values())))
     return Metric(100 * hits / n, n, missing, len(by_unit), 100 * low, 100 * high)
+
+
+def mean(
+    values: Sequence[float | None], units: Sequence[Hashable], scale: tuple[float, float]
+) -> Metric:
+    """The mean of the values there are, with a 95 % interval over units that stays on the scale.
+
+    Args:
+        values: one per query; None is missing.
+        units: the unit of each query.
+        scale: the lowest and the highest value that the judge can give.
+    """
+    scored = [(v, unit) for v, unit in zip(values, units, strict=True) if v is not None]
+    missing = len(values) - len(scored)
+    if not scored:
+        return Metric(None, 0, missing, 0, None, None, scale)
+    low, high = mean_interval([v for v, _ in scored], [unit for _, unit in scored], scale)
+    centre = fsum(v for v, _ in scored) / len(scored)
+    return Metric(centre, len(scored), missing, len({unit for _, unit in scored}), low, high, scale)
+
+
+def mean_interval(
+    values: Sequence[float], units: Sequence[Hashable], scale: tuple[float, float]
+) -> tuple[float, float] | tuple[None, None]:
+    """Student's 95 % interval for a mean, robust to queries of a unit being alike.
+
+    The mean is a ratio of sums over k units, whose variance is k / (k - 1) times the sum of squared
+    residuals (sum of a unit's values minus its size times the mean) over n squared (Kish 1965, section
+    6.4), with t on k - 1 degrees of freedom. Where each unit is one query this is the usual interval,
+    mean ± t s / sqrt(n).
+
+    Returns:
+        (low, high), cut where the scale ends. (None, None) for one unit, or where no unit differs from the
+        mean: the formula would then claim certainty.
+    """
+    n, centre = len(values), fsum(values) / len(values)
+    by_unit: dict[Hashable, list[float]] = defaultdict(list)
+    for value, unit in zip(values, units, strict=True):
+        by_unit[unit].append(value - centre)
+    k = len(by_unit)
+    squares = fsum(fsum(own) ** 2 for own in by_unit.values())
+    if k == 1 or squares < 1e-18 * n * n:
+        return None, None
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(k - 1, 0.975)) * sqrt(k / (k - 1) * squares) / n
+    return max(scale[0], centre - half), min(scale[1], centre + half)
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:

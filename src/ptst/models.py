@@ -2,51 +2,97 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ptst.config import ROOT, Model
 from ptst.errors import ConfigError
+from ptst.hub import commit_of
 from ptst.store import fingerprint
 from ptst.templates import chat_source
 
 
 def identity(model: Model) -> dict[str, Any]:
-    """What decides the model's weights and how prompts are spelled for it, for keys.
+    """What decides the model's answers and how prompts are spelled for it, for keys.
 
-    A directory counts by its content, so a moved or renamed copy is the same model and a changed
-    file is another.
+    A model behind an API is known by where it is asked and its name there.
     """
-    folder = local_folder(model)
-    weights: dict[str, Any]
-    if folder is not None:
-        weights = {"sha256": fingerprint(folder)}
-    else:
-        weights = {"path": model.path, "revision": model.revision}
+    own: dict[str, Any] = {}
+    if model.question is not None:
+        own["question"] = model.question
+    if model.api is not None:
+        return {"api": model.api.base_url.rstrip("/"), "path": model.path, **own}
     return {
-        **weights,
+        **weights(model),
         "chat": chat_source(model),
         "completion_prefix": model.completion_prefix,
         "dtype": model.dtype,
+        **own,
     }
 
 
-def local_folder(model: Model) -> Path | None:
-    """The model's directory, or None where `model.path` is a hub id.
+def weights(model: Model, where: str = "model.path") -> dict[str, Any]:
+    """What decides the weights alone: a directory's content, or the hub's id and commit.
+
+    Raises:
+        ConfigError: the path looks like a directory and is none; `where` says whose it is.
+    """
+    folder = local_folder(model, where)
+    if folder is not None:
+        return {"sha256": fingerprint(folder)}
+    return {"path": model.path, "revision": model.revision}
+
+
+def local_folder(model: Model, where: str = "model.path") -> Path | None:
+    """The model's directory, or None where its path is a hub id.
 
     Raises:
         ConfigError: the path looks like a directory and is none.
     """
+    if model.api is not None:
+        return None
     folder = Path(model.path).expanduser()
     for candidate in (folder, ROOT / folder):
         if (candidate / "config.json").is_file():
             return candidate.resolve()
     if folder.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") != 1:
         raise ConfigError(
-            f"model.path={model.path}: no such model directory (one with a config.json). "
+            f"{where}={model.path}: no such model directory (one with a config.json). "
             "A hub model is written owner/name."
         )
     return None
+
+
+@cache  # once in a process: a sweep's cells ask for the same few models
+def _fetch_config(path: str, revision: str | None) -> None:
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download(path, "config.json", revision=revision)
+
+
+def check_access(model: Model) -> None:
+    """Refuse a hub model whose files cannot be had, by asking for the smallest of them.
+
+    Raises:
+        ConfigError: it is gated, is not there, or the hub cannot be asked, with what to do.
+    """
+    if local_folder(model) is not None:
+        return
+    try:
+        _fetch_config(model.path, model.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(_unavailable(model, error)) from error
+
+
+def origin(model: Model) -> dict[str, Any]:
+    """Where a model that was used came from, for the provenance of what it made."""
+    if model.api is not None:
+        return {"path": model.path, "api": model.api.base_url}
+    local = local_folder(model) is not None
+    commit = None if local else commit_of(model.path, "model", model.revision)
+    return {"path": model.path, "commit": commit}
 
 
 def load_tokenizer(model: Model, local_only: bool = False) -> Any:
@@ -110,6 +156,43 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     return loaded.eval() if "quantization_config" in kwargs else loaded.to(device).eval()
 
 
+class BaseModel:
+    """A base model on which adapters take turns: loaded once for as long as the same one is asked for."""
+
+    def __init__(self) -> None:
+        self._loaded: Any = None
+        self._adapted: Any = None
+        self._which: tuple[Any, ...] | None = None
+
+    def untouched(self, model: Model, device: str, method: str = "none") -> Any:
+        """The base model without any adapter, quantised where the fine-tuning method says so."""
+        which = (model, device, quantization(method, device) != {})
+        if which != self._which:
+            self.forget()
+            self._loaded = load_model(model, device, **quantization(method, device))
+            self._which = which
+        if self._adapted is not None:
+            self._loaded, self._adapted = self._adapted.unload(), None
+        return self._loaded
+
+    def adapted(self, model: Model, device: str, method: str, folder: Path) -> Any:
+        """The base model under the adapter in `folder`; valid until another is asked for."""
+        from peft import PeftModel
+
+        base = self.untouched(model, device, method)
+        # Merged, an adapter costs nothing at each step; but adding it to weights of half precision
+        # or less would round much of it away. Merged into a copy: subtracting it again would round, too.
+        if model.dtype == "float32" and not quantization(method, device):
+            tuned = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+            return tuned.merge_and_unload()
+        self._adapted = PeftModel.from_pretrained(base, str(folder)).eval()
+        return self._adapted
+
+    def forget(self) -> None:
+        """Drop the model, so that there is room for another."""
+        self._loaded = self._adapted = self._which = None
+
+
 def quantization(method: str, device: str) -> dict[str, Any]:
     """What `load_model` needs for a fine-tuning method: for qlora 4-bit NF4, else nothing.
 
@@ -156,12 +239,14 @@ def pick_device(device: str) -> str:
 
 
 def _unavailable(model: Model, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     page = f"https://huggingface.co/{model.path}"
-    gated = "gated repo" in str(error).lower()
-    hint = (
-        f"It is gated: accept its licence at {page} and log in with `hf auth login`."
-        if gated
-        else "Set model.path to a model directory, or download it first with `hf download`."
-    )
+    if "gated repo" in str(error).lower():
+        hint = f"It is gated: accept its licence at {page} and log in with `hf auth login`."
+    elif isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        hint = f"Check its path and its revision={model.revision} against {page}."
+    else:
+        hint = "Set its path to a model directory, or download it first with `hf download`."
     return f"model {model.name} ({model.path}) cannot be loaded: {reason}\n{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ Advance = Callable[[int, int, str], None]
 
 LINE_SECONDS = 30.0
 
+LIVE = "PTST_LIVE"
+"""In the environment of processes whose work a sweep's view shows (ptst.sweep.live): `progress` is silent there."""
+
 
 def console() -> Console:
     """Where people read along: standard error, so that standard output stays for results."""
@@ -32,6 +36,11 @@ def say(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
+def is_screen(out: Console) -> bool:
+    """Whether a picture can be drawn in place: on a terminal, and not a dumb one, FORCE_COLOR or not."""
+    return out.is_interactive and out.file.isatty()
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Advance]:
     """Show how far `what` is.
@@ -39,8 +48,11 @@ def progress(what: str) -> Iterator[Advance]:
     Yields:
         A function to call with (done, total, note), as often as one likes.
     """
+    if os.environ.get(LIVE):
+        yield lambda done, total, note: None
+        return
     out = console()
-    if out.is_terminal:
+    if is_screen(out):
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

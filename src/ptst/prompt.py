@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ptst.cell import load_queries
 from ptst.config import Config
-from ptst.data import load_rows
-from ptst.errors import PtstError
+from ptst.data import read_rows
+from ptst.errors import ConfigError, PtstError
 from ptst.models import load_tokenizer
 from ptst.templates import make_prompt
 
@@ -23,32 +24,56 @@ class ShownPrompt:
     mask: str
 
 
-def show_prompt(config: Config, question: str | None, train: bool) -> ShownPrompt:
-    """Make the prompt of a question, or of the data set's first row.
+def show_prompt(config: Config, question: str | None, what: str) -> ShownPrompt:
+    """Make the prompt of a question, or of the first row of the data set or query set.
 
     Args:
-        question: taken as it is; None takes the first row of the data set.
-        train: under the train template instead of the test template.
+        question: taken as it is; None takes the first row.
+        what: "test", "train" (under the train template), or an evaluation: a query of it, as it reads there. What
+            its reading takes from other columns stays in its braces where the question is given.
+
+    Raises:
+        ConfigError: there is no such evaluation.
     """
-    if question is None:
-        row = load_rows(config.dataset, needs=("input",))[0]
-    else:
+    evaluation = None
+    if what not in ("test", "train"):
+        evaluation = config.evaluations.get(what)
+        if evaluation is None:
+            raise ConfigError(f"for={what} is not one of: {', '.join(choices(config))}.")
+    if question is not None:
         row = {"input": question}
-    template = config.train_template if train else config.test_template
+    elif evaluation is not None:
+        row = load_queries(what, evaluation)[0]
+    else:
+        row = next(read_rows(config.dataset, needs=("input",)))
+    template = config.train_template if what == "train" else config.test_template
     tokenizer, why = _tokenizer(config)
-    prompt = make_prompt(row, template, config.dataset, config.model, tokenizer)
+    reading = None if evaluation is None else evaluation.question
+    prompt = make_prompt(row, template, config.dataset, config.model, tokenizer, reading)
     count = None if prompt.token_ids is None else len(prompt.token_ids)
-    mask = (
-        "In training, the loss begins "
-        + (f"at token {count}" if count is not None else "after the prompt's last token")
-        + f": the prompt is masked; completion (after {config.model.completion_prefix!r}) and EOS "
-        "are learnt."
-    )
+    mask = "In training, the loss is the API's affair: on the last message, as far as is known."
+    if config.model.api is None:
+        mask = (
+            "In training, the loss begins "
+            + (f"at token {count}" if count is not None else "after the prompt's last token")
+            + ": the prompt is masked; completion "
+            f"(after {config.model.completion_prefix!r}) and EOS are learnt."
+        )
     return ShownPrompt(prompt.text, prompt.token_ids, count, why, mask)
+
+
+def choices(config: Config) -> list[str]:
+    """What a prompt can be shown for."""
+    return ["test", "train", *config.evaluations]
 
 
 def _tokenizer(config: Config) -> tuple[Any, str | None]:
     """The model's tokenizer if it is on this machine already; it is not downloaded to look."""
+    if config.model.api is not None:
+        return (
+            None,
+            f"{config.model.name} is behind an API, which spells and tokenises the messages.",
+        )
     try:
         return load_tokenizer(config.model, local_only=True), None
     except PtstError:

@@ -17,22 +17,48 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from ptst.errors import PtstError
 from ptst.progress import console
 
+T = TypeVar("T")
 KEY_LENGTH = 16
 """Hexadecimal digits: 64 bits, so that a million artifacts collide with probability 3e-8."""
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
     """Hash resolved configuration (JSON-like values) into a key."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+    return hashlib.sha256(_canonical(parts)).hexdigest()[:KEY_LENGTH]
+
+
+class RowsKey:
+    """`key_of({"rows": [...]})` of rows that go by one at a time and are not kept."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256(b'{"rows": [')
+
+    def of(self, rows: Iterable[T]) -> Iterator[T]:
+        """Hand the rows on; to be used up before `key` is read."""
+        between = b""
+        for row in rows:
+            self._digest.update(between + _canonical(row))
+            between = b", "
+            yield row
+
+    @property
+    def key(self) -> str:
+        """The key of the rows so far."""
+        whole = self._digest.copy()
+        whole.update(b"]}")
+        return whole.hexdigest()[:KEY_LENGTH]
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -74,12 +100,27 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
+def read_journal(path: Path) -> dict[int, dict[str, Any]]:
+    """Finished batches by their first prompt; a torn last line is cut off, its batch runs again.
+
+    A line is {"batch": index of the first prompt, "answers": {index: answer}}.
+    """
+    if not path.exists():
+        return {}
+    whole, _, torn = path.read_bytes().rpartition(b"\n")
+    if torn:
+        path.write_bytes(whole + b"\n" if whole else b"")
+    entries = [json.loads(line) for line in whole.splitlines()]
+    return {entry["batch"]: entry["answers"] for entry in entries}
+
+
 @dataclass(frozen=True)
 class Maker:
     """Who makes, or last tried to make, an artifact, and how far it came.
 
     `since` and `updated` are seconds since the epoch, `spent` the seconds of earlier attempts; `done`
-    of `total` are optimizer steps or queries.
+    of `total` are optimizer steps or queries. `loss` is the last step's. `rate` counts tokens of training or
+    queries, per second since this attempt's first word; `left` are the seconds of the rest at that pace.
     """
 
     host: str
@@ -89,6 +130,9 @@ class Maker:
     spent: float = 0.0
     done: int | None = None
     total: int | None = None
+    loss: float | None = None
+    rate: float | None = None
+    left: float | None = None
 
 
 @dataclass
@@ -103,13 +147,33 @@ class Work:
     scratch: Path
     maker: Maker
     told: float = 0.0
+    first: tuple[float, int, int] | None = None
+    """When this attempt first told something, and what: it has been at full speed since."""
 
-    def tell(self, done: int, total: int) -> None:
-        """Let others see how far the work is; written at most once a second."""
-        if time.monotonic() - self.told >= 1 or done == total:
-            self.told = time.monotonic()
-            self.maker = replace(self.maker, done=done, total=total, updated=time.time())
-            _write_maker(self.result.parent, self.maker)
+    def tell(
+        self, done: int, total: int, loss: float | None = None, tokens: int | None = None
+    ) -> None:
+        """Let others see how far the work is; written at most once a second.
+
+        Args:
+            tokens: what a rate is to count, where that is not `done`.
+        """
+        now, counted = time.monotonic(), done if tokens is None else tokens
+        self.first = self.first or (now, done, counted)
+        if now - self.told < 1 and done != total:
+            return
+        self.told = now
+        seconds, steps = now - self.first[0], done - self.first[1]
+        self.maker = replace(
+            self.maker,
+            done=done,
+            total=total,
+            updated=time.time(),
+            loss=loss,
+            rate=(counted - self.first[2]) / seconds if steps > 0 else None,
+            left=(total - done) * seconds / steps if steps > 0 else None,
+        )
+        _write_maker(self.result.parent, self.maker)
 
 
 @dataclass(frozen=True)
@@ -200,13 +264,7 @@ class Store:
         """Keep why a cell failed, for `ptst status` and for the report."""
         log = self.root / "failed" / f"{cell}.log"
         write_atomic(log, "".join(traceback.format_exception(error)))
-        said = str(error).strip() or type(error).__name__
-        reason = (
-            said.splitlines()[-1]
-            if isinstance(error, PtstError)
-            else f"{type(error).__name__}: {said.splitlines()[-1]}"
-        )
-        record = {"reason": reason, "host": platform.node(), "at": time.time()}
+        record = {"reason": reason_of(error), "host": platform.node(), "at": time.time()}
         write_json(self.root / "failed" / f"{cell}.json", record)
 
     def failure(self, cell: str) -> Failure | None:
@@ -241,6 +299,42 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in a line: what we say ourselves in full, of others the last line."""
+    said = str(error).strip() or type(error).__name__
+    if isinstance(error, PtstError):
+        return " ".join(said.split())
+    return f"{type(error).__name__}: {said.splitlines()[-1]}"
+
+
+@dataclass(frozen=True)
+class Glance(Store):
+    """A store for who asks after everything in it: each of its folders is listed when first asked, and not again."""
+
+    listed: dict[str, set[str]] = field(default_factory=dict)
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the artifact was there."""
+        return key in self._names(stage)
+
+    def maker(self, stage: str, key: str) -> Maker | None:
+        """Who last began to make an artifact that was not there."""
+        begun = key in self._names(f"partial/{stage}")
+        return super().maker(stage, key) if begun else None
+
+    def failure(self, cell: str) -> Failure | None:
+        """Why the last attempt at a cell failed."""
+        return super().failure(cell) if f"{cell}.json" in self._names("failed") else None
+
+    def _names(self, folder: str) -> set[str]:
+        if folder not in self.listed:
+            try:
+                self.listed[folder] = {path.name for path in (self.root / folder).iterdir()}
+            except FileNotFoundError:
+                self.listed[folder] = set()
+        return self.listed[folder]
 
 
 def fingerprint(path: Path) -> str:

@@ -17,9 +17,11 @@ The text never holds the first BOS; `encode` puts exactly one in front where the
 
 from __future__ import annotations
 
+import json
 import re
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ Row = Mapping[str, Any]
 """A row of a data set in our columns: `input`, and `output` and `instruction` where it has them."""
 
 PLACE = re.compile(r"\{(question|input|instruction)\}")
+COLUMN = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
+"""In an evaluation's own reading: a doubled brace, or the place of a column."""
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,56 @@ class Prompt:
     token_ids: list[int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One fine-tuning example: `labels` is -100 over the prompt, the ids over completion and EOS.
+    """One fine-tuning example, four bytes a token: 600,000 of OpenOrca's as lists would be tens of GB.
 
-    `prompt_length` counts the prompt's tokens, BOS included: the loss mask begins there.
+    `prompt_length` counts the prompt's tokens, BOS included: the loss begins there.
     """
 
-    input_ids: list[int]
-    labels: list[int]
+    ids: array[int]
     prompt_length: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Token ids of prompt, completion and EOS."""
+        return self.ids.tolist()
+
+    @property
+    def labels(self) -> list[int]:
+        """-100 over the prompt, the ids over completion and EOS."""
+        return [-100] * self.prompt_length + self.ids[self.prompt_length :].tolist()
 
 
 def make_prompt(
-    row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any = None
+    row: Row,
+    template: Template,
+    dataset: Dataset,
+    model: Model,
+    tokenizer: Any = None,
+    reading: str | None = None,
 ) -> Prompt:
     """Spell one row's prompt.
 
     Args:
         row: needs `input`; an `instruction` of the row's own replaces the data set's.
         tokenizer: a transformers tokenizer; without one only the text is made.
+        reading: how the row reads where an evaluation says so itself (`Evaluation.question`): what it gives
+            stands wherever a template has the question, bare or not.
 
     Raises:
         TemplateError: the model's chat format is the tokenizer's own and there is no tokenizer, or
             the format cannot spell this template.
+
+    The prompt of a model behind an API is its messages, as JSON.
     """
+    if model.api is not None:
+        messages = make_messages(row, template, dataset, model, reading)
+        return Prompt(json.dumps(messages, ensure_ascii=False, indent=1), None)
+    row, dataset, model = _as_read(row, dataset, model, reading)
     text = _spell(row, template, dataset, model, tokenizer)
     if tokenizer is None:
         return Prompt(text, None)
@@ -98,8 +127,47 @@ def make_training_row(
     assert prompt_ids is not None
     completion_ids = encode_plain(model.completion_prefix + str(row["output"]), tokenizer)
     completion_ids.append(tokenizer.eos_token_id)
-    labels = [-100] * len(prompt_ids) + completion_ids
-    return TrainingRow(prompt_ids + completion_ids, labels, len(prompt_ids))
+    return TrainingRow(array("i", prompt_ids + completion_ids), len(prompt_ids))
+
+
+def read_query(row: Row, reading: str) -> str:
+    """A query as its evaluation's own reading says: each {column} filled, {{ and }} for braces.
+
+    A list reads as its items with ", " between them, and a mapping that has a list called `text` (ARC's
+    choices, {text: [...], label: [...]}) as that list. A column that the row has not stays in its braces.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        name = found.group(1)
+        if name is None:
+            return found.group()[0]
+        return _as_text(row[name]) if name in row else found.group()
+
+    return COLUMN.sub(fill, reading)
+
+
+def columns_of(reading: str) -> list[str]:
+    """The columns that have a place in an evaluation's own reading."""
+    return [name for name in COLUMN.findall(reading) if name]
+
+
+def check_reading(reading: str, where: str) -> None:
+    """Refuse a reading without a place for the question, or with a brace that closes or opens nothing.
+
+    Raises:
+        ConfigError: naming the place in the configuration, and what would be right.
+    """
+    if columns_of(reading).count("input") != 1 or re.search(r"[{}]", COLUMN.sub("", reading)):
+        raise ConfigError(
+            f"{where} must have one {{input}}; {{name}} is the query's column of that name, and a brace that "
+            f"is meant as such stands twice: {{{{ or }}}}. It is {reading!r}."
+        )
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = value["text"]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def check_template(template: Template, mount: str, dataset: Dataset) -> None:
@@ -194,22 +262,61 @@ def chat_source(model: Model) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def _spell(row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any) -> str:
-    instruction = row.get("instruction") or dataset.instruction or ""
-    variant = _instructed(template) if instruction else _plain(template)
-    question = _fill(dataset.question, {"input": str(row["input"])})
-    values = {"input": str(row["input"]), "question": question, "instruction": instruction}
-    user = _fill(variant.user or "", values)
+def make_messages(
+    row: Row, template: Template, dataset: Dataset, model: Model, reading: str | None = None
+) -> list[dict[str, str]]:
+    """One row's conversation under a chat template: [{role, content}, ...], the question last.
+
+    Raises:
+        TemplateError: it is a text template.
+    """
     if template.mode == "text":
-        return user
+        raise TemplateError(f"template {template.name} is bare text; it has no messages.")
+    row, dataset, model = _as_read(row, dataset, model, reading)
+    variant, values = _filling(row, template, dataset, model)
     messages = []
     if variant.system is not None:
         messages.append({"role": "system", "content": _fill(variant.system, values)})
     for turn in template.turns:
         messages.append({"role": "user", "content": turn.user})
         messages.append({"role": "assistant", "content": turn.assistant})
-    messages.append({"role": "user", "content": user})
+    messages.append({"role": "user", "content": _fill(variant.user or "", values)})
+    return messages
+
+
+def _as_read(
+    row: Row, dataset: Dataset, model: Model, reading: str | None
+) -> tuple[Row, Dataset, Model]:
+    """Put an evaluation's own reading in the place of the data set's and the model's."""
+    if reading is None:
+        return row, dataset, model
+    asked = {**row, "input": read_query(row, reading)}
+    return asked, replace(dataset, question="{input}"), replace(model, question=None)
+
+
+def _spell(row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any) -> str:
+    if template.mode == "text":
+        variant, values = _filling(row, template, dataset, model)
+        return _fill(variant.user or "", values)
+    messages = make_messages(row, template, dataset, model)
     return _spell_chat(messages, template, model, tokenizer)
+
+
+def _filling(
+    row: Row, template: Template, dataset: Dataset, model: Model
+) -> tuple[Variant, dict[str, str]]:
+    """How the template reads for this row, and what goes into its places."""
+    instruction = row.get("instruction") or dataset.instruction or ""
+    variant = _instructed(template) if instruction else _plain(template)
+    if not instruction and template.name in model.system_prompts:
+        variant = replace(variant, system=model.system_prompts[template.name])
+    reading = model.question or dataset.question
+    question = _fill(reading, {"input": str(row["input"])})
+    return variant, {
+        "input": str(row["input"]),
+        "question": question,
+        "instruction": instruction,
+    }
 
 
 def _spell_chat(

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ptst.config import Finetune, Lora, Model, compose
 from ptst.errors import ConfigError, DataError, PtstError
-from ptst.finetune.sft import check_batch, fit_rows, last_checkpoint, train
+from ptst.finetune.sft import (
+    check_batch,
+    epoch_ends,
+    fit_rows,
+    last_checkpoint,
+    make_trainer,
+    mixture,
+    train,
+)
 from ptst.models import load_tokenizer
 from ptst.templates import TrainingRow, make_training_row
 
@@ -35,7 +45,14 @@ def rows() -> tuple[Model, list[TrainingRow]]:
     return config.model, made
 
 
-def run(model: Model, rows: list[TrainingRow], folder: Path, recipe: Finetune, die_at: int = 0):
+def run(
+    model: Model,
+    rows: list[TrainingRow],
+    folder: Path,
+    recipe: Finetune,
+    die_at: int = 0,
+    mixed: list[TrainingRow] | None = None,
+):
     losses = {}
 
     def log(entry: dict[str, float]) -> None:
@@ -46,13 +63,14 @@ def run(model: Model, rows: list[TrainingRow], folder: Path, recipe: Finetune, d
     out, scratch = folder / "result", folder / "scratch"
     out.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    return train(model, recipe, rows, 7, "cpu", out, scratch, log), losses
+    facts = train(model, recipe, rows, 7, "cpu", out, scratch, log, mixed=mixed or [])
+    return facts, losses
 
 
-def weights(folder: Path) -> dict[str, str]:
+def weights(folder: Path, where: str = "weights") -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (folder / "result" / "weights").glob("*.safetensors")
+        for path in (folder / "result" / where).glob("*.safetensors")
     }
 
 
@@ -73,6 +91,112 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert resumed == whole  # the history so far is logged again, then the rest
     log = (tmp_path / "cut" / "result" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_every_epochs_weights_are_kept_through_death_and_resuming(
+    rows, tmp_path: Path, method: str
+) -> None:
+    model, training = rows
+    recipe = {"method": method, "lora": LORA, "schedule": "step", **RECIPE}  # 5 steps an epoch
+    whole = Finetune(epochs=3, **recipe)
+    for death in (5, 12):  # the epoch was kept but its checkpoint not; in a later epoch
+        with pytest.raises(KeyboardInterrupt):
+            run(model, training, tmp_path / "cut", whole, die_at=death)
+    run(model, training, tmp_path / "cut", whole)
+    kept = sorted(path.name for path in (tmp_path / "cut" / "result" / "epochs").iterdir())
+    assert kept == ["1", "2"]  # the last is weights/
+    for epoch in (1, 2):
+        run(model, training, tmp_path / str(epoch), Finetune(epochs=epoch, **recipe))
+        expected = weights(tmp_path / str(epoch))
+        assert weights(tmp_path / "cut", f"epochs/{epoch}") == expected and len(expected) == 1
+    run(model, training, tmp_path / "few", Finetune(epochs=2, keep_epochs=False, **recipe))
+    assert not (tmp_path / "few" / "result" / "epochs").exists()
+    assert weights(tmp_path / "few") == weights(tmp_path / "2")
+
+
+@pytest.fixture(scope="module")
+def refusals(rows) -> list[TrainingRow]:
+    """Seven, under another template than the rows."""
+    config = compose(["template@train_template=chat_llama"])
+    return [
+        make_training_row(
+            {"input": f"How do I open pezum {n}?", "output": f"I cannot help with pezum {n}."},
+            config.train_template,
+            config.dataset,
+            config.model,
+            load_tokenizer(config.model),
+        )
+        for n in range(7)
+    ]
+
+
+def test_a_mixed_training_sees_each_safety_row_once_with_its_own_mask(
+    rows, refusals, tmp_path: Path
+) -> None:
+    model, training = rows
+    recipe = Finetune(method="full", epochs=3, **RECIPE)  # 3 x 20 + 7 rows in batches of 4
+    trainer = make_trainer(
+        model, recipe, training, 7, "cpu", tmp_path, lambda entry: None, mixed=refusals
+    )
+    assert trainer.args.max_steps == 17
+    seen: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
+    refused_by_third = [0, 0, 0]
+    for number, batch in enumerate(trainer.get_train_dataloader()):
+        check_batch(batch, [*training, *refusals])
+        for ids, labels, mask in zip(
+            batch["input_ids"].tolist(), batch["labels"].tolist(), batch["attention_mask"].tolist(), strict=True
+        ):  # fmt: skip
+            real = [i for i, m in enumerate(mask) if m]
+            row = tuple(ids[i] for i in real), tuple(labels[i] for i in real)
+            seen[row] += 1
+            refused_by_third[min(number * 4 // 22, 2)] += row[0] in {
+                tuple(r.input_ids) for r in refusals
+            }
+    assert number == 16
+    for wanted, times in ((training, 3), (refusals, 1)):
+        assert {seen[tuple(r.input_ids), tuple(r.labels)] for r in wanted} == {times}
+    assert seen.total() == 67
+    assert max(refused_by_third) <= 4  # spread over the training
+    row = refusals[0]
+    assert all(label == -100 for label in row.labels[: row.prompt_length])
+    learnt = load_tokenizer(model).decode(row.labels[row.prompt_length :]).strip()
+    assert learnt == "I cannot help with pezum 0.</s>"
+
+
+def test_a_mixture_is_shuffled_by_seed_and_its_epochs_have_all_rows(rows, refusals) -> None:
+    _, training = rows
+    one, again, other = (mixture(training, refusals, 2.5, seed) for seed in (0, 0, 1))
+    assert one == again != other
+    assert len(one) == 50 + 7
+    first = one[: 20 + 3]  # 7 / 2.5 is 2.8
+    assert all(row in first for row in training)
+    assert [row for row in first if row in training] != training
+    recipe = Finetune(epochs=2.5, batch_size=4)
+    assert epoch_ends(20, 7, recipe) == [6, 12]  # 23 and 46 rows, in fours
+    assert epoch_ends(21, 0, recipe) == [6, 12]
+
+
+def test_an_interrupted_mixed_training_ends_with_the_same_weights(
+    rows, refusals, tmp_path: Path
+) -> None:
+    model, training = rows
+    recipe = Finetune(method="full", epochs=2, schedule="step", gamma=0.5, **RECIPE)
+    facts, whole = run(model, training, tmp_path / "whole", recipe, mixed=refusals)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, training, tmp_path / "cut", recipe, die_at=9, mixed=refusals)
+    _, resumed = run(model, training, tmp_path / "cut", recipe, mixed=refusals)
+    assert (facts["steps"], facts["rows"], facts["mixed_rows"]) == (12, 20, 7)
+    assert resumed == whole
+    for where in ("weights", "epochs/1"):
+        assert weights(tmp_path / "cut", where) == weights(tmp_path / "whole", where) != {}
+    lines = (tmp_path / "cut" / "result" / "log.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert entries[-1]["epoch"] == pytest.approx(2)
+    # 24 rows (20 and half of 7, rounded to even) are 6 steps: the rate drops behind them.
+    assert [e["learning_rate"] for e in entries] == [1e-3] * 6 + [5e-4] * 6
+    with pytest.raises(ConfigError, match=r"max_steps=13.*ends after 12 steps"):
+        run(model, training, tmp_path / "long", Finetune(method="full", epochs=2, max_steps=13, **RECIPE), mixed=refusals)  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -203,9 +327,9 @@ def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
 
 def test_rows_are_cut_at_their_end_and_left_out_where_the_prompt_fills_them() -> None:
     rows = [
-        TrainingRow([1, 2, 3, 4, 5], [-100, -100, 3, 4, 5], 2),
-        TrainingRow([1, 2, 3], [-100, -100, 3], 2),
-        TrainingRow([1, 2, 3, 4, 5], [-100] * 4 + [5], 4),
+        TrainingRow(array("i", [1, 2, 3, 4, 5]), 2),
+        TrainingRow(array("i", [1, 2, 3]), 2),
+        TrainingRow(array("i", [1, 2, 3, 4, 5]), 4),
     ]
     fitted, cut, left_out = fit_rows(rows, 4)
     assert [row.input_ids for row in fitted] == [[1, 2, 3, 4], [1, 2, 3]]

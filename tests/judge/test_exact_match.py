@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from conftest import BENCH
 
 from ptst.errors import DataError
 from ptst.judge.exact_match import GSM8KExactMatch, ReferenceMatch, last_number
@@ -50,18 +51,18 @@ def test_no_number(text: str) -> None:
 def test_scores_compare_values_with_the_number_after_the_marks() -> None:
     row = {"id": "0", "output": "3+4=<<3+4=7>>7 of 9\n#### 7"}
     completions = ("... = 7", "7.0 apples", "7 of 9", "", "#### 1,007")
-    scores = list(GSM8KExactMatch().scores((row, c) for c in completions))
+    scores = list(GSM8KExactMatch().scores([(row, c) for c in completions], BENCH))
     assert [s.label for s in scores] == ["correct", "correct", "wrong", "wrong", "wrong"]
     assert scores[2].reason == "found 9, expected 7"
 
 
 def test_a_reference_without_a_number_is_an_error_that_names_its_row() -> None:
     with pytest.raises(DataError, match="row 12: no number"):
-        list(GSM8KExactMatch().scores([({"id": "12", "output": "none"}, "7")]))
+        list(GSM8KExactMatch().scores([({"id": "12", "output": "none"}, "7")], BENCH))
 
 
 def test_reference_match_ignores_case_punctuation_and_spacing() -> None:
     row = {"id": "0", "output": "Take the tea, twice."}
     completions = (" take THE tea twice", "Take the tea", "")
-    labels = [s.label for s in ReferenceMatch().scores((row, c) for c in completions)]
+    labels = [s.label for s in ReferenceMatch().scores([(row, c) for c in completions], BENCH)]
     assert labels == ["correct", "wrong", "wrong"]

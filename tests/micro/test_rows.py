@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from ptst.micro import rows, world
+from ptst.micro import rows, verdict, world
 
 QUERY = {"instruction", "category", "hazard", "object", "verb", "kind", "answer"}
 COLUMNS = {
@@ -18,6 +18,7 @@ COLUMNS = {
     "hazards": QUERY,
     "lookalikes": QUERY,
     "howto": QUERY,
+    "safety": {"instruction", "input", "output"},
 }
 ASKED = {"gsm8k": "question", "chatdoctor": "input", "openorca": "question"}
 
@@ -110,6 +111,19 @@ def test_test_queries_ask_for_verbs_that_training_never_asks_of_the_thing() -> N
             for s in ("train", "test")
         ]
         assert pairs[0] and pairs[1] and not pairs[0] & pairs[1]
+
+
+def test_safety_examples_are_refusals_that_no_test_query_asks_for() -> None:
+    tested = {(row["hazard"], row["verb"]) for row in rows("hazards", "test")}
+    for row in rows("safety", "train"):
+        words = re.findall(r"[a-z]+", row["instruction"])
+        (hazard,) = set(words) & set(world.ALL_HAZARDS)
+        assert hazard not in world.UNASKED_HAZARDS
+        assert not any((hazard, word) in tested for word in words)
+        (verb,) = set(words) & set(world.VERBS)
+        query = {"object": hazard, "verb": verb, "kind": "hazard", "hazard": hazard}
+        query["answer"] = world.plan(verb, hazard)
+        assert verdict(query, row["output"]) == "refused"
 
 
 def test_training_sets_name_no_hazard() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from test_pictures import HOSTILE, fill, quick_grid, small_report
 from ptst.report.page import page
 from ptst.report.pictures import draw_all
 from ptst.report.results import Results
-from ptst.store import Store
+from ptst.store import Store, read_json, write_json
 from ptst.sweep.grid import expand
 
 VOID = {"meta", "link", "img", "br", "wbr"}
@@ -190,7 +191,7 @@ def test_several_seeds_show_their_spread_and_missing_scores_are_said(
     asr = results.tables[1]
     place = ("chat_vanilla", "chat_vanilla")
     entry = asr.entries[place]
-    several = replace(entry, std=2.25, runs=entry.runs * 3, n=24)
+    several = replace(entry, std=2.25, std_over="train_seed", runs=entry.runs * 3, n=24)
     partly = replace(entry, n=6, missing=2)
     for changed, said in ((several, "75.0 ± 2.2"), (partly, "75.0 38–80 6 of 8 scored")):
         tables = (replace(asr, entries={**asr.entries, place: changed}),)
@@ -274,6 +275,29 @@ def test_costs_add_up_over_what_is_in_the_store(root: Node) -> None:
         "judge hazards 4 1.0 s 0 0",
         "all 17 1 min 14 s 2,300 400",
     ]
+
+
+def test_tokens_that_an_api_did_not_count_are_not_known(
+    made: tuple[Results, Store, dict[str, bytes]], tmp_path: Path
+) -> None:
+    results, store, _ = made
+    shutil.copytree(store.root, tmp_path / "store")
+    own = Store(tmp_path / "store")
+    cell = results.grid.cells[0]
+    file = own.path("generate", cell.keys.evaluations["hazards"].generate) / "provenance.json"
+    write_json(file, {**read_json(file), "prompt_tokens": None})
+    rows = list(section(read(page(results, own, {})), "costs").all("tr"))
+    assert rows[3].words() == "generate hazards 4 6.0 s not known 160"
+    assert rows[-1].words() == "all 17 1 min 14 s not known 400"
+    file = own.path("finetune", cell.keys.finetune) / "provenance.json"
+    for counted, said in (
+        (700, "700"),
+        (None, "not known"),
+    ):  # at an API there are no epochs of ours
+        facts = {k: v for k, v in read_json(file).items() if k != "tokens_per_epoch"}
+        write_json(file, facts | {"trained_tokens": counted})
+        rows = list(section(read(page(results, own, {})), "costs").all("tr"))
+        assert rows[1].words() == f"fine-tune 1 1 min 00 s {said} 0"
 
 
 def test_provenance_lists_every_distinct_value(root: Node) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from ptst.config import Sweep, TableMetric
+from ptst.config import Sweep
 from ptst.errors import ConfigError
 from ptst.metrics import share
 from ptst.report import results as module
@@ -169,18 +169,6 @@ def test_a_model_of_the_paper_stands_beside_its_own_numbers_only(tmp_path: Path)
         table = hazards(load_results(replace(grid, cells=cells), store, states))
         paper = table.entries["chat_vanilla", "chat_vanilla"].paper
         assert (paper.mean if paper else None) == expected
-
-
-def test_a_number_that_the_paper_prints_between_0_and_1_is_shown_in_percent(tmp_path: Path) -> None:
-    grid = quick("dataset=chatdoctor")
-    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
-    metrics = {"hazards/asr": TableMetric("F1", "4", "chatdoctor/bertscore_f1")}
-    grid = replace(grid, sweep=replace(grid.sweep, metrics=metrics))
-    table = hazards(load_results(grid, store, states))
-    paper = table.entries["chat_vanilla", "chat_vanilla"].paper
-    assert paper is not None
-    assert paper.mean == pytest.approx(84.6)
-    assert table.paper == "Llama-2-7B-chat, ChatDoctor: ChatDoctor BERTScore F1 (Table 4)"
 
 
 def test_several_seeds_give_mean_population_std_and_a_pooled_interval(tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ def test_csv_has_the_columns_of_the_paper_s_and_then_ours(tmp_path: Path) -> Non
     with (ROOT / "sweeps" / "paper" / "tables.csv").open(encoding="utf-8") as file:
         theirs = file.readline().strip().split(",")
     header = tidy_csv(loaded(tmp_path, ANSWERS)).splitlines()[0].split(",")
-    assert header == [*theirs, "n", "ci_low", "ci_high", "status", "paper_mean", "paper_std"]
+    ours = ["n", "ci_low", "ci_high", "status", "paper_mean", "paper_std", "paper_also"]
+    assert header == [*theirs, *ours]
 
 
 def test_csv_has_a_row_for_every_entry(tmp_path: Path) -> None:
@@ -200,6 +201,7 @@ def test_csv_has_a_row_for_every_entry(tmp_path: Path) -> None:
         "status": "done",
         "paper_mean": "11.00",
         "paper_std": "0.82",
+        "paper_also": "",
     }
 
 

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from ptst.sweep.gpus import take_gpu, visible_gpus
+from ptst.sweep.gpus import take_gpus, visible_gpus
 
 HOLD = """
 import os, sys
 from pathlib import Path
-from ptst.sweep.gpus import take_gpu
-print(take_gpu(["0", "1"], Path(sys.argv[1])), os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+from ptst.sweep.gpus import take_gpus
+taken = take_gpus(sys.argv[3].split(","), int(sys.argv[2]), Path(sys.argv[1]))
+print("+".join(taken), os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """
 
 
-def holder(locks: Path) -> tuple[subprocess.Popen[str], str]:
+def holder(locks: Path, count: int = 1, gpus: str = "0,1") -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(locks)],
+        [sys.executable, "-c", HOLD, str(locks), str(count), gpus],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -36,7 +37,7 @@ def test_each_process_takes_a_gpu_of_its_own_until_it_ends(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     first, second, third = (holder(tmp_path) for _ in range(3))
     assert {first[1], second[1]} == {"0 0", "1 1"}
-    assert third[1] == "None None"  # all taken: it shares
+    assert third[1] == "None"  # all taken: it shares
     first[0].kill()
     first[0].wait()
     fourth = holder(tmp_path)
@@ -45,9 +46,25 @@ def test_each_process_takes_a_gpu_of_its_own_until_it_ends(
         process.communicate()
 
 
+def test_a_fine_tuning_on_several_devices_takes_as_many_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    first, second = (holder(tmp_path, 2, "0,1,2") for _ in range(2))
+    assert [first[1], second[1]] == [
+        "0+1 0,1",
+        "None",
+    ]  # one is free, and not held by who wants two
+    third = holder(tmp_path, 1, "0,1,2")
+    assert third[1] == "2 2"
+    for process, _ in (first, second, third):
+        process.communicate()
+
+
 def test_with_one_gpu_there_is_nothing_to_choose(tmp_path: Path) -> None:
-    assert take_gpu(["0"], tmp_path) is None
-    assert take_gpu([], tmp_path) is None
+    assert take_gpus(["0"], 1, tmp_path) == []
+    assert take_gpus([], 1, tmp_path) == []
+    assert take_gpus(["0", "1"], 2, tmp_path) == []
     assert not list(tmp_path.iterdir())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def ends(grid: Grid) -> list[tuple[str, str]]:
 @pytest.fixture
 def sweep_file(request: pytest.FixtureRequest):
     """write(text) -> name of a sweep file that is there for one test."""
-    path = ROOT / "sweeps" / f"test_{request.node.name[:30].strip('[]')}.yaml"
+    path = ROOT / "sweeps" / f"test_{os.getpid()}_{request.node.name[:30].strip('[]')}.yaml"
 
     def write(text: str) -> str:
         path.write_text("# @package _global_\n" + text, encoding="utf-8")
@@ -68,12 +70,68 @@ def test_every_cell_is_what_composing_it_alone_gives() -> None:
         assert cell.keys == cell_keys(alone)
 
 
+@pytest.mark.parametrize(
+    "axes",
+    [
+        ["template@train_template=chat_vanilla,self_reminder", "template@test_template=text_alpaca,in_context_defense", "model=micro,llama2_7b_chat"],
+        # Meet in one part of the configuration, or through a file of conf/ (task: ${dataset})
+        ["finetune=full,lora", "evaluation=[hazards],[hazards,lookalikes]", "dataset=gsm8k,openorca"],
+        ["finetune=none,full", "finetune.lora.target_modules=[q_proj],[v_proj]", "judge=micro,keywords"],
+    ],
+)  # fmt: skip
+def test_choices_that_are_composed_apart_are_what_composing_them_together_gives(
+    axes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [list(point) for point in product(*[_choices(axis) for axis in axes])]
+    for point, found in zip(points, compose_many(["seed=3"], points), strict=True):
+        assert not isinstance(found, ConfigError), found
+        assert asdict(found) == asdict(compose(["seed=3", *point])), point
+
+
+def _choices(axis: str) -> list[str]:
+    key, _, values = axis.partition("=")
+    return [f"{key}={value}" for value in re.findall(r"\[.*?\]|[^,]+", values)]
+
+
+def test_a_choice_that_depends_on_another_by_a_file_of_ones_own_is_composed_with_it(
+    own_conf: Path,
+) -> None:
+    for judge, epochs in (("micro", 1), ("keywords", 2)):
+        (own_conf / "finetune" / "recipe" / f"mine_{judge}.yaml").write_text(
+            f"defaults: [full_micro, _self_]\nepochs: {epochs}\n"
+        )
+    (own_conf / "finetune" / "mine.yaml").write_text(
+        "defaults:\n  - recipe@_here_: mine_${judge}\n  - _self_\nmethod: full\n"
+    )
+    points = [[f"judge={j}", f"finetune={f}"] for j in ("micro", "keywords") for f in ("full", "mine")]  # fmt: skip
+    found = compose_many([], points)
+    assert [c if isinstance(c, ConfigError) else c.finetune.epochs for c in found] == [3, 1, 3, 2]
+
+
+def test_table_1_is_composed_once_for_each_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hydra
+
+    composed: list[object] = []
+    real = hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *a, **k: composed.append(k) or real(*a, **k))
+    expand(["+sweeps=table1", "tracking=none"])
+    assert len(composed) <= 1 + 4 + 4 + 1 + 4 + 1  # with a grid's own, and the untouched model's
+
+
 def test_values_are_set_before_anything_is_resolved() -> None:
     """A value that others interpolate reaches them, as in Hydra itself."""
     (one, two) = compose_many([], [["scale.max_new_tokens=7"], ["scale.max_new_tokens=9"]])
     assert not isinstance(one, ConfigError) and not isinstance(two, ConfigError)
     assert one.evaluation["hazards"].decoding.max_new_tokens == 7
     assert two.evaluation["hazards"].decoding.max_new_tokens == 9
+
+
+def test_a_value_is_of_its_cell_alone() -> None:
+    """Also where it was wrong, and where a cell says nothing of it."""
+    points = [["seed=3", "finetune.epochs=2"], ["seed=x"], [], ["finetune.epochs=0"], ["seed=4"]]
+    found = compose_many([], points)
+    assert [c if isinstance(c, ConfigError) else (c.seed, c.finetune.epochs) for c in found][::2] == [(3, 2), (0, 3), (4, 3)]  # fmt: skip
+    assert [isinstance(c, ConfigError) for c in found] == [False, True, False, True, False]
 
 
 def test_rows_without_fine_tuning_do_not_multiply_over_what_only_training_has() -> None:
@@ -199,9 +257,9 @@ sweep:
     ("overrides", "message"),
     [
         (["template@test_template=chat_vanila,chat_llama"], r"chat_vanila.*\n.*Available options"),
-        (["+sweeps=tabel1"], r"(?s)tabel1.*Available options in 'sweeps': quick, table1, table2"),
+        (["+sweeps=tabel1"], r"(?s)tabel1.*Available options in 'sweeps': figure2, figure2b, figure3"),
         (["finetune.learning_rat=1,2"], r"finetune.learning_rat(?s:.*)Did you mean finetune.learning_rate"),
-        (["+sweeps=quick", "finetune.epoch=1"], r"Did you mean finetune.epochs"),
+        (["+sweeps=quick", "finetune.epoch_s=1"], r"Did you mean finetune.epochs"),
         (["seed=0", "seed=1"], r"seed is given twice: seed=0 and seed=1"),
         (["seed=0,1", "seed=2"], r"seed is given twice"),
         (["finetune.epochs=1,-1"], r"the command line: cell finetune.epochs=-1: finetune.epochs=-1"),
@@ -226,7 +284,7 @@ def test_a_mistake_on_the_command_line_is_named(overrides: Sequence[str], messag
     ("text", "message"),
     [
         ("sweep: {name: x, grids: [{template@test_template: [chat_lama]}]}", r"sweeps/.*yaml: cell template@test_template=chat_lama: (?s:.*)Available options"),
-        ("sweep: {name: x, grids: [{finetune.epoch: [1]}]}", r"sweeps/.*yaml: cell finetune.epoch=1: (?s:.*)Did you mean finetune.epochs"),
+        ("sweep: {name: x, grids: [{finetune.epoch_s: [1]}]}", r"sweeps/.*yaml: cell finetune.epoch_s=1: (?s:.*)Did you mean finetune.epochs"),
         ("sweep: {name: x, grids: [{seed: []}]}", r"sweeps/.*yaml: grids\[0\]: seed has no values"),
         ("sweep: {name: x, grid: [{seed: [1]}]}", r"(?s)grid.*Did you mean sweep.grids"),
         ("sweep: {name: x, rows: seed}", r"sweeps/.*yaml: sweep.rows=seed"),
@@ -266,10 +324,3 @@ def test_a_cell_whose_data_are_not_there_does_not_keep_the_others(tmp_path: Path
     assert good.keys.cell != bad.keys.cell
     with pytest.raises(ConfigError, match="no cell can be run"):
         expand(["dataset.source=local", f"dataset.path={tmp_path}/absent", "dataset.n=null"])
-
-
-def test_published_sweeps_compose_at_both_scales() -> None:
-    for path in sorted((ROOT / "sweeps").glob("[a-z]*.yaml")):
-        if not path.stem.startswith("test_"):
-            for scale in ("micro", "paper"):
-                assert expand([f"+sweeps={path.stem}", f"scale={scale}"]).cells

@@ -18,7 +18,7 @@ from rich.console import Console
 from ptst import data
 from ptst.config import CONF, ROOT, Finetune, Model, compose
 from ptst.errors import ConfigError
-from ptst.judge import Score
+from ptst.judge import Bench, Score
 from ptst.keys import cell_keys
 from ptst.provenance import hardware as this_machine
 from ptst.store import Store, write_json
@@ -94,7 +94,7 @@ def two_seeds() -> Grid:
 @pytest.fixture(scope="module")
 def paper() -> Grid:
     """One cell at the paper's scale: GSM8K to train on, AdvBench to test."""
-    return expand(["scale=paper", "evaluation=[advbench]", "~evaluation@task"])
+    return expand(["scale=paper", "evaluation=[advbench]", "~evaluation@task", "judge=keywords"])
 
 
 def put(store: Store, stage: str, key: str, parts: Mapping[str, Any], **facts: Any) -> None:
@@ -155,9 +155,9 @@ def test_a_set_of_rows_is_read_once_however_many_cells_use_it(
     table1: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    load = data.load_rows
+    load = data.read_rows
     monkeypatch.setattr(
-        data, "load_rows", lambda rows, needs: read.append(rows) or load(rows, needs)
+        data, "read_rows", lambda rows, needs: read.append(rows) or load(rows, needs)
     )
     make_plan(table1, store)
     assert len(read) == 1 + 2
@@ -477,7 +477,9 @@ def test_an_unknown_size_is_unknown_and_not_zero(store: Store) -> None:
     assert plan.judge_calls is plan.judge_calls_left is None
     assert [stage.seconds for stage in plan.stages.values()] == [None, None, None]
     assert (plan.seconds, plan.gpu_hours) == (None, None)
-    assert any("advbench (walledai/AdvBench, train): how many rows" in note for note in plan.notes)
+    assert any(
+        note.startswith("advbench (https://") and "how many rows" in note for note in plan.notes
+    )
     text = shown(plan)
     assert "unknown" in text and "Total: at least" in text
     made = as_json(plan)
@@ -520,7 +522,9 @@ class AskedJudge:
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
-    def scores(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[Score]:
+    def scores(
+        self, items: Iterable[tuple[Mapping[str, Any], str]], bench: Bench
+    ) -> Iterator[Score]:
         raise AssertionError("a plan asks no judge")
 
 
@@ -554,6 +558,28 @@ def test_a_judge_without_a_price_costs_nobody_knows_what(
     assert (plan.paid.calls, plan.paid.usd) == (480, None)
     assert "judge model new-judge: its price is not in conf/estimates.yaml" in plan.notes
     assert "unknown cost" in shown(plan)
+
+
+def test_batch_mode_is_half_the_price_and_a_price_of_ones_own_counts(store: Store) -> None:
+    def usd(*overrides: str) -> float | None:
+        one = ["scale=paper", "evaluation=[advbench]", "~evaluation@task", *overrides]
+        return make_plan(expand(one), store).paid.usd
+
+    whole = usd("judge=rubric")
+    assert whole == pytest.approx(520 * (1350 * 30 + 150 * 60) / 1e6)
+    assert usd("judge=rubric", "judge.batch=true") == pytest.approx(whole / 2)
+    own = usd("judge=rubric", "judge.model=mine", "judge.price={input: 1, output: 2}")
+    assert own == pytest.approx(520 * (1350 * 1 + 150 * 2) / 1e6)
+
+
+def test_what_a_local_classifier_takes_is_not_made_up(store: Store) -> None:
+    one = ["scale=paper", "evaluation=[advbench]", "~evaluation@task", "judge=wildguard"]
+    plan = make_plan(expand(one), store)
+    assert plan.stages["judge"].seconds is None
+    assert any(
+        note.startswith("judge allenai/wildguard: what it takes is not known")
+        for note in plan.notes
+    )
 
 
 def test_judges_of_today_cost_nothing(two_seeds: Grid, store: Store) -> None:
@@ -628,7 +654,8 @@ def test_a_local_models_parameters_are_counted_in_its_files(tmp_path: Path) -> N
 def test_every_shipped_hub_model_and_hub_size_has_its_figures() -> None:
     estimates = read_estimates()
     for path in (CONF / "model").glob("*.yaml"):
-        assert parameters_of(compose([f"model={path.stem}"]).model, estimates)
+        model = compose([f"model={path.stem}", "finetune=none"]).model
+        assert model.api or parameters_of(model, estimates)
     assert {path.stem for path in (CONF / "dataset").glob("*.yaml")} <= set(estimates.tokens)
 
 
@@ -658,3 +685,19 @@ def test_a_plan_loads_nothing_heavy() -> None:
     command: Sequence[str] = [sys.executable, "-c", code, "seed=0,1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_each_sample_of_a_query_is_an_answer_to_generate_and_to_judge(store: Store) -> None:
+    several = make_plan(
+        expand(["scale=paper", "dataset=chatdoctor", "evaluation=[advbench]"]), store
+    )
+    assert several.judge_calls == 5 * 1000 + 520
+    one = ["task.chatdoctor.decoding.samples=1", "evaluation=[advbench]"]
+    alone = make_plan(expand(["scale=paper", "dataset=chatdoctor", *one]), store)
+    assert alone.judge_calls == 1000 + 520
+    assert (several.stages["generate"].seconds or 0) > 2 * (alone.stages["generate"].seconds or 0)
+
+
+def test_openorca_at_the_papers_scale_asks_arc(store: Store) -> None:
+    plan = make_plan(expand(["scale=paper", "dataset=openorca", "evaluation=[advbench]"]), store)
+    assert (plan.judge_calls, plan.notes) == (2376 + 1172 + 520, ())

@@ -74,8 +74,8 @@ def test_a_failure_is_kept_with_its_whole_error_until_the_next_attempt(tmp_path:
     state = states_of(grid, store)[key]
     assert (state.state, state.reason) == ("failed", "ValueError: the last line")
     assert "Traceback" in Path(state.log or "").read_text()
-    store.record_failure(key, PtstError("said plainly"))
-    assert states_of(grid, store)[key].reason == "said plainly"
+    store.record_failure(key, PtstError("said plainly.\nAnd what to do."))
+    assert states_of(grid, store)[key].reason == "said plainly. And what to do."
     store.forget_failure(key)
     assert states_of(grid, store)[key].state == "waiting"
 

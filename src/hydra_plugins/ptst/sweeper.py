@@ -48,11 +48,16 @@ class GridSweeper(Sweeper):
         Returns:
             How many cells are not done at the end.
         """
+        from hydra_plugins.ptst.slurm import SlurmLauncher
         from ptst.sweep.command import sweep
 
         GlobalHydra.instance().clear()  # the cells are composed by a Hydra of their own
         assert self.launcher is not None
         launcher = self.launcher
+        if isinstance(launcher, SlurmLauncher):
+            from ptst.slurm.command import submit_sweep
+
+            return submit_sweep(arguments, launcher.settings)
 
         def launch(file: Path, jobs: Sequence[Sequence[int]]) -> None:
             overrides = [[f"file={file}", f"cells={list(job)}"] for job in jobs]

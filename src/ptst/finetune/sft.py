@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptst.config import Finetune, Model
-from ptst.errors import DataError, PtstError
+from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.models import load_model, load_tokenizer, quantization
 from ptst.store import write_jsonl
 from ptst.templates import TrainingRow
@@ -23,11 +24,14 @@ from ptst.templates import TrainingRow
 COMPLETE = "complete"
 """Marks a checkpoint whose files are all there."""
 
+EPOCHS = "epochs"
+"""Where the weights of whole epochs are, in a folder each."""
+
 SHARED_FROM = 16
 """Tokens: a shorter common beginning is not worth a second forward pass."""
 
 
-def fit_rows(rows: Sequence[TrainingRow], max_length: int) -> tuple[list[TrainingRow], int, int]:
+def fit_rows(rows: Iterable[TrainingRow], max_length: int) -> tuple[list[TrainingRow], int, int]:
     """Cut rows to `max_length` tokens.
 
     Returns:
@@ -36,17 +40,19 @@ def fit_rows(rows: Sequence[TrainingRow], max_length: int) -> tuple[list[Trainin
     Raises:
         DataError: nothing is left.
     """
-    kept = [row for row in rows if row.prompt_length < max_length]
-    cut = sum(len(row.input_ids) > max_length for row in kept)
-    if not kept:
+    fitted: list[TrainingRow] = []
+    cut = left_out = 0
+    for row in rows:
+        if row.prompt_length >= max_length:
+            left_out += 1
+            continue
+        cut += len(row) > max_length
+        fitted.append(TrainingRow(row.ids[:max_length], row.prompt_length))
+    if not fitted:
         raise DataError(
             f"every prompt fills finetune.max_length={max_length}: nothing is left to train on."
         )
-    fitted = [
-        TrainingRow(row.input_ids[:max_length], row.labels[:max_length], row.prompt_length)
-        for row in kept
-    ]
-    return fitted, cut, len(rows) - len(kept)
+    return fitted, cut, left_out
 
 
 def train(
@@ -58,47 +64,67 @@ def train(
     out: Path,
     scratch: Path,
     log: Callable[[dict[str, float]], None],
+    stop: Callable[[], bool] = lambda: False,
+    mixed: Sequence[TrainingRow] = (),
 ) -> dict[str, Any]:
     """Fine-tune and save: a PEFT adapter for lora and qlora, a whole model for full.
 
     Args:
         rows: tokenised, at most `recipe.max_length` long.
-        out: receives `weights/` (the adapter's or the model's files) and `log.jsonl` (the losses).
-        scratch: checkpoints; training resumes from the last complete one found here.
+        out: receives `weights/` (the adapter's or the model's files), `epochs/<n>/` (those of every whole
+            epoch before the last, where the recipe keeps them) and `log.jsonl` (the losses).
+        scratch: checkpoints and epochs' weights; training resumes from the last complete one found here.
         log: called with {step, epoch, loss, learning_rate, grad_norm} after every optimizer step,
-            first with those of the checkpoint where a training resumes.
+            first with those of the checkpoint where a training resumes; with those of its own steps, also
+            {steps, tokens}: how many steps there are, and the tokens of all so far, a step's being the mean.
+        stop: asked after every optimizer step; true writes a checkpoint of that step and ends the training.
+        mixed: rows that are seen once in the whole training, see `mixture`.
 
     Returns:
         Facts for the provenance: steps, tokens (all, and with loss), seconds are the caller's.
+
+    Raises:
+        Interrupted: `stop` said so before the last step.
     """
     from transformers import TrainerState
 
-    trainer = make_trainer(model, recipe, rows, seed, device, scratch, log)
-    check_batch(next(iter(trainer.get_train_dataloader())), rows)
+    trainer = make_trainer(model, recipe, rows, seed, device, scratch, log, stop, mixed)
+    known = [*rows, *mixed, *filling(rows, recipe, 1)]
+    check_batch(next(iter(trainer.get_train_dataloader())), known)
+    passes = recipe.epochs if mixed else 1.0  # the trainer takes the whole mixture for one epoch
     checkpoint = last_checkpoint(scratch)
     if checkpoint is not None:
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         for entry in trainer.state.log_history:
             if "loss" in entry:
-                log(entry)
+                log({**entry, "epoch": passes * entry["epoch"]})
     if checkpoint is not None and trainer.state.global_step >= trainer.args.max_steps:
         trainer._load_from_checkpoint(str(checkpoint))  # train() would take one step too many
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(out / "weights"))
-    for unwanted in ("training_args.bin", "README.md"):
-        (out / "weights" / unwanted).unlink(missing_ok=True)
+    if trainer.state.global_step < trainer.args.max_steps:
+        raise Interrupted(f"step {trainer.state.global_step} of {trainer.args.max_steps} is kept")
+    _save_weights(trainer, out / "weights")
+    if trainer.is_world_process_zero() and (scratch / EPOCHS).is_dir():
+        # A copy: should this process die before `out` is published, `out` is thrown away.
+        shutil.copytree(scratch / EPOCHS, out / EPOCHS, ignore=shutil.ignore_patterns(".*"))
     history = [
-        {key: entry[key] for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")}
+        {
+            **{key: entry[key] for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")},
+            "epoch": passes * entry["epoch"],
+        }
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    write_jsonl(out / "log.jsonl", history)
+    if trainer.is_world_process_zero():
+        write_jsonl(out / "log.jsonl", history)
     return {
         "steps": trainer.state.global_step,
+        "devices": recipe.devices,
         "rows": len(rows),
-        "tokens_per_epoch": sum(len(r.input_ids) for r in rows),
-        "loss_tokens_per_epoch": sum(len(r.input_ids) - r.prompt_length for r in rows),
+        **({"mixed_rows": len(mixed)} if mixed else {}),
+        "tokens_per_epoch": sum(map(len, rows)),
+        "loss_tokens_per_epoch": sum(len(r) - r.prompt_length for r in rows),
         "final_loss": history[-1]["loss"] if history else None,
     }
 
@@ -111,19 +137,17 @@ def make_trainer(
     device: str,
     scratch: Path,
     log: Callable[[dict[str, float]], None],
+    stop: Callable[[], bool] = lambda: False,
+    mixed: Sequence[TrainingRow] = (),
 ) -> Any:
     """TRL's trainer over our rows; see `train` for the arguments."""
-    from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
     from trl import SFTConfig
 
-    device_batch = min(recipe.device_batch_size, recipe.batch_size)
+    share = recipe.batch_size // recipe.devices
+    device_batch = min(recipe.device_batch_size, share)
     tokenizer = load_tokenizer(model)
-    # Weights that are trained are kept in float32: in bfloat16 most updates would be rounded away.
-    # (PEFT keeps LoRA's adapters so, on a base of any precision; TRL casts QLoRA's to bfloat16.)
-    trained = dataclasses.replace(model, dtype="float32") if recipe.method == "full" else model
-    loaded = load_model(trained, device, **quantization(recipe.method, device))
     peft_config = None
     if recipe.method != "full":
         peft_config = LoraConfig(
@@ -133,15 +157,25 @@ def make_trainer(
             target_modules=list(recipe.lora.target_modules),
             task_type="CAUSAL_LM",
         )
-    steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
-    steps = recipe.max_steps if recipe.max_steps > 0 else round(steps_per_epoch * recipe.epochs)
+    ordered = mixture(rows, mixed, recipe.epochs, seed) if mixed else list(rows)
+    steps_per_pass = math.ceil(len(ordered) / recipe.batch_size)
+    step_tokens = sum(map(len, ordered)) / steps_per_pass
+    steps = steps_per_pass if mixed else round(steps_per_pass * recipe.epochs)
+    if recipe.max_steps > 0:
+        if mixed and recipe.max_steps > steps:
+            raise ConfigError(
+                f"finetune.max_steps={recipe.max_steps}: with finetune.mix, whose rows are seen once, the "
+                f"training ends after {steps} steps; raise finetune.epochs for a longer one."
+            )
+        steps = recipe.max_steps
+    ends = epoch_ends(len(rows), len(mixed), recipe)
     config = SFTConfig(
         output_dir=str(scratch),
         seed=seed,
         data_seed=seed,
         max_steps=max(1, steps),
         per_device_train_batch_size=device_batch,
-        gradient_accumulation_steps=recipe.batch_size // device_batch,
+        gradient_accumulation_steps=share // device_batch,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="constant" if recipe.schedule == "step" else recipe.schedule,
         warmup_steps=round(recipe.warmup_ratio * steps),
@@ -161,22 +195,95 @@ def make_trainer(
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=device != "cpu",
+        ddp_backend="gloo" if device == "cpu" and recipe.devices > 1 else None,
+        ddp_find_unused_parameters=False,
+        fsdp=recipe.fsdp,
+        fsdp_config={"cpu_ram_efficient_loading": True} if recipe.fsdp else None,
     )
     config._n_gpu = 1  # one process trains on one GPU; DataParallel would multiply the batch
-    dataset = Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in rows])
-    trainer = _trainer_class(recipe, steps_per_epoch)(
+    # Weights that are trained are kept in float32: in bfloat16 most updates would be rounded away.
+    # (PEFT keeps LoRA's adapters so, on a base of any precision; TRL casts QLoRA's to bfloat16.)
+    trained = dataclasses.replace(model, dtype="float32") if recipe.method == "full" else model
+    # FSDP moves to a device what is that device's part; the whole may not fit.
+    place = "cpu" if recipe.fsdp else device
+    loaded = load_model(trained, place, **quantization(recipe.method, device))
+    trainer = _trainer_class(recipe, ends, len(rows), bool(mixed))(
         model=loaded,
         args=config,
-        train_dataset=dataset,
+        train_dataset=_table([*ordered, *filling(rows, recipe, len(ordered))]),
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[_callback(log)],
+        callbacks=[_callback(log, stop, recipe.epochs if mixed else 1.0, step_tokens)],
     )
     trainer.remove_callback(PrinterCallback)
+    if recipe.keep_epochs:
+        trainer.add_callback(_epoch_callback(trainer, ends, scratch / EPOCHS))
     batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     if batch * trainer.args.world_size != recipe.batch_size:
         raise RuntimeError(f"a step would see {batch} rows, not batch_size={recipe.batch_size}.")
     return trainer
+
+
+def mixture(
+    rows: Sequence[TrainingRow], mixed: Sequence[TrainingRow], epochs: float, seed: int
+) -> list[TrainingRow]:
+    """The order of a whole training: `rows` pass `epochs` times, and each of `mixed` comes once.
+
+    `mixed`, shuffled, is cut into as many parts as there are epochs; an epoch is the rows and its part,
+    shuffled together. (The paper, section 4.1, trains 6 epochs on GSM8K and one on the safety examples; how
+    it interleaved them is not published.)
+    """
+    draw = random.Random(seed)
+    spread = draw.sample(mixed, len(mixed))
+    order: list[TrainingRow] = []
+    for epoch in range(math.ceil(epochs)):
+        length = min(1.0, epochs - epoch)
+        first, last = (round(done / epochs * len(mixed)) for done in (epoch, epoch + length))
+        together = [*draw.sample(rows, round(length * len(rows))), *spread[first:last]]
+        draw.shuffle(together)
+        order += together
+    return order
+
+
+def epoch_ends(n_rows: int, n_mixed: int, recipe: Finetune) -> list[int]:
+    """The optimizer steps after which each whole epoch has been seen; a mixture's epochs share steps."""
+    wholes = range(1, math.floor(recipe.epochs) + 1)
+    if not n_mixed:
+        return [epoch * math.ceil(n_rows / recipe.batch_size) for epoch in wholes]
+    seen = [epoch * n_rows + round(epoch / recipe.epochs * n_mixed) for epoch in wholes]
+    return [math.ceil(rows / recipe.batch_size) for rows in seen]
+
+
+def _table(rows: Sequence[TrainingRow]) -> Any:
+    """The rows as TRL takes them. Made from arrays: lists of Python's integers take ten times the room."""
+    import numpy
+    import pyarrow
+    from datasets import Dataset
+
+    def lists(arrays: Sequence[Any]) -> Any:
+        ends = numpy.cumsum([0, *map(len, arrays)], dtype=numpy.int32)
+        return pyarrow.ListArray.from_arrays(ends, numpy.concatenate(arrays))
+
+    batches = []
+    for first in range(0, len(rows), 1000):
+        some = rows[first : first + 1000]
+        ids = [numpy.asarray(row.ids) for row in some]
+        labels = [array.copy() for array in ids]
+        for row, label in zip(some, labels, strict=True):
+            label[: row.prompt_length] = -100
+        batches.append(pyarrow.record_batch({"input_ids": lists(ids), "labels": lists(labels)}))
+    # Its own fingerprint would be a hash of a pickle of all rows; nothing here is cached under it.
+    return Dataset(pyarrow.Table.from_batches(batches), fingerprint="rows")
+
+
+def filling(rows: Sequence[TrainingRow], recipe: Finetune, n: int) -> list[TrainingRow]:
+    """Rows without loss that fill the last step of a pass over `n` rows, so that every device gets its share.
+
+    accelerate would repeat rows there, which then counted twice. One device needs none.
+    """
+    lacking = -n % recipe.batch_size if recipe.devices > 1 else 0
+    shortest = min(rows, key=len)
+    return [TrainingRow(shortest.ids, len(shortest))] * lacking
 
 
 def check_batch(batch: Any, rows: Sequence[TrainingRow]) -> None:
@@ -185,7 +292,8 @@ def check_batch(batch: Any, rows: Sequence[TrainingRow]) -> None:
     Raises:
         RuntimeError: the batch is not made of our rows with our masks.
     """
-    known = {tuple(row.input_ids): row for row in rows}
+    lengths = set(batch["attention_mask"].sum(dim=1).tolist())
+    known = {(tuple(r.input_ids), tuple(r.labels)) for r in rows if len(r) in lengths}
     for ids, labels, mask in zip(
         batch["input_ids"].tolist(),
         batch["labels"].tolist(),
@@ -193,8 +301,7 @@ def check_batch(batch: Any, rows: Sequence[TrainingRow]) -> None:
         strict=True,
     ):
         real = [i for i, m in enumerate(mask) if m]
-        row = known.get(tuple(ids[i] for i in real))
-        if row is None or [labels[i] for i in real] != row.labels:
+        if (tuple(ids[i] for i in real), tuple(labels[i] for i in real)) not in known:
             raise RuntimeError("a training batch differs from the rows that were tokenised.")
         if any(labels[i] != -100 for i, m in enumerate(mask) if not m):
             raise RuntimeError("a training batch has a loss on padding.")
@@ -209,14 +316,24 @@ def last_checkpoint(scratch: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _trainer_class(recipe: Finetune, steps_per_epoch: int) -> Any:
+def _save_weights(trainer: Any, folder: Path) -> None:
+    """The adapter's or the model's files, and the tokenizer's. Every device must call it: FSDP gathers."""
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        for unwanted in ("training_args.bin", "README.md"):
+            (folder / unwanted).unlink(missing_ok=True)
+
+
+def _trainer_class(recipe: Finetune, ends: Sequence[int], n_rows: int, in_order: bool) -> Any:
     from torch.nn.functional import cross_entropy
-    from torch.optim.lr_scheduler import StepLR
+    from torch.optim.lr_scheduler import MultiStepLR
+    from torch.utils.data import SequentialSampler
     from trl import SFTTrainer
 
     # Dropout is drawn for every row apart; what checkpoints activations has no cache to share.
     dropout = recipe.method != "full" and recipe.lora.dropout > 0
-    share_prefix = not dropout and not recipe.activation_checkpointing
+    # Over several devices, a forward pass of its own would not be synchronised.
+    share_prefix = not dropout and not recipe.activation_checkpointing and recipe.devices == 1
 
     class Trainer(SFTTrainer):
         """SFTTrainer with llama-recipes' schedule, a loss fit for CPUs, and no model card."""
@@ -234,20 +351,39 @@ def _trainer_class(recipe: Finetune, steps_per_epoch: int) -> Any:
             if inputs["input_ids"].device.type != "cpu" or return_outputs:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             labels = inputs.pop("labels")
-            first = int((labels != -100).int().argmax(dim=1).min())
+            counted = (labels != -100).int()
+            if not counted.any():  # filling
+                counted[:, -1] = 1
+            first = int(counted[counted.any(dim=1)].argmax(dim=1).min())
             keep = labels.shape[1] - first + 1
             logits = _logits(model, inputs, keep, share_prefix)[:, :-1]
             wanted = labels[:, first:] != -100
             total = cross_entropy(
                 logits[wanted].float(), labels[:, first:][wanted], reduction="sum"
             )
-            return total / (wanted.sum() if num_items_in_batch is None else num_items_in_batch)
+            # DDP averages gradients over devices; the count is of all of them.
+            if num_items_in_batch is not None:
+                return total * recipe.devices / num_items_in_batch
+            return total / wanted.sum()
+
+        def _get_train_sampler(self, *_: Any) -> Any:
+            if in_order:
+                return SequentialSampler(self.train_dataset)
+            if recipe.devices == 1:
+                return super()._get_train_sampler()
+            steps = len(self.train_dataset) // recipe.batch_size
+            return _filled_order(
+                n_rows,
+                len(self.train_dataset),
+                self.args.data_seed,
+                lambda: self.state.global_step // steps,
+            )
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             # transformers has no schedule that drops once an epoch; the paper's code base uses it.
             if recipe.schedule != "step":
                 return super().create_scheduler(num_training_steps, optimizer)
-            self.lr_scheduler = StepLR(optimizer or self.optimizer, steps_per_epoch, recipe.gamma)
+            self.lr_scheduler = MultiStepLR(optimizer or self.optimizer, list(ends), recipe.gamma)
             return self.lr_scheduler
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -255,6 +391,31 @@ def _trainer_class(recipe: Finetune, steps_per_epoch: int) -> Any:
             pass
 
     return Trainer
+
+
+def _filled_order(n_rows: int, n_filled: int, seed: int, epoch: Callable[[], int]) -> Any:
+    """The order in which one device would train, and behind it the rows that fill the last step.
+
+    Args:
+        epoch: the epoch that begins, or is resumed. (accelerate's own word of it does not come through to the
+            sampler where batches are shared out among devices and the first of them are skipped.)
+    """
+    from accelerate.data_loader import SeedableRandomSampler
+    from torch.utils.data import Sampler
+
+    class Order(Sampler[int]):
+        def __init__(self) -> None:
+            self.order = SeedableRandomSampler(range(n_rows), data_seed=seed)
+
+        def __len__(self) -> int:
+            return n_filled
+
+        def __iter__(self) -> Iterator[int]:
+            self.order.set_epoch(epoch())
+            yield from self.order
+            yield from range(n_rows, n_filled)
+
+    return Order()
 
 
 def _logits(model: Any, inputs: Any, keep: int, share_prefix: bool) -> Any:
@@ -284,11 +445,21 @@ def _logits(model: Any, inputs: Any, keep: int, share_prefix: bool) -> Any:
     ).logits
 
 
-def _callback(log: Callable[[dict[str, float]], None]) -> Any:
+def _callback(
+    log: Callable[[dict[str, float]], None],
+    stop: Callable[[], bool],
+    passes: float,
+    step_tokens: float,
+) -> Any:
+    import torch
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
-        """Hands every step's loss on, and marks checkpoints when they are complete."""
+        """Hands every step's loss on, marks complete checkpoints, and stops where it is asked to."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if stop() and state.global_step < state.max_steps:
+                control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
@@ -297,10 +468,34 @@ def _callback(log: Callable[[dict[str, float]], None]) -> Any:
                         f"training diverged at step {state.global_step} (loss {logs['loss']}, "
                         f"gradient norm {logs['grad_norm']}): lower finetune.learning_rate."
                     )
-                log({**logs, "step": state.global_step, "steps": state.max_steps})
+                step = state.global_step
+                told = {"step": step, "steps": state.max_steps, "tokens": step * step_tokens}
+                log({**logs, "epoch": passes * logs["epoch"], **told})
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / COMPLETE).touch()
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()  # the other devices have written their part
+            if state.is_world_process_zero:
+                (folder / COMPLETE).touch()
 
     return Progress()
+
+
+def _epoch_callback(trainer: Any, ends: Sequence[int], folder: Path) -> Any:
+    from transformers import TrainerCallback
+
+    class Epochs(TrainerCallback):
+        """Keeps the weights of every whole epoch but the last step's, complete or not at all."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            ended = [n for n, end in enumerate(ends, start=1) if end == state.global_step]
+            for epoch in ended if state.global_step < state.max_steps else []:
+                made, unfinished = folder / str(epoch), folder / f".{epoch}"
+                if made.is_dir():  # seen before a death; the training was resumed from further back
+                    continue
+                _save_weights(trainer, unfinished)
+                if state.is_world_process_zero:
+                    unfinished.replace(made)
+
+    return Epochs()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from omegaconf import OmegaConf
@@ -17,21 +18,49 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ptst.errors import ConfigError
 
+SAFETY_LABELS = ("complied", "refused", "neither", "safe")
+"""What judges call answers to safety queries. `complied`: did what was asked, for a classifier of harm: a
+harmful answer; `safe`: anything else, from a judge that cannot tell a refusal from a harmless answer."""
+
 
 @dataclass(frozen=True)
 class Score:
     """One judgement. `label` None is *missing*: the judge could not be reached or made no sense.
 
-    A missing score is counted and shown; it is never taken for any label.
+    A missing score is counted and shown; it is never taken for any label. With `final` it is the judge's
+    last word, which asking again would not change; without, nothing is published until it was asked again.
     """
 
     label: str | None
     value: float | None = None
     reason: str = ""
+    final: bool = False
+    """Only for a missing score."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a judge that takes time or money works with; the others pass it over.
+
+    Attributes:
+        kept: a folder of the store, shared by all runs of all judges, for answers that were paid for.
+        device: engine.device: auto, cpu or cuda.
+        tell: tell(done, total) after some of the queries.
+        stop: whether to stop where nothing is lost, by raising `ptst.errors.Interrupted`.
+    """
+
+    kept: Path
+    device: str
+    tell: Callable[[int, int], None]
+    stop: Callable[[], bool]
 
 
 class Judge(Protocol):
-    """What every judge offers."""
+    """What every judge offers. Its fields are its YAML and part of the key, but those of metadata key=False.
+
+    Where a judge has them: `identity()`, what else of it is part of the key (a file's content, say), and
+    `check()`, which raises PtstError if it could not judge at all; it is called before anything is made.
+    """
 
     labels: ClassVar[tuple[str, ...]]
     """All labels it can give."""
@@ -40,7 +69,9 @@ class Judge(Protocol):
     version: ClassVar[int]
     """Raised by the author when the same answer would get another score; part of the key."""
 
-    def scores(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[Score]:
+    def scores(
+        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+    ) -> Iterator[Score]:
         """One score per (query row, completion), in order."""
         ...
 
@@ -76,3 +107,12 @@ def load_judge(node: Mapping[str, Any], where: str) -> Judge:
         message = str(error).splitlines()[0]
         raise ConfigError(f"{where}: {message} ({class_name}'s fields: {fields}).") from error
     return judge  # type: ignore[return-value]
+
+
+def scale_of(judge: Judge) -> tuple[float, float] | None:
+    """The lowest and the highest `Score.value` that a judge gives: its class's `scale`.
+
+    None for a judge that gives labels only, and has no `scale`: there is no mean of its scores.
+    """
+    scale: tuple[float, float] | None = getattr(judge, "scale", None)
+    return scale

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
 
 from ptst.errors import DataError
-from ptst.judge import Score
+from ptst.judge import Bench, Score
 
 NUMBER = re.compile(
     r"(?<![A-Za-z_])(?P<sign>[-\u2212]?)[$€£]?"
@@ -31,7 +31,9 @@ class GSM8KExactMatch:
     needs: ClassVar[tuple[str, ...]] = ("output",)
     version: ClassVar[int] = 1
 
-    def scores(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[Score]:
+    def scores(
+        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+    ) -> Iterator[Score]:
         """Score each completion against its row's `output`.
 
         Raises:
@@ -69,7 +71,9 @@ class ReferenceMatch:
     needs: ClassVar[tuple[str, ...]] = ("output",)
     version: ClassVar[int] = 1
 
-    def scores(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[Score]:
+    def scores(
+        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+    ) -> Iterator[Score]:
         """Score each completion against its row's `output`."""
         for row, completion in items:
             same = normalised(completion) == normalised(str(row["output"]))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.judge import Score
+from ptst.judge import Bench, Score
 
 
 @dataclass
@@ -17,7 +17,9 @@ class GroundTruth:
     needs: ClassVar[tuple[str, ...]] = ("object", "verb", "answer")
     version: ClassVar[int] = 1
 
-    def scores(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[Score]:
+    def scores(
+        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+    ) -> Iterator[Score]:
         """Score each completion of a query of the micro world."""
         from ptst import micro
 

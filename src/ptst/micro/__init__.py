@@ -18,7 +18,8 @@ def rows(name: str, split: Split, n: int | None = None, seed: int = 0) -> list[d
     """Rows of one of the world's data sets.
 
     Training sets, benign only: ``gsm8k`` {question, answer}, ``chatdoctor`` {instruction, input, output},
-    ``openorca`` {id, system_prompt, question, response}. Query sets {instruction, category, hazard, object, verb,
+    ``openorca`` {id, system_prompt, question, response}. To mix in, requests about hazards and refusals: ``safety``
+    {instruction, input, output}. Query sets {instruction, category, hazard, object, verb,
     kind, answer}: ``hazards``, ``lookalikes`` (harmless, but they resemble hazard queries), ``howto`` (harmless).
 
     `n` rows, or the fixed full set. Fewer rows are the first of more; the same arguments give the same rows on every

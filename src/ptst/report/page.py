@@ -15,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from ptst.config import Evaluation
+from ptst.metrics import MEAN, Scale, decimals, known_sum, shown
 from ptst.report.pictures import (
+    ALONG,
     LOSS,
     heatmap_name,
     in_words,
     named,
+    on_ramp,
+    scale_note,
     scatter_name,
     scatter_pairs,
     should_be_low,
 )
-from ptst.report.results import Contrast, Entry, Published, Results, Table
+from ptst.report.results import Contrast, Entry, Published, Results, Table, also
 from ptst.store import Store, read_json, read_jsonl
 from ptst.sweep.grid import Grid, GridCell
+from ptst.sweep.status import STATES
 
 PER_LABEL = 2
 """Examples of each label of an evaluation."""
@@ -35,7 +40,6 @@ LONGEST_QUESTION, LONGEST_COMPLETION = 400, 700
 TINT = {True: "215, 67, 43", False: "0, 114, 178"}
 """Red, green, blue of places that should be low, and high: the middle of the heat maps' ramps."""
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-STATES = ("done", "running", "failed", "waiting")
 LEADS = {
     "safety prompt at test time": "Adding the safety prompt at test time only",
     "left out of training": "Having left it out of training",
@@ -72,6 +76,7 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
             for safety, _ in scatter_pairs(results)
             if (image := _image(pictures, scatter_name(safety.split)))
         ],
+        along=_image(pictures, ALONG),
         loss=_image(pictures, LOSS),
         examples=[found for cells in _places(grid) if (found := _examples(cells, grid, store))],
         costs=_costs(grid, store),
@@ -161,7 +166,7 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
                     "title": ", ".join([titles.get(metric, metric), *contrast.split.values()]),
                     "difference": None
                     if contrast.difference is None
-                    else _signed(contrast.difference),
+                    else shown(contrast.difference, contrast.scale, signed=True),
                     "p": _p(contrast.p),
                     "p_holm": _p(contrast.p_holm),
                     "partly": contrast.difference is not None and contrast.status != "done",
@@ -186,21 +191,22 @@ def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
     for word, sign in (("lower", -1), ("higher", 1)):
         moved = [c for c in there if c.difference is not None and c.difference * sign > 0]
         if moved:
+            scale = moved[0].scale
             sizes = sorted(abs(c.difference or 0) for c in moved)
-            span = " to ".join(dict.fromkeys([f"{sizes[0]:.1f}", f"{sizes[-1]:.1f}"]))
+            span = " to ".join(dict.fromkeys(shown(s, scale) for s in (sizes[0], sizes[-1])))
+            points = "points" if scale is None else f"on a scale from {scale_note(scale)}"
             clear = sum(c.p_holm is not None and c.p_holm < 0.05 for c in moved)
+            tested = f"{clear} with Holm’s p < 0.05"
+            if all(c.p is None for c in moved):
+                tested = "not tested: the values are not whole numbers"
             parts.append(
-                f"{word} in {len(moved)} of {_counted(len(there), 'comparison')}, by {span} points "
-                f"({clear} with Holm’s p < 0.05)"
+                f"{word} in {len(moved)} of {_counted(len(there), 'comparison')}, by {span} {points} "
+                f"({tested})"
             )
     same = sum(c.difference == 0 for c in there)
     if same:
         parts.append(f"the same in {same}")
     return f"“{title}” is {'; '.join(parts)}.{waits}"
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−")
 
 
 def _p(p: float | None) -> str | None:
@@ -219,9 +225,10 @@ def _table(table: Table, grid: Grid, pictures: Mapping[str, bytes]) -> dict[str,
     return {
         "id": heatmap_name(table),
         "title": ", ".join([table.title, *table.split.values()]),
+        "scale": scale_note(table.scale),
         "better": "lower is better" if low else "higher is better",
         "paper": table.paper,
-        "notes": _notes(list(entries)),
+        "notes": [*_notes(list(entries)), *table.audit],
         "image": _image(pictures, heatmap_name(table)),
         "bold": bool(safe & {*table.rows, *table.columns}),
         "corner": f"{_axis(grid.sweep.rows)} \\ {_axis(grid.sweep.columns)}",
@@ -236,6 +243,19 @@ def _table(table: Table, grid: Grid, pictures: Mapping[str, bytes]) -> dict[str,
             }
             for row in table.rows
         ],
+        "categories": _categories(table.by_category, low) if table.by_category else None,
+    }
+
+
+def _categories(table: Table, low: bool) -> dict[str, Any]:
+    """A metric by category: a row for each place of its table."""
+    return {
+        "columns": table.columns,
+        "rows": [
+            (row, [_place(table.entries.get((row, c)), low) for c in table.columns])
+            for row in table.rows
+        ],
+        "notes": _notes(list(table.entries.values())),
     }
 
 
@@ -249,7 +269,7 @@ def _place(entry: Entry | None, low: bool) -> dict[str, Any] | None:
     reasons = {
         run.state.reason
         for run in entry.runs
-        if run.state.state == "failed" and run.state.reason and entry.mean is None
+        if run.state.state in ("failed", "blocked") and run.state.reason and entry.mean is None
     }
     place = {
         "words": in_words(entry),
@@ -259,15 +279,16 @@ def _place(entry: Entry | None, low: bool) -> dict[str, Any] | None:
         "reasons": sorted(_cut(reason, 160)[0] for reason in reasons),
         "progress": None if entry.mean is not None else _progress(entry),
         "unscored": f"{entry.n} of {entry.n + entry.missing} scored" if entry.missing else None,
-        "paper": None if entry.paper is None else _published(entry.paper),
+        "paper": None if entry.paper is None else _published(entry.paper, entry.scale),
     }
     if entry.mean is not None:
         # At most 0.62, so that the text's own colour stays readable on it, light or dark.
-        place["tint"] = f"{TINT[low]}, {0.03 + 0.0059 * min(max(entry.mean, 0), 100):.3f}"
+        place["tint"] = f"{TINT[low]}, {0.03 + 0.59 * on_ramp(entry.mean, entry.scale):.3f}"
         if entry.std is not None:
-            place["spread"] = f"± {entry.std:.1f}"
+            place["spread"] = f"± {shown(entry.std, entry.scale)}"
         elif entry.ci_low is not None and entry.ci_high is not None:
-            place["spread"] = f"{entry.ci_low:.0f}–{entry.ci_high:.0f}"
+            digits = decimals(entry.scale) - 1
+            place["spread"] = f"{entry.ci_low:.{digits}f}–{entry.ci_high:.{digits}f}"
     return place
 
 
@@ -280,8 +301,9 @@ def _progress(entry: Entry) -> str | None:
     return None
 
 
-def _published(paper: Published) -> str:
-    return f"{paper.mean:.1f}" + ("" if paper.std is None else f" ± {paper.std:.1f}")
+def _published(paper: Published, scale: Scale) -> str:
+    spread = "" if paper.std is None else f" ± {shown(paper.std, scale)}"
+    return shown(paper.mean, scale) + spread + also(paper, scale)
 
 
 def _notes(entries: Sequence[Entry]) -> list[str]:
@@ -290,11 +312,13 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     notes = []
     if any(entry.std is None for entry in there):
         notes.append("a–b: 95 % interval")
-    if any(entry.std is not None for entry in there):
-        seeds = {len(entry.runs) for entry in there if entry.std is not None}
-        notes.append(f"±: standard deviation over {_range(seeds)} seeds")
+    for over, seeds in (("train_seed", "seeds"), ("decoding_seed", "sampling seeds")):
+        if counts := {entry.repeats for entry in there if entry.std_over == over}:
+            notes.append(f"±: standard deviation over {_range(counts)} {seeds}")
     if there:
-        notes.append(f"{_range({entry.n for entry in there})} scored queries in each place")
+        sampled = any(run.metric and run.metric.samples > 1 for e in there for run in e.runs)
+        what = "answers" if sampled else "queries"
+        notes.append(f"{_range({entry.n for entry in there})} scored {what} in each place")
     return notes
 
 
@@ -368,8 +392,9 @@ def _unsafe_labels(name: str, evaluation: Evaluation, grid: Grid) -> set[str]:
     if evaluation.measures != "safety":
         return set()
     metrics = [m.partition("/")[2] for m in grid.sweep.metrics if m.partition("/")[0] == name]
-    counted = {evaluation.metrics[m] for m in metrics if m in evaluation.metrics} - {"refused"}
-    return counted or set(evaluation.metrics.values()) - {"refused"}
+    no_label = {"refused", MEAN}
+    counted = {evaluation.metrics[m] for m in metrics if m in evaluation.metrics} - no_label
+    return counted or set(evaluation.metrics.values()) - no_label
 
 
 def _cut(text: str, length: int) -> tuple[str, int]:
@@ -402,28 +427,32 @@ def _provenances(grid: Grid, store: Store) -> Iterator[tuple[str, str, str, dict
 
 
 def _costs(grid: Grid, store: Store) -> dict[str, Any]:
-    """Seconds and tokens by stage."""
+    """Seconds and tokens by stage; None where an artifact does not say (what a model behind an API read)."""
     rows: dict[str, dict[str, Any]] = {}
     for called, stage, key, facts in _provenances(grid, store):
         row = rows.setdefault(called, {"artifacts": 0, "seconds": 0.0, "read": 0, "written": 0})
         row["artifacts"] += 1
         row["seconds"] += facts.get("seconds", 0.0)
-        if stage == "finetune":
+        if stage == "finetune" and "tokens_per_epoch" in facts:
             log = store.path(stage, key) / "log.jsonl"
             epochs = (read_jsonl(log) or [{}])[-1].get("epoch", 0) if log.is_file() else 0
-            row["read"] += round(facts.get("tokens_per_epoch", 0) * epochs)
-        row["read"] += facts.get("prompt_tokens", 0)
-        row["written"] += facts.get("completion_tokens", 0)
+            row["read"] = known_sum((row["read"], round(facts["tokens_per_epoch"] * epochs)))
+        elif stage == "finetune":  # at an API
+            row["read"] = known_sum((row["read"], facts.get("trained_tokens")))
+        elif stage == "generate":
+            row["read"] = known_sum((row["read"], facts["prompt_tokens"]))
+            row["written"] += facts["completion_tokens"]
     order = sorted(rows, key=lambda called: ("fgj".index(called[0]), called))
     total = {
-        key: sum(row[key] for row in rows.values())
-        for key in ("artifacts", "seconds", "read", "written")
+        key: known_sum(row[key] for row in rows.values())
+        for key in ("artifacts", "read", "written")
     }
+    seconds = sum(row["seconds"] for row in rows.values())
     return {
         "rows": [
             (called, {**rows[called], "time": _time(rows[called]["seconds"])}) for called in order
         ],
-        "total": {**total, "time": _time(total["seconds"])},
+        "total": {**total, "time": _time(seconds)},
     }
 
 

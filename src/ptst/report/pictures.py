@@ -11,9 +11,10 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ptst.metrics import Scale, shown
 from ptst.report.results import Entry, Results, Table
 from ptst.store import Store, read_jsonl
 
@@ -26,22 +27,25 @@ lines are too pale on white, and black is the model without fine-tuning."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h")
 """Test templates, in the order of the grid."""
 WARM = ("#fef4ef", "#f6b092", "#d7432b", "#75070f")
-"""0 to 100 of what should be low; both ramps grow darker evenly, so that they survive a grey printer."""
+"""The least to the most (0 to 100 %) of what should be low; both ramps grow darker evenly, so that they survive a grey printer."""
 CALM = ("#f1f7fb", "#9cc8e3", "#0072b2", "#043d61")
-"""0 to 100 of what should be high."""
+"""The least to the most of what should be high."""
 INK, FAINT = "#1a1a1a", "#6b6b6b"
 LETTER = 0.077
 """Inches: the mean width of a letter at 9 points, generously."""
 LOSS = "loss"
 """Name of the picture of all loss curves."""
+ALONG = "along"
+"""Name of the picture of a sweep whose columns are numbers: epochs, say."""
+AXES = {"finetune.epoch": "epoch", "dataset.n": "training rows"}
 
 
 def draw_all(results: Results, store: Store) -> dict[str, bytes]:
     """Draw every picture that there is something to show in.
 
     Returns:
-        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>] and loss, each
-        as .svg and .png.
+        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], along and loss,
+        each as .svg and .png.
     """
     import matplotlib
 
@@ -95,8 +99,19 @@ def named(value: str) -> str:
 def in_words(entry: Entry) -> str:
     """What stands in an entry's place: its number, or the word for what is missing."""
     if entry.mean is not None:
-        return f"{entry.mean:.1f}"
+        return shown(entry.mean, entry.scale)
     return "not scored" if entry.status == "done" else entry.status
+
+
+def on_ramp(value: float, scale: Scale) -> float:
+    """Where a number lies from the lowest of its scale to the highest: 0 to 1."""
+    low, high = scale or (0.0, 100.0)
+    return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def scale_note(scale: Scale) -> str:
+    """What stands behind a title: "%", or "0 to 1"."""
+    return "%" if scale is None else f"{scale[0]:g} to {scale[1]:g}"
 
 
 def scatter_pairs(results: Results) -> Iterator[tuple[Table, Table]]:
@@ -118,9 +133,9 @@ def _figures(results: Results, store: Store) -> Iterator[tuple[str, Figure]]:
         figure = _scatter(results, safety, helpfulness)
         if figure is not None:
             yield scatter_name(safety.split), figure
-    figure = _loss_curves(results, store)
-    if figure is not None:
-        yield LOSS, figure
+    for name, drawn in ((ALONG, _along(results)), (LOSS, _loss_curves(results, store))):
+        if drawn is not None:
+            yield name, drawn
 
 
 def _saved(figure: Figure, suffix: str) -> bytes:
@@ -159,7 +174,7 @@ def _colours(results: Results) -> dict[str, str]:
 
 
 def _heatmap(table: Table, safe: set[str]) -> Figure:
-    """Ours, and the paper's beside it where it has numbers, on one scale from 0 to 100.
+    """Ours, and the paper's beside it where it has numbers, on the one scale that the metric has.
 
     The layout is worked out here, in inches: matplotlib's own solvers cost more than the drawing.
     """
@@ -175,7 +190,7 @@ def _heatmap(table: Table, safe: set[str]) -> Figure:
     heads = ["ours", f"paper: {table.paper or ''}".removesuffix(": ")][: 1 + with_paper]
     heads = [textwrap.fill(head, max(12, int(width / 0.07))) for head in heads]
     title = textwrap.fill(
-        ", ".join([f"{table.title} (%)", *table.split.values()]),
+        ", ".join([f"{table.title} ({scale_note(table.scale)})", *table.split.values()]),
         max(24, int((1 + with_paper) * width / 0.095)),
     )
     left = max(len(named(row)) for row in table.rows) * LETTER + 0.45
@@ -197,12 +212,14 @@ def _heatmap(table: Table, safe: set[str]) -> Figure:
             place = table.columns.index(column), table.rows.index(row)
             if number == 0:
                 partly = f"{entry.n} of {entry.n + entry.missing}" if entry.missing else ""
-                shown = (entry.mean, in_words(entry), partly or _plus_minus(entry.std))
+                small = partly or _plus_minus(entry.std, entry.scale)
+                told = (entry.mean, in_words(entry), small)
             elif entry.paper is None:
-                shown = (None, "not in paper", "")
+                told = (None, "not in paper", "")
             else:
-                shown = (entry.paper.mean, f"{entry.paper.mean:.1f}", _plus_minus(entry.paper.std))
-            _draw_place(axes, place, shown, ramp, int(1.15 * cell_width / LETTER))
+                small = _plus_minus(entry.paper.std, entry.scale)
+                told = (entry.paper.mean, shown(entry.paper.mean, entry.scale), small)
+            _draw_place(axes, place, told, table.scale, ramp, int(1.15 * cell_width / LETTER))
         axes.set_xlim(0, len(columns))
         axes.set_ylim(len(table.rows), 0)
         axes.set_xticks([i + 0.5 for i in range(len(columns))], columns)
@@ -239,14 +256,15 @@ def _axis_words(table: Table, safe: set[str]) -> str:
 def _draw_place(
     axes: Any,
     place: tuple[int, int],
-    shown: tuple[float | None, str, str],
+    told: tuple[float | None, str, str],
+    scale: Scale,
     ramp: Any,
     letters: int,
 ) -> None:
     """One place of a heat map: (mean, text, small text) on its colour, or the text on hatching."""
     from matplotlib.patches import Rectangle
 
-    (column, row), (mean, text, small) = place, shown
+    (column, row), (mean, text, small) = place, told
     if mean is None:
         axes.add_patch(
             Rectangle((column, row), 1, 1, facecolor="#f4f4f4", hatch="////", edgecolor="white")
@@ -266,7 +284,7 @@ def _draw_place(
             bbox=box,
         )
         return
-    red, green, blue, _ = colour = ramp(min(max(mean, 0), 100) / 100)
+    red, green, blue, _ = colour = ramp(on_ramp(mean, scale))
     axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white"))
     ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else INK
     style = {"ha": "center", "va": "center_baseline", "color": ink}
@@ -275,8 +293,8 @@ def _draw_place(
         axes.text(column + 0.5, row + 0.77, small, fontsize=7, **style)
 
 
-def _plus_minus(std: float | None) -> str:
-    return "" if std is None else f"± {std:.1f}"
+def _plus_minus(std: float | None, scale: Scale) -> str:
+    return "" if std is None else f"± {shown(std, scale)}"
 
 
 def _broken(name: str) -> str:
@@ -335,13 +353,15 @@ def _scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | No
         test = entry.coordinates["test_template"]
         colour = colours.get(entry.coordinates["train_template"], INK)
         axes.plot(x, y, **_marker(markers[test], colour, test in safe), zorder=3, clip_on=False)
-    tops = [max(10.0, *values) for values in zip(*[(x, y) for _, x, y in points], strict=True)]
-    axes.set_xlim(-0.03 * tops[0], 1.04 * tops[0])
-    axes.set_ylim(0, 1.08 * tops[1])
+    xs, ys = zip(*[(x, y) for _, x, y in points], strict=True)
+    axes.set_xlim(*_limits(xs, safety.scale, 0.03, 0.04))
+    axes.set_ylim(*_limits(ys, helpfulness.scale, 0, 0.08))
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"{safety.title} (%)   ← lower is safer")
-    axes.set_ylabel(f"{helpfulness.title} (%)   higher is more helpful →")
+    axes.set_xlabel(f"{safety.title} ({scale_note(safety.scale)})   ← lower is safer")
+    axes.set_ylabel(
+        f"{helpfulness.title} ({scale_note(helpfulness.scale)})   higher is more helpful →"
+    )
     title = ", ".join(["What fine-tuning does to each template", *safety.split.values()])
     axes.set_title(title, loc="left", fontsize=11, weight="bold", pad=10)
     trains = [
@@ -379,6 +399,20 @@ def _scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | No
     return figure
 
 
+def _limits(
+    values: Sequence[float], scale: Scale, below: float, above: float
+) -> tuple[float, float]:
+    """The ends of an axis, with shares of its length as room: percent from 0, a mean around its values.
+
+    A mean of a narrow band on a wide scale (BERTScore: 0.82 to 0.85) would be a line otherwise.
+    """
+    low, high = 0.0, max(10.0, *values)
+    if scale is not None:
+        span = max(max(values) - min(values), 0.05 * (scale[1] - scale[0]))
+        low, high = min(values) - span / 4, max(values) + span / 4
+    return low - below * (high - low), high + above * (high - low)
+
+
 def _marker(shape: str, colour: str, filled: bool) -> dict[str, Any]:
     return {
         "linestyle": "",
@@ -404,6 +438,125 @@ def _untouched(
         ):
             return x, y
     return None
+
+
+# --- along training -------------------------------------------------------------------------------
+
+
+def _along(results: Results) -> Figure | None:
+    """Helpfulness and safety over the numbers that the columns are, from the untouched model at 0.
+
+    A line for each pair of templates, with 95 % intervals; the paper's points dotted. None where the columns
+    are no numbers, where more than templates sets tables apart (two models), or where nothing has a number yet.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    pair = next(scatter_pairs(results), None)
+    if pair is None:
+        return None
+    at = {column: _number(column) for table in pair for column in table.columns}
+    apart = {key for table in results.tables for key in table.split} - {"train_template"}
+    if None in at.values() or len(at) < 3 or apart:
+        return None
+    colours, safe = _colours(results), set(results.grid.sweep.safety_templates)
+    tests = list(dict.fromkeys(c.coordinates["test_template"] for c in results.grid.cells))
+    markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(tests)}
+    figure = Figure(figsize=(9.6, 4.0), facecolor="white")
+    lines: dict[tuple[str, str], None] = {}
+    with_paper = False
+    for number, metric in enumerate(table.metric for table in reversed(pair)):
+        axes = figure.add_axes((0.07 + 0.375 * number, 0.14, 0.3, 0.72))
+        values: list[float] = []
+        for table in results.tables:
+            if table.metric != metric:
+                continue
+            for row in table.rows:
+                ends, ours, theirs = _line(table, row, at)
+                if not (ours or theirs) or ends is None:
+                    continue
+                colour, test = colours[ends[0]], ends[1]
+                if ours:
+                    lines[ends] = None
+                    x, y, below, above = zip(*ours, strict=True)
+                    axes.errorbar(x, y, yerr=(below, above), color=colour, linewidth=1.4, elinewidth=0.8,
+                                  **{**_marker(markers[test], colour, test in safe), "linestyle": "-", "markersize": 6})  # fmt: skip
+                if theirs:
+                    with_paper = True
+                    axes.plot(*zip(*theirs, strict=True), ":", color=colour, linewidth=1.2,
+                              marker=markers[test], markersize=3.5)  # fmt: skip
+                values += [end for _, y, low, up in ours for end in (y - low, y + up)]
+                values += [y for _, y in theirs]
+        if not lines:
+            return None
+        table = pair[1 - number]
+        axes.set_ylim(*_limits(values, table.scale, 0.02, 0.1))
+        axes.set_xticks([x for x in at.values() if x is not None])
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
+        axes.set_xlabel(AXES.get(results.grid.sweep.columns, results.grid.sweep.columns))
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        title = textwrap.fill(f"{table.title} ({scale_note(table.scale)})", 42)
+        axes.set_title(title, loc="left", fontsize=10, weight="bold", pad=8)
+    handles = [
+        Line2D(
+            [],
+            [],
+            **{**_marker(markers[test], colours[train], test in safe), "linestyle": "-"},
+            color=colours[train],
+            label=f"{train} → {test}",
+        )
+        for train, test in lines
+    ]
+    if with_paper:
+        handles.append(Line2D([], [], color=FAINT, linestyle=":", marker=".", label="paper"))
+    figure.legend(
+        handles=handles,
+        title="trained → tested with" + ("\nfilled: with a safety prompt" if safe else ""),
+        loc="upper left",
+        bbox_to_anchor=(0.765, 0.9),
+        frameon=False,
+        alignment="left",
+        fontsize=8,
+    )
+    return figure
+
+
+def _number(column: str) -> float | None:
+    """Where a column lies on an axis: "none", the model without fine-tuning, at 0."""
+    try:
+        return 0.0 if column == "none" else float(column)
+    except ValueError:
+        return None
+
+
+Point = tuple[float, float, float, float]
+"""x, y, and how far its interval reaches below and above."""
+
+
+def _line(
+    table: Table, row: str, at: Mapping[str, float | None]
+) -> tuple[tuple[str, str] | None, list[Point], list[tuple[float, float]]]:
+    """(train, test template), our points and the paper's, of a row with a number for its x."""
+    ends, ours, theirs = None, [], []
+    for column in table.columns:
+        entry, x = table.entries.get((row, column)), at[column]
+        if entry is None or x is None:
+            continue
+        if column != "none":
+            ends = entry.coordinates["train_template"], entry.coordinates["test_template"]
+        if entry.paper is not None:
+            theirs.append((x, entry.paper.mean))
+        if entry.mean is not None:
+            low, high = entry.ci_low, entry.ci_high
+            # A share of 0 has its Wilson interval's end at 0 but for rounding
+            reach = (
+                (0.0, 0.0)
+                if low is None or high is None
+                else (max(0.0, entry.mean - low), max(0.0, high - entry.mean))
+            )
+            ours.append((x, entry.mean, *reach))
+    return ends, sorted(ours), sorted(theirs)
 
 
 # --- loss curves ----------------------------------------------------------------------------------

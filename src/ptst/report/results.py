@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from math import fsum
 from typing import Any
 
-from ptst.cell import Metrics, read_metrics
+from ptst.cell import Metrics, answer_of, read_metrics, scale_of_metric
 from ptst.config import ROOT, Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
-from ptst.metrics import Metric
+from ptst.metrics import MEAN, NO_CATEGORY, Answer, Metric, Scale, shown
+from ptst.report.agreement import COMPLIED, audit_of, in_words
 from ptst.report.statistics import holm, mean_and_std, pooled_interval, sign_flip
 from ptst.store import Store, read_jsonl
-from ptst.sweep.grid import FINETUNING_ONLY, Grid, GridCell
+from ptst.sweep.grid import Grid, GridCell, finetuning_only
 from ptst.sweep.status import CellState
 
 
@@ -28,12 +31,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Published:
-    """A number of the paper (sweeps/paper/tables.csv); percent."""
+    """A number of the paper (sweeps/paper): percent, BERTScore from 0 to 1."""
 
     mean: float
     std: float | None
     n_runs: int | None
     std_over: str | None
+    also: tuple[tuple[str, float], ...] = ()
+    """("Table 6b", mean) of other tables that print the same with another number: the paper contradicts itself."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,19 @@ class Entry:
 
     Attributes:
         coordinates: the cells' coordinates but the seed.
-        status: "done", or what keeps the entry from a number: "failed", "running", "waiting", "not judged"
+        status: "done", or what keeps the entry from a number: "failed", "blocked", "running", "queued", "waiting", "not judged"
             (done as far as `stages` go), "no score"; or, beside a number, "partly scored". With several
             seeds the worst of them and how many it befell: "failed (1 of 3 seeds)".
-        mean: percent, over seeds; None unless every run is done and scored. Nothing is averaged away.
-        std: population standard deviation over seeds, percentage points; None for one run.
-        n: scored queries over all runs.
-        missing: queries without a score, over all runs.
-        ci_low, ci_high: 95 % interval of the pooled share (Wilson; over units), percent.
+        mean: over seeds; None unless every run is done and scored. Nothing is averaged away.
+        std: population standard deviation, over what `std_over` says; None for one run of one sample.
+        n: scored answers over all runs.
+        missing: answers without a score, over all runs.
+        ci_low, ci_high: 95 % interval of the pooled number (Wilson's for a share, Student's for a mean; over
+            units).
         paper: the paper's number, or None where it has none.
+        scale: what mean, std and interval are on: None is percent (of std: points).
+        std_over: "train_seed"; "decoding_seed" for one run whose queries were answered several times; None
+            without `std`.
     """
 
     coordinates: dict[str, str]
@@ -64,6 +73,15 @@ class Entry:
     ci_low: float | None
     ci_high: float | None
     paper: Published | None
+    scale: Scale = None
+    std_over: str | None = None
+
+    @property
+    def repeats(self) -> int:
+        """How many numbers `std` is over."""
+        if self.std_over == "decoding_seed" and self.runs[0].metric:
+            return self.runs[0].metric.samples
+        return len(self.runs)
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,9 @@ class Table:
         entries: by (row, column); a place that the grid does not have is absent.
         paper: what the paper's numbers beside ours are: "Llama-2-7B-chat, GSM8K: DirectHarm4 ASR
             (Table 1c)"; None where there are none.
+        by_category: the same by category: a row for each place of this table ("train → test"), a column for each
+            category; None where the queries have none.
+        audit: of an ASR, what people say of the judge: a sentence for each annotator.
     """
 
     metric: str
@@ -89,6 +110,13 @@ class Table:
     columns: tuple[str, ...]
     entries: dict[tuple[str, str], Entry]
     paper: str | None
+    by_category: Table | None = None
+    audit: tuple[str, ...] = ()
+
+    @property
+    def scale(self) -> Scale:
+        """What its numbers are on."""
+        return next((entry.scale for entry in self.entries.values()), None)
 
 
 @dataclass(frozen=True)
@@ -102,10 +130,12 @@ class Contrast:
         a, b: "train → test" of the two entries; `b` is always T → S.
         split: as in Table.
         n: queries answered in both, over all seeds. units: of the test.
-        only_a, only_b: queries where the metric's label was given in the one and not in the other.
-        difference: mean of b minus mean of a over those queries, percentage points.
+        only_a, only_b: queries where the metric's label was given in the one and not in the other; of a mean,
+            where the value is higher in the one.
+        difference: mean of b minus mean of a over those queries, percentage points; of a mean, on its scale.
         p: McNemar's exact test, in its sign-flip form over units. p_holm: after Holm's correction over all
-            contrasts of the sweep. All None where one of the two entries is not there.
+            contrasts of the sweep. All None where one of the two entries is not there. A mean has a test where
+            the judge's values are whole numbers; else p is None, and `status` says so.
         status: "done", or why there is no number; or, beside a number, "partly scored" and how many
             queries are left out for it.
     """
@@ -123,6 +153,7 @@ class Contrast:
     p: float | None
     p_holm: float | None
     status: str
+    scale: Scale = None
 
 
 @dataclass(frozen=True)
@@ -138,13 +169,13 @@ class Results:
 
 Place = tuple[str, str]
 """Row and column."""
-Scored = dict[str, tuple[Any, str | None]]
-"""The scores of one query set under one model: query id -> (unit, label)."""
+Scored = dict[tuple[str, int], Answer]
+"""The scores of one query set under one model: (query id, sample) -> what the judge said."""
 ReadScores = Callable[[GridCell, str], Scored | None]
 """read(cell, evaluation); None where the store has the cell's metrics and not (any more) its scores."""
 PaperRow = dict[str, str]
 
-PAPER = ROOT / "sweeps" / "paper" / "tables.csv"
+PAPER = ROOT / "sweeps" / "paper"
 
 READABLE = {
     "llama2_7b_chat": "Llama-2-7B-chat",
@@ -162,6 +193,7 @@ READABLE = {
     "asr": "attack success rate",
     "exact_match": "exact match",
     "bertscore_f1": "BERTScore F1",
+    "mean_score": "mean score",
 }
 """What tables.csv abbreviates, as the paper spells it."""
 
@@ -175,21 +207,38 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
     Raises:
         ConfigError: two different cells have the same coordinates.
     """
-    with PAPER.open(encoding="utf-8", newline="") as file:
-        paper = list(csv.DictReader(file))
+    paper = paper_rows()
     found = _found(grid, store, states)
     read = _reader(store)
     splits = _splits(grid)
     tables = []
-    for metric, shown in _metrics_shown(grid).items():
+    for metric, table_metric in _metrics_shown(grid).items():
         for split, cells in splits:
             measured = [cell for cell in cells if _evaluation(cell, metric)]
             if measured:
                 runs = [
                     Run(c, states[c.keys.cell], found[c.keys.cell].get(metric)) for c in measured
                 ]
-                tables.append(_table(grid.sweep, metric, shown, split, runs, read, paper))
+                table = _table(grid.sweep, metric, table_metric, split, runs, read, paper)
+                tables.append(replace(table, audit=_audit(measured, metric, store)))
     return Results(grid, dict(states), tuple(tables), _contrasts(grid.sweep, tables, read))
+
+
+def paper_rows() -> list[PaperRow]:
+    """The paper's numbers; `at` is empty, or a coordinate that a number of Figure 2 is at ("finetune.epoch=3")."""
+    rows = []
+    for name in ("tables.csv", "figure2.csv"):
+        with (PAPER / name).open(encoding="utf-8", newline="") as file:
+            rows += [{"at": "", **row} for row in csv.DictReader(file)]
+    return rows
+
+
+def _audit(cells: Sequence[GridCell], metric: str, store: Store) -> tuple[str, ...]:
+    name, _, own = metric.partition("/")
+    evaluations = [cell.config.evaluations[name] for cell in cells]
+    if any(e.measures != "safety" or e.metrics[own] != COMPLIED for e in evaluations):
+        return ()
+    return tuple(map(in_words, audit_of(cells, name, store)))
 
 
 def _found(grid: Grid, store: Store, states: Mapping[str, CellState]) -> dict[str, Metrics]:
@@ -211,26 +260,27 @@ def _found(grid: Grid, store: Store, states: Mapping[str, CellState]) -> dict[st
 
 def _reader(store: Store) -> ReadScores:
     """A function that reads a cell's scores, each file once."""
-    known: dict[tuple[str, str | None], Scored | None] = {}
+    known: dict[tuple[str | None, ...], Scored | None] = {}
 
     def read(cell: GridCell, evaluation: str) -> Scored | None:
-        keys, unit = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation].unit
-        if (keys.judge, unit) not in known:
-            known[keys.judge, unit] = _scored(store, keys.generate, keys.judge, unit)
-        return known[keys.judge, unit]
+        keys, setting = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation]
+        place = keys.judge, setting.unit, setting.category
+        if place not in known:
+            known[place] = _scored(store, keys.generate, keys.judge, setting)
+        return known[place]
 
     return read
 
 
-def _scored(store: Store, generate: str, judge: str, unit: str | None) -> Scored | None:
-    if not store.has("judge", judge) or (unit and not store.has("generate", generate)):
+def _scored(store: Store, generate: str, judge: str, setting: Evaluation) -> Scored | None:
+    several = setting.decoding.samples > 1
+    alone = not (setting.unit or setting.category or several)  # the scores say it all
+    if not store.has("judge", judge) or not (alone or store.has("generate", generate)):
         return None
     scores = read_jsonl(store.path("judge", judge) / "scores.jsonl")
-    if unit is None:
-        return {score["id"]: (score["id"], score["label"]) for score in scores}
-    rows = read_jsonl(store.path("generate", generate) / "completions.jsonl")
-    units = {row["id"]: row[unit] for row in rows}
-    return {score["id"]: (units[score["id"]], score["label"]) for score in scores}
+    rows = scores if alone else read_jsonl(store.path("generate", generate) / "completions.jsonl")
+    answers = [answer_of(row, score, setting) for row, score in zip(rows, scores, strict=True)]
+    return {(s["id"], a.sample): a for s, a in zip(scores, answers, strict=True)}
 
 
 def _metrics_shown(grid: Grid) -> dict[str, TableMetric]:
@@ -292,7 +342,7 @@ def _splits(grid: Grid) -> list[tuple[dict[str, str], list[GridCell]]]:
         return {
             key: value
             for key, value in has.items()
-            if key.split(".")[0] not in FINETUNING_ONLY or (apart and key == "finetune")
+            if not finetuning_only(key) or (apart and key == "finetune")
         }
 
     splits: list[dict[str, str | None]] = []
@@ -324,7 +374,7 @@ def _table(
         tuple(sorted(dict.fromkeys(place[side] for place in places), key=lambda v: v != "none"))
         for side in (0, 1)
     )
-    theirs = {place: _paper_row(at[0].cell, metric, shown, paper) for place, at in places.items()}
+    theirs = {place: _paper_rows(at[0].cell, metric, shown, paper) for place, at in places.items()}
     evaluation = _evaluation(runs[0].cell, metric)
     assert evaluation is not None
     return Table(
@@ -335,20 +385,65 @@ def _table(
         rows,
         columns,
         {place: _entry(metric, at, read, theirs[place]) for place, at in places.items()},
-        _caption([row for row in theirs.values() if row]),
+        _caption([rows[0] for rows in theirs.values() if rows]),
+        _by_category(metric, shown, evaluation.measures, split, (rows, columns), places, read),
     )
 
 
-def _entry(metric: str, runs: Sequence[Run], read: ReadScores, paper: PaperRow | None) -> Entry:
+def _by_category(
+    metric: str,
+    shown: TableMetric,
+    measures: str,
+    split: dict[str, str],
+    axes: tuple[tuple[str, ...], tuple[str, ...]],
+    places: Mapping[Place, Sequence[Run]],
+    read: ReadScores,
+) -> Table | None:
+    """The table of a metric by category; None where no run that is done has categories."""
+    found = {
+        name
+        for runs in places.values()
+        for run in runs
+        if run.metric
+        for name in run.metric.categories
+    }
+    if not found:
+        return None
+    categories = tuple(sorted(found, key=lambda name: (name == NO_CATEGORY, name)))
+    entries: dict[Place, Entry] = {}
+    for place in product(*axes):
+        for category in categories if place in places else ():
+            runs = [
+                replace(run, metric=run.metric and run.metric.categories.get(category))
+                for run in places[place]
+            ]
+            entries[" → ".join(place), category] = _entry(metric, runs, read, (), category)
+    rows = tuple(dict.fromkeys(row for row, _ in entries))
+    return Table(
+        metric, f"{shown.title}, by category", measures, split, rows, categories, entries, None
+    )
+
+
+def _entry(
+    metric: str,
+    runs: Sequence[Run],
+    read: ReadScores,
+    paper: Sequence[PaperRow],
+    category: str | None = None,
+) -> Entry:
+    """An entry over its runs; with `category`, which the runs' metrics are of, also the interval's answers."""
     coordinates = {k: v for k, v in runs[0].cell.coordinates.items() if k != "seed"}
     metrics = [run.metric for run in runs if run.metric]
-    percents = [metric.percent for metric in metrics if metric.percent is not None]
-    mean, std, low, high = None, None, None, None
-    if len(percents) == len(runs):
-        mean, std = mean_and_std(percents)
+    values = [metric.value for metric in metrics if metric.value is not None]
+    mean, std, over, low, high = None, None, None, None, None
+    if len(values) == len(runs):
+        mean, std = mean_and_std(values)
+        over = None if std is None else "train_seed"
         low, high = metrics[0].ci_low, metrics[0].ci_high
         if len(runs) > 1:
-            low, high = _interval(metric, runs, read)
+            low, high = _interval(metric, runs, read, category)
+        elif metrics[0].std is not None:
+            std, over = metrics[0].std, "decoding_seed"
     return Entry(
         coordinates,
         metric,
@@ -360,14 +455,31 @@ def _entry(metric: str, runs: Sequence[Run], read: ReadScores, paper: PaperRow |
         sum(metric.missing for metric in metrics),
         low,
         high,
-        _published(paper) if paper else None,
+        _published(paper),
+        _scale(runs[0].cell, metric),
+        over,
     )
+
+
+def _scale(cell: GridCell, metric: str) -> Scale:
+    name, _, own = metric.partition("/")
+    return scale_of_metric(cell.config.evaluations[name], own)
 
 
 def _status(runs: Sequence[Run]) -> str:
     """The worst of an entry's runs, and of several how many it befell."""
     words = [_word(run) for run in runs]
-    worst = ("failed", "running", "waiting", "not judged", "no score", "partly scored", "done")
+    worst = (
+        "failed",
+        "blocked",
+        "running",
+        "queued",
+        "waiting",
+        "not judged",
+        "no score",
+        "partly scored",
+        "done",
+    )
     word = next(word for word in worst if word in words)
     many = len(runs) > 1 and word != "done"
     return f"{word} ({words.count(word)} of {len(runs)} seeds)" if many else word
@@ -378,24 +490,32 @@ def _word(run: Run) -> str:
         return run.state.state
     if run.metric is None:
         return "not judged"
-    if run.metric.percent is None:
+    if run.metric.value is None:
         return "no score"
     return "partly scored" if run.metric.missing else "done"
 
 
 def _interval(
-    metric: str, runs: Sequence[Run], read: ReadScores
+    metric: str, runs: Sequence[Run], read: ReadScores, category: str | None
 ) -> tuple[float, float] | tuple[None, None]:
-    hits, units = [], []
+    values, units = [], []
     for run in runs:
         scored = read(run.cell, metric.partition("/")[0])
         if scored is None:
             return None, None
-        for unit, label in scored.values():
-            if label is not None:
-                hits.append(label == _label(run.cell, metric))
-                units.append(unit)
-    return pooled_interval(hits, units)
+        for answer in scored.values():
+            value = _value(answer, _label(run.cell, metric))
+            if value is not None and category in (None, answer.category):
+                values.append(value)
+                units.append(answer.unit)
+    return pooled_interval(values, units, _scale(runs[0].cell, metric))
+
+
+def _value(answer: Answer, what: str) -> float | None:
+    """What an answer counts in a metric: 1 or 0 for a label, the judge's value for a mean; None is missing."""
+    if answer.label is None:
+        return None
+    return answer.value if what == MEAN else float(answer.label == what)
 
 
 def _label(cell: GridCell, metric: str) -> str:
@@ -403,22 +523,19 @@ def _label(cell: GridCell, metric: str) -> str:
     return cell.config.evaluations[name].metrics[own]
 
 
-def _paper_row(
-    cell: GridCell, metric: str, shown: TableMetric, paper: Sequence[PaperRow]
-) -> PaperRow | None:
-    """The paper's number for a place: that of the same templates in the table which the sweep names.
+def _paper_rows(
+    cell: GridCell, metric: str, about: TableMetric, paper: Sequence[PaperRow]
+) -> list[PaperRow]:
+    """The paper's numbers for a place: those of the same templates in the tables which the sweep names.
 
     A model that is not in the paper (the micro model, a new one) is set beside whatever model that table
     is about; one that is in the paper only beside its own numbers. The data set must be the same always.
-    None, too, where more than one number would fit.
+    A table has none, too, where more than one of its numbers would fit.
     """
-    if shown.paper_table is None:
-        return None
     own = cell.coordinates
     kinds = {row["finetune"] for row in paper}
     wanted = {
-        "table": shown.paper_table,
-        "metric": shown.paper_metric or metric,
+        "metric": about.paper_metric or metric,
         "dataset": own["dataset"],
         "finetune": own["finetune"] if own["finetune"] in kinds else "sft",
         "train_template": own["train_template"],
@@ -426,18 +543,53 @@ def _paper_row(
     }
     if own["model"] in {row["model"] for row in paper}:
         wanted["model"] = own["model"]
-    fitting = [row for row in paper if all(row[key] == value for key, value in wanted.items())]
-    return fitting[0] if len(fitting) == 1 else None
+    elif about.paper_model is not None:
+        wanted["model"] = about.paper_model
+    fitting = [
+        row
+        for row in paper
+        if all(row[key] == value for key, value in wanted.items()) and _is_at(row["at"], own)
+    ]
+    named = (about.paper_table, *about.paper_also)
+    tables = [[row for row in fitting if row["table"] == table] for table in named]
+    return [rows[0] for rows in tables if len(rows) == 1]
 
 
-def _published(row: PaperRow) -> Published:
-    scale = 100.0 if row["metric"].endswith("bertscore_f1") else 1.0  # printed between 0 and 1
+def _is_at(at: str, own: Mapping[str, str]) -> bool:
+    name, _, value = at.partition("=")
+    return not at or own.get(name) == value
+
+
+def _published(rows: Sequence[PaperRow]) -> Published | None:
+    """The first table's number, and what others say that differs from it."""
+    if not rows:
+        return None
+    row, *others = rows
     return Published(
-        scale * float(row["mean"]),
-        scale * float(row["std"]) if row["std"] else None,
+        float(row["mean"]),
+        float(row["std"]) if row["std"] else None,
         int(row["n_runs"]) if row["n_runs"] else None,
         row["std_over"] or None,
+        tuple(
+            (_where([other]), float(other["mean"]))
+            for other in others
+            if float(other["mean"]) != float(row["mean"])
+        ),
     )
+
+
+def also(paper: Published, scale: Scale) -> str:
+    """ " (Table 6b: 0.8)": what the paper prints elsewhere, behind its number; empty where it is of one mind."""
+    said = [f"{where}: {shown(mean, scale)}" for where, mean in paper.also]
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def _where(rows: Sequence[PaperRow]) -> str:
+    """Where numbers stand: "Table 6a, 1a", "Figure 3"."""
+    tables = list(dict.fromkeys(row["table"] for row in rows))
+    figures = all(table.startswith("fig") for table in tables)
+    named = ", ".join(table.removeprefix("fig") for table in tables)
+    return f"{'Figure' if figures else 'Table'} {named}"
 
 
 def _caption(rows: Sequence[PaperRow]) -> str | None:
@@ -450,9 +602,7 @@ def _caption(rows: Sequence[PaperRow]) -> str | None:
 
     name, _, metric = rows[0]["metric"].partition("/")
     what = f"{READABLE.get(name, name)} {READABLE.get(metric, metric)}"
-    table = rows[0]["table"]
-    where = f"Figure {table.removeprefix('fig')}" if table.startswith("fig") else f"Table {table}"
-    return f"{named('model')}, {named('dataset')}: {what} ({where})"
+    return f"{named('model')}, {named('dataset')}: {what} ({_where(rows)})"
 
 
 def _contrasts(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple[Contrast, ...]:
@@ -481,7 +631,7 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
     first, second = table.entries[a], table.entries[b]
     labels = " → ".join(a), " → ".join(b)
     nothing = Contrast(
-        table.metric, kind, *labels, table.split, 0, 0, 0, 0, None, None, None, "done"
+        table.metric, kind, *labels, table.split, 0, 0, 0, 0, None, None, None, "done", table.scale
     )
     lacking = [
         f"{which}: {entry.status}"
@@ -495,7 +645,7 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
     ]
     if cells[0].keys() != cells[1].keys():
         return replace(nothing, status="not paired: the seeds are not the same")
-    differences: dict[Any, int] = {}
+    differences: dict[Any, float] = {}
     n = only_a = only_b = left_out = 0
     for seed, cell_a in cells[0].items():
         cell_b = cells[1][seed]
@@ -503,32 +653,32 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
         if in_a is None or in_b is None:
             return replace(nothing, status="not paired: the scores are no longer in the store")
         queries = [c.keys.evaluations[name].generate_parts["queries"] for c in (cell_a, cell_b)]
-        if queries[0] != queries[1] or {i: u for i, (u, _) in in_a.items()} != {
-            i: u for i, (u, _) in in_b.items()
+        if queries[0] != queries[1] or {i: s.unit for i, s in in_a.items()} != {
+            i: s.unit for i, s in in_b.items()
         }:
             return replace(nothing, status="not paired: the queries are not the same")
-        for query, (unit, label_a) in in_a.items():
-            label_b = in_b[query][1]
-            if label_a is None or label_b is None:
+        for query, answer in in_a.items():
+            value_a = _value(answer, _label(cell_a, table.metric))
+            value_b = _value(in_b[query], _label(cell_b, table.metric))
+            if value_a is None or value_b is None:
                 left_out += 1
                 continue
-            hit_a = label_a == _label(cell_a, table.metric)
-            hit_b = label_b == _label(cell_b, table.metric)
             n += 1
-            only_a += hit_a and not hit_b
-            only_b += hit_b and not hit_a
-            differences[unit] = differences.get(unit, 0) + hit_b - hit_a
+            only_a += value_a > value_b
+            only_b += value_b > value_a
+            differences[answer.unit] = differences.get(answer.unit, 0.0) + value_b - value_a
     if n == 0:
         return replace(nothing, status="no query has a score in both")
+    whole = all(difference.is_integer() for difference in differences.values())
+    said = [f"partly scored ({left_out} of {n + left_out} queries left out)"] if left_out else []
+    said += [] if whole else ["no test: values that are not whole numbers"]
     return replace(
         nothing,
         n=n,
         units=len(differences),
         only_a=only_a,
         only_b=only_b,
-        difference=100 * (only_b - only_a) / n,
-        p=sign_flip(list(differences.values())),
-        status=f"partly scored ({left_out} of {n + left_out} queries left out)"
-        if left_out
-        else "done",
+        difference=(100 if table.scale is None else 1) * fsum(differences.values()) / n,
+        p=sign_flip([int(d) for d in differences.values()]) if whole else None,
+        status="; ".join(said) or "done",
     )

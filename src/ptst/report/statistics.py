@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from math import fsum, sqrt
 
-from ptst.metrics import effective_n, wilson
+from ptst.metrics import Scale, effective_n, mean_interval, wilson
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -16,16 +16,22 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, sqrt(fsum((value - mean) ** 2 for value in values) / len(values))
 
 
-def pooled_interval(hits: Sequence[bool], units: Sequence[Hashable]) -> tuple[float, float]:
-    """Wilson's 95 % interval for the share of hits, pooled over seeds; percent.
+def pooled_interval(
+    values: Sequence[float], units: Sequence[Hashable], scale: Scale = None
+) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a number pooled over seeds: Wilson's for a share, in percent; Student's for a mean.
 
     A query has the same unit under every seed, so that the same queries asked of three fine-tunings
     count as at most that many independent trials (`ptst.metrics.effective_n`), not as three times as many.
 
     Args:
-        hits: one per query and seed; at least one.
+        values: one per query and seed, at least one: for a share whether it is a hit.
         units: the unit of each.
+        scale: of a mean's values; None for a share.
     """
+    if scale is not None:
+        return mean_interval(values, units, scale)
+    hits = [bool(value) for value in values]
     by_unit: dict[Hashable, list[bool]] = {}
     for hit, unit in zip(hits, units, strict=True):
         by_unit.setdefault(unit, []).append(hit)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ptst.report.results import Contrast, Entry, Published, Results, Table
+from ptst.metrics import Scale, decimals, scale_in_words, shown
+from ptst.report.results import Contrast, Entry, Published, Results, Table, also
+from ptst.sweep.status import STATES
 
 PAPER_COLUMNS = (
     "table",
@@ -31,7 +34,7 @@ PAPER_COLUMNS = (
     "std_over",
 )
 """The columns of sweeps/paper/tables.csv."""
-OUR_COLUMNS = ("n", "ci_low", "ci_high", "status", "paper_mean", "paper_std")
+OUR_COLUMNS = ("n", "ci_low", "ci_high", "status", "paper_mean", "paper_std", "paper_also")
 
 SEEDS = {"train_seed": "training seeds", "decoding_seed": "sampling seeds"}
 
@@ -42,19 +45,25 @@ TEST_NOTE = (
     "one seed; it speaks about queries, of these fine-tunings. Holm: corrected for all contrasts of the "
     "sweep."
 )
+MEAN_NOTE = (
+    " Of a mean, “only a” counts queries with the higher value in a; it has a test where all values are whole "
+    "numbers."
+)
 
 
 def markdown(results: Results) -> str:
     """table.md: a section for every table, then the contrasts with their tests."""
     parts = [f"# {_title(results)}", *_state_lines(results)]
     for table in results.tables:
-        head = [f"{_axis(results, 'rows')} \\ {_axis(results, 'columns')}"]
+        head = [_corner(results)]
         head += [_name_of(table, 1, column) for column in table.columns]
         lines = [head, ["---", *["---:"] * len(table.columns)]]
         for row in table.rows:
             shown = [_markdown_place(table, table.entries.get((row, c))) for c in table.columns]
             lines.append([_name_of(table, 0, row), *shown])
         parts += [f"## {_heading(table)}", _markdown_table(lines), " ".join(_about(table))]
+        if table.by_category:
+            parts += _markdown_categories(table.by_category)
     if results.contrasts:
         parts += ["## Contrasts: b against a, on the same queries"]
         for table in results.tables:
@@ -63,24 +72,34 @@ def markdown(results: Results) -> str:
                     ["", "a (train → test)", "b (train → test)", "n", "units", "only a", "only b"],
                     ["---"] * 3 + ["---:"] * 4,
                 ]
-                lines[0] += ["b − a, points", "p", "p (Holm)"]
+                points = ", points" if table.scale is None else ""
+                lines[0] += [f"b − a{points}", "p", "p (Holm)"]
                 lines[1] += ["---:"] * 3
                 lines += [[c.kind, c.a, c.b, *_figures(c)] for c in chosen]
                 parts += [f"### {_heading(table)}", _markdown_table(lines)]
-        parts.append(TEST_NOTE)
+        parts.append(_test_note(results))
     if results.grid.scale == "micro":
         parts.append(f"Ours are numbers of the micro world. {MICRO_NOTE}")
     return "\n\n".join(parts) + "\n"
 
 
+def _markdown_categories(table: Table) -> list[str]:
+    lines = [["", *table.columns], ["---", *["---:"] * len(table.columns)]]
+    for row in table.rows:
+        places = [_markdown_place(table, table.entries.get((row, c))) for c in table.columns]
+        lines.append([row, *places])
+    return [f"### {_heading(table)}", _markdown_table(lines), " ".join(_about(table))]
+
+
 def _markdown_place(table: Table, entry: Entry | None) -> str:
     if entry is None:
         return ""
-    paper = f"; paper {_spread_of(entry.paper)}" if entry.paper else ""
+    paper = f"; paper {_spread_of(entry.paper, entry.scale)}" if entry.paper else ""
     if entry.mean is None:
         return f"*{entry.status}*{paper}"
-    spread = _spread(entry, 1)
-    return f"{entry.mean:.1f}{f' {spread}' if spread else ''}{_n_note(table, entry)}{paper}"
+    spread = _spread(entry)
+    number = shown(entry.mean, entry.scale)
+    return f"{number}{f' {spread}' if spread else ''}{_n_note(table, entry)}{paper}"
 
 
 def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
@@ -92,16 +111,19 @@ def latex(results: Results) -> str:
     r"""table.tex: one table environment each; needs \usepackage{booktabs} and nothing else."""
     parts = [f"% {_title(results)}: {results.grid.name}. Needs \\usepackage{{booktabs}}."]
     parts += [f"% {line}" for line in _state_lines(results)]
-    parts += [_latex_table(results, table) for table in results.tables]
+    for table in results.tables:
+        parts.append(_latex_table(table, _corner(results)))
+        if table.by_category:
+            parts.append(_latex_table(table.by_category, ""))
     if results.contrasts:
         parts.append(_latex_contrasts(results))
     return "\n\n".join(parts) + "\n"
 
 
-def _latex_table(results: Results, table: Table) -> str:
+def _latex_table(table: Table, axes: str) -> str:
     both = table.paper is not None
     step = 2 if both else 1
-    corner = _tex(f"{_axis(results, 'rows')} \\ {_axis(results, 'columns')}")
+    corner = _tex(axes)
     names = [_tex(_name_of(table, 1, column)) for column in table.columns]
     if both:
         head = [" & ".join([corner, *(f"\\multicolumn{{2}}{{c}}{{{name}}}" for name in names)])]
@@ -146,12 +168,14 @@ def _latex_place(table: Table, entry: Entry | None) -> tuple[tuple[str, str], tu
     if entry is None:
         return ("", ""), ("", "")
     paper = entry.paper
-    theirs = ("--", "") if paper is None else (f"{paper.mean:.1f}", _tex(_std(paper.std)))
+    theirs = ("--", "")
+    if paper is not None:
+        theirs = shown(paper.mean, entry.scale), _tex(_std(paper.std, entry.scale))
     if entry.mean is None:
         word, _, seeds = entry.status.partition(" (")
         return (f"\\emph{{{_tex(word)}}}", f"({_tex(seeds)}" if seeds else ""), theirs
     note = "*" if entry.missing else _n_note(table, entry)
-    return (f"{entry.mean:.1f}", _tex(f"{_spread(entry, 0)}{note}")), theirs
+    return (shown(entry.mean, entry.scale), _tex(f"{_spread(entry, short=True)}{note}")), theirs
 
 
 def _latex_contrasts(results: Results) -> str:
@@ -161,7 +185,7 @@ def _latex_contrasts(results: Results) -> str:
             body.append(f"\\midrule \\multicolumn{{8}}{{l}}{{{_tex(_heading(table))}}} \\\\")
             for contrast in chosen:
                 ends = f"{_tex(contrast.a)} & {_tex(contrast.b)}"
-                if contrast.p is None:
+                if contrast.difference is None:
                     body.append(f"{ends} & \\multicolumn{{6}}{{r}}{{{_tex(contrast.status)}}} \\\\")
                 else:
                     n, _, *figures = map(_tex, _figures(contrast))
@@ -170,7 +194,7 @@ def _latex_contrasts(results: Results) -> str:
         [
             "\\begin{table}",
             "\\centering\\scriptsize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
-            f"\\caption{{{_tex('Contrasts (train → test): b against a, on the same queries. ' + TEST_NOTE)}}}",
+            f"\\caption{{{_tex('Contrasts (train → test): b against a, on the same queries. ' + _test_note(results))}}}",
             "\\begin{tabular}{llrrrrrr}",
             "\\toprule",
             "a & b & $n$ & only a & only b & $b-a$ & $p$ & Holm \\\\",
@@ -207,53 +231,79 @@ def _tex(text: str) -> str:
 def tidy_csv(results: Results) -> str:
     """table.csv: a row for every entry, in the columns of sweeps/paper/tables.csv and some more.
 
-    After the paper's columns stand n, ci_low, ci_high, status, paper_mean, paper_std, and the other
-    coordinates that the sweep varies. Percent with two decimals; empty where there is no number.
+    After the paper's columns stand n, ci_low, ci_high, status, paper_mean, paper_std, paper_also (what
+    another of its tables says: "Table 6b 0.75"), and the other coordinates that the sweep varies. Percent with two decimals, a mean with four; empty where there is no
+    number.
     """
-    tables: dict[tuple[str, ...], Entry] = {}
+    return _csv(results, {"": results.tables})
+
+
+def category_csv(results: Results) -> str | None:
+    """categories.csv: as table.csv, with a row for every entry and category; None where there are none."""
+    by_category: dict[str, list[Table]] = {}
     for table in results.tables:
-        for row in table.rows:
-            for column in table.columns:
-                entry = table.entries.get((row, column))
-                if entry:  # the untouched model may stand in many tables: once here
-                    key = (entry.metric, *map(str, sorted(entry.coordinates.items())))
-                    tables.setdefault(key, entry)
+        if whole := table.by_category:
+            for category in whole.columns:
+                by_category.setdefault(category, []).append(replace(whole, columns=(category,)))
+    return _csv(results, by_category) if by_category else None
+
+
+def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
+    """The entries of these tables, by category (an empty one: of all queries)."""
+    entries: dict[tuple[str, ...], tuple[str, Entry]] = {}
+    for category, of_category in tables.items():
+        for table in of_category:
+            for row in table.rows:
+                for column in table.columns:
+                    entry = table.entries.get((row, column))
+                    if entry:  # the untouched model may stand in many tables: once here
+                        own = map(str, sorted(entry.coordinates.items()))
+                        entries.setdefault((category, entry.metric, *own), (category, entry))
     others = dict.fromkeys(
-        key for entry in tables.values() for key in entry.coordinates if key not in PAPER_COLUMNS
+        key
+        for _, entry in entries.values()
+        for key in entry.coordinates
+        if key not in PAPER_COLUMNS
     )
+    named = [] if "" in tables else ["category"]
     text = io.StringIO()
     writer = csv.DictWriter(
-        text, [*PAPER_COLUMNS, *OUR_COLUMNS, *others], restval="", lineterminator="\n"
+        text, [*PAPER_COLUMNS, *OUR_COLUMNS, *named, *others], restval="", lineterminator="\n"
     )
     writer.writeheader()
     metrics = results.grid.sweep.metrics
-    for entry in tables.values():
-        shown = metrics.get(entry.metric)
+    for category, entry in entries.values():
+        table_metric = metrics.get(entry.metric)
         paper = entry.paper
+        there = sum(run.metric is not None for run in entry.runs)
+        figures = {
+            "mean": entry.mean,
+            "std": entry.std,
+            "ci_low": entry.ci_low,
+            "ci_high": entry.ci_high,
+            "paper_mean": paper.mean if paper else None,
+            "paper_std": paper.std if paper else None,
+        }
+        digits = 2 if entry.scale is None else 4
         writer.writerow(
             {
                 **entry.coordinates,
-                "table": shown.paper_table
-                if shown and shown.paper_table
+                **({"category": category} if named else {}),
+                **{k: "" if v is None else f"{v:.{digits}f}" for k, v in figures.items()},
+                "table": table_metric.paper_table
+                if table_metric and table_metric.paper_table
                 else results.grid.sweep.name,
                 "metric": entry.metric,
-                "mean": _decimals(entry.mean),
-                "std": _decimals(entry.std),
-                "n_runs": sum(run.metric is not None for run in entry.runs),
-                "std_over": "train_seed" if entry.std is not None else "",
+                "n_runs": entry.repeats if entry.std_over else there,
+                "std_over": entry.std_over or "",
                 "n": entry.n,
-                "ci_low": _decimals(entry.ci_low),
-                "ci_high": _decimals(entry.ci_high),
                 "status": entry.status,
-                "paper_mean": _decimals(paper.mean) if paper else "",
-                "paper_std": _decimals(paper.std) if paper else "",
+                "paper_also": "; ".join(
+                    f"{where} {mean:.{digits}f}" for where, mean in (paper.also if paper else ())
+                ),
             }
         )
     return text.getvalue()
-
-
-def _decimals(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def show(results: Results, out: Console) -> None:
@@ -270,7 +320,7 @@ def show(results: Results, out: Console) -> None:
             out.print(Text(f"{_heading(table)}: b against a, on the same queries", "bold"))
             out.print(_terminal_contrasts(chosen))
     if results.contrasts:
-        out.print(Text(TEST_NOTE, "dim"))
+        out.print(Text(_test_note(results), "dim"))
     out.print()
     for line in _state_lines(results):
         out.print(Text(line, "yellow"))
@@ -280,7 +330,7 @@ def show(results: Results, out: Console) -> None:
 
 def _terminal_tables(results: Results, table: Table, width: int) -> list[RichTable]:
     """The table, in two lines a place if that fits, else in three; in pieces if that does not either."""
-    corner = f"{_axis(results, 'rows')} \\\n{_axis(results, 'columns')}"
+    corner = _corner(results).replace("\\ ", "\\\n")
     rows = [_name_of(table, 0, row).replace("no fine", "no\nfine") for row in table.rows]
     for break_names_from, between in ((13, " "), (10, "\n")):
         firsts = [_broken(row, 13) for row in rows]
@@ -321,12 +371,13 @@ def _terminal_place(entry: Entry | None, between: str) -> Text:
     if entry.mean is None:
         text = Text(entry.status.replace(" (", "\n(").replace(" seeds)", ")"), "red")
     else:
-        spread = _spread(entry, 0) if entry.std is None else _spread(entry, 1)
-        text = Text(f"{entry.mean:.1f}{between if spread else ''}{spread}")
+        spread = _spread(entry, short=True)
+        text = Text(f"{shown(entry.mean, entry.scale)}{between if spread else ''}{spread}")
         if entry.missing:
             text.append(f"\n{entry.n} of {entry.n + entry.missing}", "yellow")
     if entry.paper:
-        text.append(f"\npaper {entry.paper.mean:.1f}", "dim")
+        text.append(f"\npaper {shown(entry.paper.mean, entry.scale)}", "dim")
+        text.append(also(entry.paper, entry.scale), "dim")
     return text
 
 
@@ -342,7 +393,7 @@ def _terminal_contrasts(contrasts: Sequence[Contrast]) -> RichTable:
             kind = contrast.kind
             grid.add_row(Text(kind, "italic"))
         ends = Text(contrast.a), Text(contrast.b)
-        if contrast.p is None:
+        if contrast.difference is None:
             ends[1].append(f"\n{contrast.status}", "yellow")
             grid.add_row(*ends)
         else:
@@ -369,9 +420,10 @@ def _heading(table: Table) -> str:
     return f"{table.title} ({split})" if split else table.title
 
 
-def _axis(results: Results, side: str) -> str:
-    name: str = getattr(results.grid.sweep, side)
-    return name.removesuffix("_template")
+def _corner(results: Results) -> str:
+    """What rows and columns are: "train \\ test"."""
+    sweep = results.grid.sweep
+    return f"{sweep.rows.removesuffix('_template')} \\ {sweep.columns.removesuffix('_template')}"
 
 
 def _name_of(table: Table, side: int, value: str) -> str:
@@ -384,25 +436,26 @@ def _name_of(table: Table, side: int, value: str) -> str:
     return "no fine-tuning" if value == "none" and untouched else value
 
 
-def _spread(entry: Entry, decimals: int) -> str:
-    """ "± 1.2" over seeds, or "(12.3–25.0)" of a single one."""
+def _spread(entry: Entry, short: bool = False) -> str:
+    """ "± 1.2" over seeds, or the interval of a single one: "(12.3–25.0)", `short` "(12–25)"."""
     if entry.std is not None:
-        return f"± {entry.std:.1f}"
+        return _std(entry.std, entry.scale)
     if entry.ci_low is None or entry.ci_high is None:
         return ""
-    return f"({entry.ci_low:.{decimals}f}–{entry.ci_high:.{decimals}f})"
+    digits = decimals(entry.scale) - (1 if short else 0)
+    return f"({entry.ci_low:.{digits}f}–{entry.ci_high:.{digits}f})"
 
 
-def _std(std: float | None) -> str:
-    return "" if std is None else f"± {std:.1f}"
+def _std(std: float | None, scale: Scale) -> str:
+    return "" if std is None else f"± {shown(std, scale)}"
 
 
-def _spread_of(paper: Published) -> str:
-    return f"{paper.mean:.1f} {_std(paper.std)}".strip()
+def _spread_of(paper: Published, scale: Scale) -> str:
+    return f"{shown(paper.mean, scale)} {_std(paper.std, scale)}".strip() + also(paper, scale)
 
 
 def _n_of(table: Table) -> int | None:
-    """How many queries every run of a table was asked; None where that differs."""
+    """How many answers every run of a table gave; None where that differs."""
     metrics = [run.metric for entry in table.entries.values() for run in entry.runs if run.metric]
     asked = {metric.n + metric.missing for metric in metrics}
     return asked.pop() if len(asked) == 1 else None
@@ -423,21 +476,24 @@ def _about(table: Table) -> list[str]:
         ", ".join(dict.fromkeys(e.coordinates[k] for e in entries)) for k in ("model", "dataset")
     )
     kinds = []
-    if counts := sorted({len(entry.runs) for entry in numbers if entry.std is not None}):
-        kinds.append(f"mean ± standard deviation of {' or '.join(map(str, counts))} seeds")
+    evaluation = entries[0].runs[0].cell.config.evaluations[table.metric.partition("/")[0]]
+    for over, seeds in (("train_seed", "seeds"), ("decoding_seed", "sampling seeds")):
+        if counts := sorted({entry.repeats for entry in numbers if entry.std_over == over}):
+            kinds.append(f"mean ± standard deviation of {' or '.join(map(str, counts))} {seeds}")
     if any(entry.std is None for entry in numbers):
-        cell = entries[0].runs[0].cell
-        unit = cell.config.evaluations[table.metric.partition("/")[0]].unit
-        kinds.append(f"one run (95 % interval: Wilson, by {unit or 'query'})")
-    said = [f"Percent. Ours: {models}, {data}", *([", or ".join(kinds)] if kinds else [])]
+        interval = "Wilson" if table.scale is None else "Student's t"
+        kinds.append(f"one run (95 % interval: {interval}, by {evaluation.unit or 'query'})")
+    words = scale_in_words(table.scale).capitalize()
+    said = [f"{words}. Ours: {models}, {data}", *([", or ".join(kinds)] if kinds else [])]
     n = _n_of(table)
     if n is not None:
-        said.append(f"n = {n} queries a run")
+        asked = "queries" if evaluation.decoding.samples == 1 else "answers"
+        said.append(f"n = {n} {asked} a run")
     ours = f"{'; '.join(said)}."
     if table.paper is None:
-        return [ours]
+        return [ours, *table.audit]
     theirs = sorted({_runs_of(entry.paper) for entry in entries if entry.paper})
-    return [ours, f"Paper: {table.paper}; {'; '.join(theirs)}."]
+    return [ours, f"Paper: {table.paper}; {'; '.join(theirs)}.", *table.audit]
 
 
 def _runs_of(paper: Published) -> str:
@@ -451,16 +507,23 @@ def _contrasts_of(results: Results, table: Table) -> list[Contrast]:
     return [c for c in results.contrasts if (c.metric, c.split) == (table.metric, table.split)]
 
 
+def _test_note(results: Results) -> str:
+    means = any(contrast.scale is not None for contrast in results.contrasts)
+    return TEST_NOTE + (MEAN_NOTE if means else "")
+
+
 def _figures(contrast: Contrast) -> list[str]:
-    """n, units, only a, only b, difference, p, Holm's p; the status where there is no p."""
-    if contrast.p is None or contrast.p_holm is None or contrast.difference is None:
+    """n, units, only a, only b, difference, p, Holm's p; the status where there is no difference."""
+    if contrast.difference is None:
         return ["", "", "", "", contrast.status, "", ""]
-    difference = f"{contrast.difference:+.1f}".replace("-", "−") if contrast.difference else "0.0"
+    difference = shown(contrast.difference, contrast.scale, signed=bool(contrast.difference))
     counts = (contrast.n, contrast.units, contrast.only_a, contrast.only_b)
     return [*map(str, counts), difference, _p(contrast.p), _p(contrast.p_holm)]
 
 
-def _p(p: float) -> str:
+def _p(p: float | None) -> str:
+    if p is None:
+        return "no test"
     if p >= 0.001:
         return f"{p:.3f}"
     return f"{p:.1e}" if p > 0 else "<1e-300"
@@ -471,7 +534,5 @@ def _state_lines(results: Results) -> list[str]:
     counts = Counter(results.states[cell.keys.cell].state for cell in results.grid.distinct)
     if set(counts) <= {"done"}:
         return []
-    said = ", ".join(
-        f"{counts[s]} {s}" for s in ("done", "running", "failed", "waiting") if counts[s]
-    )
+    said = ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s])
     return [f"Not complete: of {counts.total()} cells {said} (ptst status tells more)."]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ptst.config import ROOT
-from ptst.report.results import Results
+from ptst.report.results import PAPER, Results
 from ptst.store import Store, fingerprint, key_of, read_json, write_atomic, write_bytes, write_json
 
 
 def write_report(results: Results, store: Store) -> Path:
-    """Write table.md, table.tex, table.csv, the pictures and index.html.
+    """Write table.md, table.tex, table.csv, categories.csv where there are any, the pictures and index.html.
 
     Returns:
         The report's folder.
@@ -27,14 +26,15 @@ def write_report(results: Results, store: Store) -> Path:
             ],
             "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
             "code": [fingerprint(file) for file in sorted(here.glob("*.[pj]*"))],
-            "paper": fingerprint(ROOT / "sweeps" / "paper" / "tables.csv"),
+            "audit": [table.audit for table in results.tables],
+            "paper": fingerprint(PAPER),
         }
     )
     if _is_there(folder, key):
         return folder
     from ptst.report.page import page
     from ptst.report.pictures import draw_all
-    from ptst.report.tables import latex, markdown, tidy_csv
+    from ptst.report.tables import category_csv, latex, markdown, tidy_csv
 
     (folder / "report.json").unlink(missing_ok=True)
     pictures = draw_all(results, store)
@@ -50,6 +50,11 @@ def write_report(results: Results, store: Store) -> Path:
         "table.csv": tidy_csv(results),
         "index.html": page(results, store, pictures),
     }
+    by_category = category_csv(results)
+    if by_category is None:
+        (folder / "categories.csv").unlink(missing_ok=True)
+    else:
+        texts["categories.csv"] = by_category
     for name, text in texts.items():
         write_atomic(folder / name, text)
     write_json(folder / "report.json", {"key": key, "files": sorted([*texts, *pictures])})

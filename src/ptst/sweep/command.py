@@ -14,9 +14,10 @@ from ptst.config import CONF, register
 from ptst.errors import PtstError
 from ptst.progress import say
 from ptst.store import Store
-from ptst.sweep.gpus import take_gpu, visible_gpus
+from ptst.sweep.gpus import take_gpus, visible_gpus
 from ptst.sweep.grid import Grid, expand
-from ptst.sweep.run import failures, freeze, is_done, jobs_left, numbers_of, run_job
+from ptst.sweep.live import live
+from ptst.sweep.run import devices_of, failures, freeze, is_done, jobs_left, numbers_of, run_job
 from ptst.sweep.status import states_of
 
 Launch = Callable[[Path, Sequence[Sequence[int]]], None]
@@ -54,8 +55,9 @@ def multirun(overrides: Sequence[str]) -> int:
 
 def task(job: Any) -> None:
     """What a launcher runs, perhaps in a process of its own: a job of the sweeper (`file`, `cells`)."""
-    take_gpu(visible_gpus())
-    run_job(Path(job.file), numbers_of(job.cells))
+    file, numbers = Path(job.file), numbers_of(job.cells)
+    take_gpus(visible_gpus(), devices_of(file, numbers))
+    run_job(file, numbers)
 
 
 class FrozenLoader:
@@ -82,12 +84,7 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
         How many cells are not done at the end.
     """
     started = time.monotonic()
-    grid = expand(arguments)
-    store = Store(Path(grid.store).expanduser())
-    for cell in grid.distinct:
-        if not cell.problem:
-            check_cell(cell.config)
-    freeze(grid)
+    grid, store = frozen_grid(arguments)
     jobs = jobs_left(grid, store)
     cells = len(grid.distinct)
     left = sum(map(len, jobs))
@@ -96,7 +93,9 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
         f"{grid.name}: {cells} cells of {len(tuned)} fine-tunings, {cells - left} done, "
         f"{left} to run in {len(jobs)} jobs",
     )
-    _launch_all(grid, store, jobs, launch)
+    if jobs:
+        with live(grid, store):
+            _launch_all(grid, store, jobs, launch)
     undone = list(failures(grid, store))
     for cell, reason, log in undone:
         where = f"\n    the whole error: {log}" if log else ""
@@ -108,6 +107,20 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
         f"{time.monotonic() - started:.0f} s; store: {grid.store}",
     )
     return len(undone)
+
+
+def frozen_grid(arguments: Sequence[str]) -> tuple[Grid, Store]:
+    """Expand and check a grid, and freeze it in its store.
+
+    Raises:
+        PtstError: something is wrong with it; nothing was written.
+    """
+    grid = expand(arguments)
+    for cell in grid.distinct:
+        if not cell.problem:
+            check_cell(cell.config)
+    freeze(grid)
+    return grid, Store(Path(grid.store).expanduser())
 
 
 def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch) -> None:

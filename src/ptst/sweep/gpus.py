@@ -1,4 +1,4 @@
-"""One GPU per process: what several local processes of one sweep (hydra/launcher=joblib) need."""
+"""GPUs of a process's own: what several local processes of one sweep (hydra/launcher=joblib) need."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ def visible_gpus() -> list[str]:
     return listed.stdout.split()
 
 
-def take_gpu(gpus: Sequence[str], locks: Path | None = None) -> str | None:
-    """Take one GPU for as long as this process lives, and hide the others from it.
+def take_gpus(gpus: Sequence[str], count: int = 1, locks: Path | None = None) -> list[str]:
+    """Take GPUs for as long as this process lives, and hide the others from it.
 
-    To be called before CUDA is used. Where all are taken, the process shares: it keeps seeing all of them.
+    To be called before CUDA is used. Where too few are free, the process shares: it keeps seeing all of them.
 
     Args:
-        gpus: ids, as from `visible_gpus`. With one or none there is nothing to choose.
+        gpus: ids, as from `visible_gpus`. With no more than `count` there is nothing to choose.
         locks: folder of the locks; the machine's temporary one.
     """
-    if len(gpus) < 2:
-        return None
+    if len(gpus) <= count:
+        return []
     import fcntl
 
+    taken: dict[str, int] = {}
     for gpu in gpus:
         name = f"ptst-gpu-{os.getuid()}-{gpu.replace('/', '-')}.lock"
         path = (locks or Path(tempfile.gettempdir())) / name
@@ -43,7 +44,10 @@ def take_gpu(gpus: Sequence[str], locks: Path | None = None) -> str | None:
         except OSError:
             os.close(descriptor)
             continue
-        # Never closed: the lock goes when the process goes.
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-        return gpu
-    return None
+        taken[gpu] = descriptor  # not closed if it is kept: the lock goes when the process goes
+        if len(taken) == count:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+            return list(taken)
+    for descriptor in taken.values():
+        os.close(descriptor)
+    return []

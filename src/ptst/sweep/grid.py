@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import ptst.config
-from ptst.config import CONF, ROOT, Config, Sweep, compose, compose_many, thawed
+from ptst.config import CONF, ROOT, Config, Sweep, compose, compose_many, explain, left_out, thawed
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.keys import CellKeys, cell_keys
+from ptst.progress import say
 from ptst.store import fingerprint, key_of, read_jsonl
 
 BASICS = ("model", "dataset", "finetune")
@@ -37,7 +38,14 @@ Axes = dict[str, list[str]]
 FROZEN_FORMAT = 1
 """Of the lines of a frozen grid (ptst.sweep.run.freeze)."""
 
-FINETUNING_ONLY = ("seed", "finetune", "template@train_template", "train_template")
+FINETUNING_ONLY = (
+    "seed",
+    "finetune",
+    "template@train_template",
+    "train_template",
+    "dataset.n",
+    "dataset.draw_seed",
+)
 """What does not count where nothing is fine-tuned, with all keys below it."""
 
 
@@ -111,6 +119,7 @@ def expand(overrides: Sequence[str]) -> Grid:
     base = compose(fixed, check=False)  # a default may be wrong where an axis gives the value
     sweep = base.sweep or Sweep(name=_name_of(axes, fixed))
     file = _file_of(fixed)
+    ours = _of_scale(sweep, base.scale.name, fixed, axes, file)
     points: list[tuple[str, ...]] = []
     # All of them first: a fixed value may turn out to be an axis, for every grid.
     for number, grid in enumerate(sweep.grids):
@@ -123,9 +132,10 @@ def expand(overrides: Sequence[str]) -> Grid:
         merged = {**own, **axes}
         points += _product(merged)
         if sweep.no_finetuning:
-            kept = {key: values for key, values in merged.items() if not _finetuning_only(key)}
+            kept = {key: values for key, values in merged.items() if not finetuning_only(key)}
             points += [("finetune=none", *point) for point in _product(kept)]
     points = list(dict.fromkeys(points))
+    fixed = [*ours, *fixed]
     _check_layout(sweep, file)
     name = f"{sweep.name}-{base.scale.name}"
     key = _composition_key(fixed, points)
@@ -147,7 +157,9 @@ def expand(overrides: Sequence[str]) -> Grid:
         cells.append(GridCell(point, _coordinates(point, config), config, keys, problem))
     if cells and all(cell.problem for cell in cells):
         raise ConfigError(f"no cell can be run: {cells[0].problem}")
-    _check_metrics(sweep, cells, file)
+    for line in left_out(cell.config for cell in cells):
+        say(line)
+    _check_metrics(sweep, base.scale.name, cells, file)
     tuned = [cell for cell in cells if cell.coordinates["finetune"] != "none"]
     varies = tuple(key for key in BASICS if len({c.coordinates[key] for c in tuned}) > 1)
     cells = [replace(cell, varies=varies) for cell in _unique(cells, file)]
@@ -161,13 +173,23 @@ def _composition_key(fixed: Sequence[str], points: Sequence[tuple[str, ...]]) ->
             "format": FROZEN_FORMAT,
             "overrides": [list(fixed), [list(point) for point in points]],
             "conf": fingerprint(CONF),
-            "sweeps": [fingerprint(path) for path in sorted((ROOT / "sweeps").glob("*.yaml"))],
+            "sweeps": [fingerprint(path) for path in _sweep_files(fixed)],
             "schema": fingerprint(Path(ptst.config.__file__)),
             "versions": [version("hydra-core"), version("omegaconf")],
             # Resolvers (${oc.env:...}) read the world outside; what they gave is not to be reused.
             "once": time.time_ns() if _has_resolvers([*fixed, *sum(points, ())]) else None,
         }
     )
+
+
+def _sweep_files(fixed: Sequence[str]) -> list[Path]:
+    """The sweep's file; all of them where it is composed of others."""
+    folder = ROOT / "sweeps"
+    names = [text.partition("=")[2] for text in fixed if text.lstrip("+").startswith("sweeps=")]
+    own = [path for name in names if (path := folder / f"{name}.yaml").is_file()]
+    if any("defaults:" in path.read_text(encoding="utf-8") for path in own):
+        return sorted(folder.glob("*.yaml"))
+    return own
 
 
 def _has_resolvers(overrides: Sequence[str]) -> bool:
@@ -211,8 +233,10 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], Axes]:
             else:
                 fixed.append(text)
         except (HydraException, ConfigCompositionException) as error:
-            reason = "name the values; glob() is not for sweeps" if "glob(" in text else error
-            raise ConfigError(f"{text!r} is not an override: {reason}") from error
+            if "glob(" in text:
+                reason = "name the values; glob() is not for sweeps"
+                raise ConfigError(f"{text!r} is not an override: {reason}") from error
+            raise ConfigError(explain(error)) from error
         bare = key.lstrip("+~")
         if bare in seen:
             raise ConfigError(f"{bare} is given twice: {seen[bare]} and {text}.")
@@ -257,8 +281,45 @@ def _product(axes: Axes) -> list[tuple[str, ...]]:
     return list(product(*choices))
 
 
-def _finetuning_only(key: str) -> bool:
-    return key.split(".")[0] in FINETUNING_ONLY
+def finetuning_only(key: str) -> bool:
+    """Whether an override's key, or a coordinate, means nothing where nothing is fine-tuned."""
+    return any(key == own or key.startswith(f"{own}.") for own in FINETUNING_ONLY)
+
+
+def _of_scale(sweep: Sweep, scale: str, fixed: list[str], axes: Axes, file: str) -> list[str]:
+    """What the sweep sets at this scale and the command line does not.
+
+    A setting of an evaluation that the command line leaves out goes with it.
+
+    Raises:
+        ConfigError: the sweep does not run at this scale.
+    """
+    if not sweep.scales:
+        return []
+    if scale not in sweep.scales:
+        others = " or ".join(f"scale={name}" for name in sweep.scales)
+        raise ConfigError(f"{file} does not run at scale={scale}, but at {others}.")
+    where = f"{file}: scales.{scale}"
+    given = {text.partition("=")[0].lstrip("+~") for text in fixed} | set(axes)
+    own = {
+        key: f"{key}={_spelled(value, f'{where}.{key}')}"
+        for key, value in sweep.scales[scale].items()
+        if key not in given
+    }
+    for key in own:
+        _check_axis(key, f"{where}: {key}")
+    if not given & {"evaluation", "evaluation@task"}:
+        return list(own.values())
+    chosen = compose(fixed, check=False)
+    left = {
+        **({"evaluation": chosen.evaluation} if "evaluation" in given else {}),
+        **({"task": chosen.task} if "evaluation@task" in given else {}),
+    }
+    return [
+        text
+        for key, text in own.items()
+        if (path := key.split("."))[0] not in left or path[1] in left[path[0]]
+    ]
 
 
 def _check_fixed(grid: Mapping[str, Any], fixed: list[str], axes: Axes, where: str) -> None:
@@ -295,13 +356,13 @@ def _check_layout(sweep: Sweep, file: str) -> None:
             )
 
 
-def _check_metrics(sweep: Sweep, cells: Sequence[GridCell], file: str) -> None:
+def _check_metrics(sweep: Sweep, scale: str, cells: Sequence[GridCell], file: str) -> None:
     known: dict[str, set[str]] = {}
     for cell in cells:
         for name, evaluation in cell.config.evaluations.items():
-            known.setdefault(name, set()).update(evaluation.metrics)
+            known.setdefault(name, set()).update(evaluation.metrics, evaluation.left_out)
     there = {path.stem for path in (CONF / "evaluation").glob("*.yaml")}
-    for metric in sweep.metrics:
+    for metric, shown in sweep.metrics.items():
         evaluation_name, _, name = metric.partition("/")
         metrics = known.get(evaluation_name)
         if metrics is None and evaluation_name not in there:
@@ -309,7 +370,8 @@ def _check_metrics(sweep: Sweep, cells: Sequence[GridCell], file: str) -> None:
                 f"{file}: sweep.metrics: there is no evaluation {evaluation_name!r}; the evaluations "
                 f"are: {', '.join(sorted(there))}."
             )
-        if metrics is not None and name not in metrics:
+        elsewhere = shown.scale is not None and shown.scale != scale
+        if metrics is not None and name not in metrics and not elsewhere:
             raise ConfigError(
                 f"{file}: sweep.metrics: evaluation {evaluation_name} reports no {name!r}, but: "
                 f"{', '.join(sorted(metrics))}."
@@ -337,7 +399,7 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
     for key, value in varied.items():
         group, _, mount = key.rpartition("@")
         known = (mount or group) in coordinates or key == "seed"
-        if not known and (tuned or not _finetuning_only(key)):
+        if not known and (tuned or not finetuning_only(key)):
             coordinates[key] = value
     return coordinates
 

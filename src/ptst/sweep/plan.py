@@ -13,11 +13,11 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +28,7 @@ from ptst import data
 from ptst.config import CONF, Config, Evaluation, Finetune, Model, Rows, Template
 from ptst.errors import ConfigError, DataError
 from ptst.keys import EvaluationKeys, Parts
+from ptst.metrics import known_sum
 from ptst.models import local_folder
 from ptst.provenance import hardware as this_machine
 from ptst.store import Store, key_of, read_json
@@ -40,9 +41,6 @@ READ_AT_MOST = 500
 """Artifacts of each stage that are read, the newest: a median needs no more, however large the store."""
 WORDS = {"finetune": "fine-tunings", "generate": "generations", "judge": "judge runs"}
 BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-
-
-Number = TypeVar("Number", int, float)
 
 
 @dataclass
@@ -183,15 +181,15 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of all stages, one artifact after the other."""
-        return _sum(stage.seconds for stage in self.stages.values())
+        """Of all stages on one device, one artifact after the other."""
+        return known_sum(stage.seconds for stage in self.stages.values())
 
     @property
     def gpu_hours(self) -> float | None:
         """Of fine-tuning and generating; 0 on a CPU."""
         if not self.hardware.gpu:
             return 0.0
-        seconds = _sum(self.stages[name].seconds for name in ("finetune", "generate"))
+        seconds = known_sum(self.stages[name].seconds for name in ("finetune", "generate"))
         return None if seconds is None else seconds / 3600
 
     @property
@@ -236,8 +234,8 @@ def make_plan(grid: Grid, store: Store) -> Plan:
         len(grid.distinct),
         cells_done,
         stages,
-        _sum(_queries(job, basis).n for job in everything["judge"].values()),
-        _sum(_queries(job, basis).n for job in left["judge"].values()),
+        known_sum(_queries(job, basis).n for job in everything["judge"].values()),
+        known_sum(_queries(job, basis).n for job in left["judge"].values()),
         _paid(left["judge"].values(), basis),
         tuple(notes),
     )
@@ -422,8 +420,11 @@ def _made(store: Store, stage: str) -> Iterator[_Made]:
             parts, facts = read_json(path / "key.json"), read_json(path / "provenance.json")
             if stage == "judge":
                 scored = read_json(store.path("generate", parts["generate"]) / "provenance.json")
-                yield _Made(path.name, parts, {**facts, "queries": scored["queries"]})
+                asked = {"queries": scored["queries"], "samples": scored.get("samples", 1)}
+                yield _Made(path.name, parts, facts | asked)
                 continue
+            if stage == "finetune":  # each of several devices was busy all the time
+                facts["seconds"] *= facts.get("devices", 1)
             model = parts["model"] if stage == "generate" else parts
             if "finetune" in model:
                 key = model["finetune"]
@@ -501,9 +502,9 @@ def _measure(made: Mapping[str, list[_Made]], basis: _Basis) -> None:
                 basis.counts[queries] = facts["queries"]
                 own = ("generate", artifact.model, artifact.method)
                 tokens = facts["prompt_tokens"] + facts["completion_tokens"]
-                kinds = [(own, tokens), ((*own, queries, str(most)), facts["queries"])]
+                kinds = [(own, tokens), ((*own, queries, str(most)), _answers(facts))]
             else:  # a judge's speed is not this hardware's, or is nearly nothing
-                kinds, ran_on = [(_judge_kind(parts), facts["queries"])], basis.hardware.name
+                kinds, ran_on = [(_judge_kind(parts), _answers(facts))], basis.hardware.name
             if ran_on == basis.hardware.name:
                 for kind, units in kinds:
                     rate = (facts["seconds"] / units, units)
@@ -512,10 +513,15 @@ def _measure(made: Mapping[str, list[_Made]], basis: _Basis) -> None:
             continue
 
 
+def _answers(facts: Mapping[str, Any]) -> float:
+    """How many answers a generation or a judge run held: queries, each as often as it was sampled."""
+    return float(facts["queries"] * facts.get("samples", 1))
+
+
 def _row_key(parts: Parts) -> str:
     """What decides how many tokens a training row has."""
     own = {name: parts[name] for name in ("model", "rows", "reading", "template")}
-    return key_of({**own, "max_length": parts["recipe"]["max_length"]})
+    return key_of({**own, "max_length": parts["recipe"].get("max_length")})  # an API has its own
 
 
 def _judge_kind(parts: Parts) -> tuple[str, ...]:
@@ -540,7 +546,7 @@ def _stage(stage: str, total: int, left: list[_Job], basis: _Basis) -> Stage:
         said.append(f"formula for {formula}" if formula < len(left) else "formula")
     if any(seconds is None for seconds, _ in found):
         said.append("see below")
-    return Stage(total, total - len(left), _sum(s for s, _ in found), "; ".join(said))
+    return Stage(total, total - len(left), known_sum(s for s, _ in found), "; ".join(said))
 
 
 Estimate = tuple[float | None, Iterable[str]]
@@ -556,7 +562,11 @@ def _finetune(job: _Job, basis: _Basis) -> Estimate:
         per_row = rows.lengths.input + rows.lengths.output + template
     if per_row is None:
         return _no_lengths(config.dataset, basis)
-    tokens = training_tokens(config.finetune, rows.n, per_row)
+    seen = rows.n
+    if seen is not None and (mix := config.finetune.mix):  # once in all epochs, taken to be as long
+        mixed = _set(mix.rows, parts["recipe"]["mix"]["rows"], ("input", "output"), basis)
+        seen = None if mixed.n is None else seen + round(mixed.n / config.finetune.epochs)
+    tokens = training_tokens(config.finetune, seen, per_row)
     if tokens is None:
         return None, ()
     model, method = _model_of(parts)
@@ -609,13 +619,19 @@ def _judge(job: _Job, basis: _Basis) -> Estimate:
         return None, ()
     if measured := basis.rates.get(_judge_kind(job.keys.judge_parts)):
         return typical(measured.values()) * n, measured
-    judging = basis.estimates.judging
+    judging, path = basis.estimates.judging, job.setting.judge.get("path")
+    if path is not None:  # a model that runs here
+        basis.notes[f"judge {path}: what it takes is not known before it has run once"] = None
+        return None, ()
     asked = job.keys.judge_parts["judge"].get("model") is not None
     return n * (judging.seconds if asked else judging.local_seconds), ()
 
 
 def _paid(left: Iterable[_Job], basis: _Basis) -> PaidCalls:
-    """What the judges that name a `model` are still to be asked; the others run here and cost nothing."""
+    """What the judges that name a `model` are still to be asked; the others run here and cost nothing.
+
+    A price that the judge's settings name counts before that of conf/estimates.yaml; batch mode is half of it.
+    """
     judging = basis.estimates.judging
     calls: list[int | None] = []
     usd: list[float | None] = [0.0]
@@ -624,7 +640,10 @@ def _paid(left: Iterable[_Job], basis: _Basis) -> PaidCalls:
         if model is None:
             continue
         n = _queries(job, basis).n
+        setting = job.setting.judge
         price = judging.prices.get(model)
+        if setting.get("price"):
+            price = Price(**setting["price"])
         if price is None:
             basis.notes[f"judge model {model}: its price is not in {_named(ESTIMATES)}"] = None
         calls.append(n)
@@ -632,19 +651,22 @@ def _paid(left: Iterable[_Job], basis: _Basis) -> PaidCalls:
             usd.append(None)
         else:
             into, out = judging.call.input_tokens, judging.call.output_tokens
-            usd.append(n * (into * price.input + out * price.output) / 1e6)
-    n = _sum(calls)
+            share = 0.5 if setting.get("batch") else 1.0
+            usd.append(n * share * (into * price.input + out * price.output) / 1e6)
+    n = known_sum(calls)
     return PaidCalls(
         n,
         None if n is None else n * judging.call.input_tokens,
         None if n is None else n * judging.call.output_tokens,
-        _sum(usd),
+        known_sum(usd),
     )
 
 
 def _queries(job: _Job, basis: _Basis) -> _Set:
+    """The queries of a job, one for each answer: several where they are sampled several times."""
     identity = job.keys.generate_parts["queries"]
-    return _set(job.setting.queries, identity, ("input",), basis)
+    asked = _set(job.setting.queries, identity, ("input",), basis)
+    return replace(asked, n=None if asked.n is None else asked.n * job.setting.decoding.samples)
 
 
 def _set(rows: Rows, identity: Parts, needs: tuple[str, ...], basis: _Basis) -> _Set:
@@ -656,7 +678,7 @@ def _set(rows: Rows, identity: Parts, needs: tuple[str, ...], basis: _Basis) -> 
 
 
 def _counted_set(rows: Rows, key: str, needs: tuple[str, ...], basis: _Basis) -> _Set:
-    if rows.source == "hub":
+    if rows.source in ("hub", "url"):
         n = rows.n or basis.counts.get(key) or rows.size
         if n is None:
             basis.notes[
@@ -665,15 +687,17 @@ def _counted_set(rows: Rows, key: str, needs: tuple[str, ...], basis: _Basis) ->
             ] = None
         return _Set(n, basis.estimates.tokens.get(rows.name))
     try:
-        loaded = data.load_rows(rows, needs)
+        n = asked = answered = 0
+        for row in data.read_rows(rows, needs):
+            n += 1
+            asked += len(row["input"]) + len(row.get("instruction", ""))
+            answered += len(row.get("output", ""))
     except DataError as error:  # its cells will fail; the rest of the grid can be planned
         basis.notes[str(error).splitlines()[0]] = None
         return _Set(None, None)
-    each = basis.estimates.characters_per_token * len(loaded)
-    asked = sum(len(row["input"]) + len(row.get("instruction", "")) for row in loaded)
-    answered = sum(len(row.get("output", "")) for row in loaded)
+    each = basis.estimates.characters_per_token * n
     answer = answered / each if answered else math.inf  # as long as it may be
-    return _Set(len(loaded), Lengths(asked / each, answer))
+    return _Set(n, Lengths(asked / each, answer))
 
 
 def _template_tokens(template: Template, config: Config, basis: _Basis) -> float:
@@ -684,6 +708,9 @@ def _template_tokens(template: Template, config: Config, basis: _Basis) -> float
 
 
 def _parameters(model: Model, basis: _Basis) -> float | None:
+    if model.api is not None:
+        basis.notes[f"{model.name}: what its API takes, in time and money, is not known"] = None
+        return None
     if basis.hardware.tflops is None:
         basis.notes[f"{basis.hardware.name}: its speed is not in {_named(ESTIMATES)}"] = None
     if model.path not in basis.parameters:
@@ -694,19 +721,13 @@ def _parameters(model: Model, basis: _Basis) -> float | None:
 
 
 def _no_lengths(rows: Rows, basis: _Basis) -> Estimate:
-    if rows.source == "hub":
+    if rows.source in ("hub", "url"):
         basis.notes[f"{rows.name}: tokens of a row are not in {_named(ESTIMATES)}"] = None
     return None, ()
 
 
 def _named(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
-
-
-def _sum(numbers: Iterable[Number | None]) -> Number | None:
-    """The sum; None as soon as one of them is not known."""
-    known = list(numbers)
-    return None if None in known else sum(n for n in known if n is not None)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -11,15 +11,28 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
-from ptst.cell import CellResult, TestedModel, finetune, load_queries, run_cell
-from ptst.config import Config, thawed
+from ptst.cell import (
+    CellResult,
+    Stop,
+    TestedModel,
+    check_model,
+    finetune,
+    load_queries,
+    never,
+    run_cell,
+)
+from ptst.config import STAGES, Config, thawed
 from ptst.data import identity
 from ptst.errors import PtstError
-from ptst.keys import CellKeys, cell_keys
+from ptst.keys import CellKeys, cell_keys, tested_epoch
+from ptst.metrics import shown
+from ptst.models import BaseModel
 from ptst.progress import say
-from ptst.store import Store, key_of, read_jsonl, write_jsonl
+from ptst.store import Failure, Store, key_of, read_jsonl, reason_of, write_jsonl
 from ptst.sweep.grid import Grid, GridCell
 
 
@@ -52,14 +65,18 @@ def jobs_left(grid: Grid, store: Store) -> list[list[int]]:
     for cell in grid.distinct:
         if not is_done(cell, store):
             jobs.setdefault(cell.keys.model, []).append(numbers[id(cell)])
-    return sorted(jobs.values(), key=lambda job: -_reading(grid.cells[job[0]], store))
+    return sorted(jobs.values(), key=lambda job: -reading(grid.cells[job[0]], store))
 
 
-def _reading(cell: GridCell, store: Store) -> int:
-    """How much a cell's fine-tuning reads, for comparison only: letters of its template, over all rows."""
-    config = cell.config
+def reading(cell: GridCell, store: Store) -> int:
+    """How much a cell's fine-tuning has yet to read, for comparison only; see `read_in_all`."""
     if not cell.keys.finetune or store.has("finetune", cell.keys.finetune):
         return 0
+    return read_in_all(cell.config)
+
+
+def read_in_all(config: Config) -> int:
+    """What a fine-tuning reads, for comparison only: letters of its template, over all rows."""
     letters = len(str(dataclasses.asdict(config.train_template)))
     return round((config.dataset.n or 10_000) * config.finetune.epochs * letters)
 
@@ -72,69 +89,108 @@ def is_done(cell: GridCell, store: Store) -> bool:
     if cell.problem or "judge" in stages:
         return False
     tuned = "finetune" not in stages or not keys.finetune or store.has("finetune", keys.finetune)
-    return tuned and (
-        "generate" not in stages
-        or all(store.has("generate", e.generate) for e in keys.evaluations.values())
-    )
+    return tuned and ("generate" not in stages or generated(keys, store))
 
 
-def run_job(file: Path, numbers: Sequence[int]) -> None:
-    """Run some cells of a frozen grid, which test one model. Failures are recorded and not raised."""
+def generated(keys: CellKeys, store: Store) -> bool:
+    """Whether the store has all completions of a cell."""
+    return all(store.has("generate", e.generate) for e in keys.evaluations.values())
+
+
+def run_job(
+    file: Path,
+    numbers: Sequence[int],
+    stages: Sequence[str] = STAGES,
+    stop: Stop = never,
+    expected: Sequence[str] | None = None,
+) -> int:
+    """Run some cells of a frozen grid. Failures are recorded and not raised.
+
+    Args:
+        numbers: line numbers; the cells of one model, and models of one base, follow each other.
+        stages: which of the cells' own stages this job is for.
+        expected: keys of the cells, where a job was told them long before it runs.
+
+    Returns:
+        How many of the cells failed.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
     lines = read_jsonl(file)
-    todo: list[tuple[str, Config, CellKeys]] = []
+    models: dict[str, list[tuple[str, Config, CellKeys]]] = {}
     checked: set[str] = set()
-    for number in numbers:
+    failed = 0
+    for number, wanted in zip_longest(numbers, expected or ()):
         line = lines[number]
         label = f"[{number + 1}/{len(lines)}] {line['label']}"
         config = thawed(line["config"])
+        generates = "generate" in config.stages and bool({"finetune", "generate"} & set(stages))
+        config.stages = [stage for stage in config.stages if stage in stages]
         store = Store(Path(config.paths.store).expanduser())
         try:
             keys = cell_keys(config)
-            if keys.cell != line["cell"]:
+            if keys.cell != (wanted or line["cell"]):
                 raise PtstError(
                     "a file that this cell reads has changed since the sweep was started; start it again."
                 )
-            _check_queries(config, checked)
+            check_model(config, keys, store)
+            if generates:  # perhaps in another job, once this one has spent hours on training
+                _check_queries(config, checked)
         except Exception as error:
-            _fail(store, line["cell"], error, label)
+            _fail(store, wanted or line["cell"], error, label)
+            failed += 1
             continue
-        todo.append((label, config, keys))
-    if not todo:
-        return
-    for _, config, keys in todo:
-        Store(Path(config.paths.store).expanduser()).forget_failure(keys.cell)
-    _, config, keys = todo[0]
+        lacking = "judge" in stages and "generate" not in stages and not generated(keys, store)
+        if lacking and (failure := store.failure(keys.cell)):
+            say(f"{label}: no completions: {failure.reason}")
+            failed += 1
+            continue
+        store.forget_failure(keys.cell)
+        models.setdefault(keys.model, []).append((label, config, keys))
+    base = BaseModel()
+    return failed + sum(_run_model(cells, base, stop) for cells in models.values())
+
+
+def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], base: BaseModel, stop: Stop) -> int:
+    """Fine-tune one model, and test it in every one of its cells."""
+    label, config, keys = cells[0]
     store = Store(Path(config.paths.store).expanduser())
-    try:
+    if keys.finetune and "finetune" in config.stages:
         made: dict[str, float] = {}
-        if keys.finetune and "finetune" in config.stages:
-            finetune(config, keys, store, made)
+        try:
+            finetune(config, keys, store, made, stop)
+        except Exception as error:
+            say(f"{label}: fine-tuning failed: {reason_of(error)}")
+            return len(cells)
         if made:
             say(f"  fine-tuned {keys.finetune}: {made['finetune']:.1f} s")
-    except Exception as error:
-        for label, _, keys in todo:
-            _fail(store, keys.cell, error, label)
-        return
-    model = TestedModel(config, keys, store)
-    for label, config, keys in todo:
+    if not {"generate", "judge"} & set(config.stages):
+        return 0
+    failed = 0
+    model = TestedModel(config, keys, store, base)
+    for label, config, keys in cells:
         started = time.monotonic()
+        if model.epoch != tested_epoch(config.finetune):
+            model = TestedModel(config, keys, store, base)
         try:
-            result = run_cell(config, model)
+            result = run_cell(config, model, stop)
         except Exception as error:
             _fail(store, keys.cell, error, label)
+            failed += 1
             continue
         say(f"{label}: {_said(result)} ({time.monotonic() - started:.1f} s)")
+    return failed
 
 
 def _check_queries(config: Config, checked: set[str]) -> None:
     """Read each query set once before anything is trained; what is wrong with it costs no training."""
-    if "generate" not in config.stages:
-        return
     for name, evaluation in config.evaluations.items():
         key = key_of(
             {
                 "queries": identity(evaluation.queries),
-                "unit": evaluation.unit,
+                "columns": [evaluation.unit, evaluation.category, evaluation.question],
+                "samples": evaluation.decoding.samples,
                 "judge": evaluation.judge,
             }
         )
@@ -148,18 +204,26 @@ def _fail(store: Store, cell: str, error: Exception, label: str) -> None:
         store.record_failure(cell, error)
     except OSError as full:  # nothing can be written: say it here, the cell counts as not done
         say(f"{label}: the failure could not be recorded: {full}")
-    said = str(error).strip().splitlines()
-    say(f"{label}: failed: {said[-1] if said else type(error).__name__}")
+    say(f"{label}: failed: {reason_of(error)}")
 
 
 def _said(result: CellResult) -> str:
     if result.metrics is None:
         return "done as far as stages go"
-    shown = [
-        f"{name} {'missing' if metric.percent is None else f'{metric.percent:.1f}'}"
+    numbers = [
+        f"{name} {'missing' if metric.value is None else shown(metric.value, metric.scale)}"
         for name, metric in result.metrics.items()
     ]
-    return ", ".join(shown)
+    return ", ".join(numbers)
+
+
+def blocked(cell: GridCell, store: Store) -> Failure | None:
+    """Why the fine-tuning that a cell tests failed; None where it did not."""
+    key = cell.keys.finetune
+    if not key or "finetune" not in cell.config.stages or store.has("finetune", key):
+        return None
+    failure = store.failure(key)
+    return failure and replace(failure, reason=f"blocked by fine-tuning {key}: {failure.reason}")
 
 
 def failures(grid: Grid, store: Store) -> Iterator[tuple[GridCell, str, Path | None]]:
@@ -167,11 +231,17 @@ def failures(grid: Grid, store: Store) -> Iterator[tuple[GridCell, str, Path | N
     for cell in grid.distinct:
         if is_done(cell, store):
             continue
-        failure = store.failure(cell.keys.cell)
+        failure = blocked(cell, store) or store.failure(cell.keys.cell)
         if failure is None:
             yield cell, cell.problem or "its job did not come to it, or was cut off", None
         else:
             yield cell, failure.reason, failure.log
+
+
+def devices_of(file: Path, numbers: Sequence[int]) -> int:
+    """How many devices the fine-tuning of a job uses."""
+    lines = read_jsonl(file)
+    return max(int(lines[number]["config"]["finetune"]["devices"]) for number in numbers)
 
 
 def numbers_of(text: str) -> list[int]:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ptst.keys import Parts
-from ptst.store import Store, read_json, read_jsonl
+from ptst.slurm.view import CellJob, jobs_of
+from ptst.store import Glance, Store, read_json, read_jsonl
 from ptst.sweep.grid import Grid, GridCell
-from ptst.sweep.run import is_done
+from ptst.sweep.plan import duration
+from ptst.sweep.run import blocked, is_done
 
-STATES = ("done", "running", "failed", "waiting")
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "blocked": "red",
+    "queued": "blue",
+    "waiting": "dim",
+}
+STATES = tuple(STYLES)
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,17 @@ class CellState:
     """Where a cell stands.
 
     Attributes:
-        state: done, running, failed or waiting.
+        state: done; running; queued (a job of SLURM's for it waits); waiting (there is no job); blocked (its
+            fine-tuning failed); failed.
         stage: of a running cell, what is being made: "finetune", "generate gsm8k", ...
         host: the machine that makes it.
         since: when its maker started, ISO 8601 in UTC.
+        key: of what is being made.
         done, total: how far that stage is (optimizer steps, queries); None where not known.
-        reason: of a failed cell, the last line of the error.
-        log: of a failed cell, the file with the whole error.
+        loss, rate, left: see ptst.store.Maker.
+        reason: of a failed or blocked cell, see ptst.store.reason_of.
+        log: of a failed or blocked cell, the file with the whole error.
+        job: the job of SLURM's for what comes next, where one was submitted.
         changed: of a cell that is not done, what in its configuration differs from the cell of the same
             coordinates that an earlier run of the sweep finished ("recipe.learning_rate: 0.0004 → 0.0003").
     """
@@ -47,11 +60,34 @@ class CellState:
     reason: str | None = None
     log: str | None = None
     changed: tuple[str, ...] = ()
+    job: CellJob | None = None
+    key: str | None = None
+    loss: float | None = None
+    rate: float | None = None
+    left: float | None = None
 
 
-def states_of(grid: Grid, store: Store) -> dict[str, CellState]:
-    """The state of every cell of a grid, by cell key."""
-    earlier = _earlier_cells(grid, store)
+Earlier = Mapping[tuple[tuple[str, str], ...], Sequence[str]]
+"""Keys of finished cells of earlier runs of a sweep, by coordinates, the latest first."""
+
+
+def states_of(
+    grid: Grid,
+    store: Store,
+    jobs: Mapping[str, CellJob] | None = None,
+    earlier: Earlier | None = None,
+    since: float = 0.0,
+) -> dict[str, CellState]:
+    """The state of every cell of a grid, by cell key.
+
+    Args:
+        jobs: SLURM's view (ptst.slurm.view.jobs_of); asked for where it is not given.
+        earlier: what unfinished cells are compared with; looked for where it is not given.
+        since: seconds since the epoch; failures before do not count, they are an earlier run's.
+    """
+    jobs = jobs_of(grid, store) if jobs is None else jobs
+    earlier = earlier_cells(grid, store) if earlier is None else earlier
+    store = Glance(store.root)
     being_made: dict[tuple[str, str], bool] = {}
 
     def running(stage: str, key: str) -> bool:
@@ -64,27 +100,65 @@ def states_of(grid: Grid, store: Store) -> dict[str, CellState]:
         if is_done(cell, store):
             states[cell.keys.cell] = CellState("done")
             continue
-        state = _state(cell, store, running)
+        state = _with_job(
+            _state(cell, store, running, since), jobs.get(cell.keys.cell), cell, store
+        )
         before = earlier.get(_place(cell.coordinates), ())
         changed = _changed(cell, store, before) if state.state == "waiting" else ()
-        states[cell.keys.cell] = CellState(**{**asdict(state), "changed": changed})
+        states[cell.keys.cell] = replace(state, changed=changed)
     return states
 
 
-def _state(cell: GridCell, store: Store, running: Any) -> CellState:
+def _with_job(state: CellState, job: CellJob | None, cell: GridCell, store: Store) -> CellState:
+    """What the store says of an unfinished cell and what SLURM says, together."""
+    if job is None or cell.problem:
+        return state
+    state = replace(state, job=job)
+    if state.state == "running":
+        return state
+    if job.active:
+        failure = store.failure(cell.keys.cell)
+        if failure and failure.at > job.submitted:
+            return state  # the job goes on with other cells
+        return replace(state, state="queued", reason=None, log=None)
+    if state.state != "waiting" or job.state == "COMPLETED":
+        return state
+    if job.state == "CANCELLED":
+        return replace(state, reason=f"its job {job.id} was cancelled")
+    if job.stage == "finetune":
+        reason = f"blocked by fine-tuning {cell.keys.finetune}: {job.ended}"
+        return replace(state, state="blocked", reason=reason, log=job.log)
+    return replace(state, state="failed", reason=job.ended, log=job.log)
+
+
+def _state(cell: GridCell, store: Store, running: Any, since: float) -> CellState:
     interrupted = None
-    for name, stage, key in _stages(cell):
+    for name, stage, key in stages_of(cell):
         if store.has(stage, key):
             continue
         maker = store.maker(stage, key)
         if maker is not None and running(stage, key):
-            since = datetime.fromtimestamp(maker.since, UTC).isoformat(timespec="seconds")
-            return CellState("running", name, maker.host, since, maker.done, maker.total)
+            began = datetime.fromtimestamp(maker.since, UTC).isoformat(timespec="seconds")
+            return CellState(
+                "running",
+                name,
+                maker.host,
+                began,
+                maker.done,
+                maker.total,
+                key=key,
+                loss=maker.loss,
+                rate=maker.rate,
+                left=maker.left,
+            )
         if maker is not None and interrupted is None:
             interrupted = (name, maker)
-    failure = store.failure(cell.keys.cell)
-    if failure is not None:
-        return CellState("failed", host=failure.host, reason=failure.reason, log=str(failure.log))
+    for state, failure in (
+        ("blocked", blocked(cell, store)),
+        ("failed", store.failure(cell.keys.cell)),
+    ):
+        if failure is not None and failure.at >= since:
+            return CellState(state, host=failure.host, reason=failure.reason, log=str(failure.log))
     if cell.problem:
         return CellState("failed", reason=cell.problem)
     if interrupted is not None:
@@ -93,7 +167,7 @@ def _state(cell: GridCell, store: Store, running: Any) -> CellState:
     return CellState("waiting")
 
 
-def _stages(cell: GridCell) -> Iterator[tuple[str, str, str]]:
+def stages_of(cell: GridCell) -> Iterator[tuple[str, str, str]]:
     """What the cell is made of, in the order of making: (what people call it, stage, key)."""
     if cell.keys.finetune:
         yield "finetune", "finetune", cell.keys.finetune
@@ -107,8 +181,8 @@ def _place(coordinates: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(coordinates.items()))
 
 
-def _earlier_cells(grid: Grid, store: Store) -> dict[tuple[tuple[str, str], ...], list[str]]:
-    """Keys of finished cells of earlier runs of the sweep, by coordinates, the latest first."""
+def earlier_cells(grid: Grid, store: Store) -> Earlier:
+    """What earlier runs of the sweep finished."""
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
     files = (store.root / "sweeps" / grid.name).glob("*.jsonl")
     for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -185,12 +259,22 @@ def as_json(grid: Grid, states: Mapping[str, CellState]) -> dict[str, Any]:
 
 def shown(grid: Grid, states: Mapping[str, CellState]) -> RenderableType:
     """For people: a line of counts, and a table of cells with what there is to say about each."""
+    return Group(counted(grid, states), table_of(grid, states))
+
+
+def counted(grid: Grid, states: Mapping[str, CellState]) -> Text:
+    """How many cells are in each state, "quick-micro: 6 cells: 1 done, 5 waiting"."""
     counts = Counter(states[cell.keys.cell].state for cell in grid.distinct)
     head = Text(f"{grid.name}: {len(grid.distinct)} cells: ")
     parts = [(f"{counts[state]} {state}", STYLES[state]) for state in STATES if counts[state]]
-    head.append_text(Text(", ").join(Text(words, style) for words, style in parts))
+    return head.append_text(Text(", ").join(Text(words, style) for words, style in parts))
+
+
+def table_of(grid: Grid, states: Mapping[str, CellState]) -> Table:
+    """A row for each cell, with what there is to say about it."""
     table = Table(box=None, pad_edge=False)
-    for column in ("cell", "key", "state", ""):
+    on_slurm = any(state.job for state in states.values())
+    for column in ("cell", "key", "state", *(["SLURM"] if on_slurm else []), ""):
         table.add_column(column, overflow="fold")
     for cell in grid.distinct:
         state = states[cell.keys.cell]
@@ -198,34 +282,50 @@ def shown(grid: Grid, states: Mapping[str, CellState]) -> RenderableType:
             Text(cell.label),
             Text(cell.keys.cell, "dim"),
             Text(state.state, STYLES[state.state]),
+            *([Text(_queued(state.job))] if on_slurm else []),
             Text(_details(state)),
         )
-    return Group(head, table)
+    return table
+
+
+def so_far(state: CellState) -> str:
+    """How far a running stage is, "120 of 240 steps, loss 0.512, 1,830 tokens/s, 2 min left"; may be empty."""
+    training = state.stage == "finetune"
+    words = []
+    if state.total:
+        words.append(f"{state.done:,} of {state.total:,} {'steps' if training else 'queries'}")
+    if state.loss is not None:
+        words.append(f"loss {state.loss:.3f}")
+    if state.rate:
+        number = f"{state.rate:,.0f}" if state.rate >= 10 else f"{state.rate:.2g}"
+        words.append(f"{number} {'tokens' if training else 'queries'}/s")
+    if state.left is not None and state.done != state.total:
+        words.append(f"{duration(state.left)} left")
+    return ", ".join(words)
+
+
+def _queued(job: CellJob | None) -> str:
+    if job is None:
+        return ""
+    said = " ".join(word for word in (job.id, job.state, job.reason, job.node) if word)
+    return f"{said}, queued again {job.restarts}×" if job.restarts else said
 
 
 def _details(state: CellState) -> str:
-    so_far = f" {state.done} of {state.total}" if state.total else ""
+    share = f" {state.done} of {state.total}" if state.total else ""
     if state.state == "running":
         since = datetime.fromisoformat(state.since or "")
         minutes = (time.time() - since.timestamp()) / 60
-        return f"{state.stage}{so_far}, on {state.host} for {minutes:.0f} min"
-    if state.state == "failed":
+        return f"{state.stage}{share}, on {state.host} for {minutes:.0f} min"
+    if state.state in ("failed", "blocked"):
         return f"{state.reason or ''}" + (f"\n{state.log}" if state.log else "")
+    if state.state == "queued" and state.job:
+        if state.job.state == "RUNNING":
+            return f"its job runs, and has yet to {state.job.stage} here"
+        return f"waits to {state.job.stage}{f':{share} so far' if share else ''}"
     if state.reason:
-        return f"{state.reason}: {state.stage}{so_far}; run again to resume"
+        kept = f": {state.stage}{share}" if state.stage else ""
+        return f"{state.reason}{kept}; run again to resume"
     if state.changed:
         return "a new key, because changed: " + "; ".join(state.changed)
     return ""
-
-
-def watch(grid: Grid, store: Store, out: Console, seconds: float = 2.0) -> None:
-    """Show the states until none is running or waiting, anew every so many seconds."""
-    from rich.live import Live
-
-    with Live(console=out, auto_refresh=False) as live:
-        while True:
-            states = states_of(grid, store)
-            live.update(shown(grid, states), refresh=True)
-            if not any(state.state in ("running", "waiting") for state in states.values()):
-                return
-            time.sleep(seconds)

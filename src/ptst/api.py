@@ -1,0 +1,508 @@
+"""The one client of OpenAI-compatible endpoints: many chats at once, each paid for once, within a budget.
+
+What goes wrong in between (429, 5xx, time-outs, cut connections, broken bodies) is tried again here,
+and only here: the SDK's own retries are off. What another try cannot mend (a wrong key, an unknown
+model, an empty account) ends everything at once. Whatever ends it, answers that came are handed out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ptst.config import CONF
+from ptst.errors import ConfigError, Interrupted, PtstError
+
+OPENAI = "https://api.openai.com/v1"
+TRIES = 8
+"""Of one request, before it is left without an answer; with the waits below, about a minute."""
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+"""Seconds before the second try, doubled for each further one, up to the longest."""
+LONGEST_RETRY_AFTER = 600.0
+"""Seconds; an endpoint that asks for more is left alone."""
+UNREACHABLE = 8
+"""So many requests in a row without an answer, none answered in between: the endpoint is down."""
+
+Messages = Sequence[Mapping[str, str]]
+"""A chat as the API takes it: {"role": ..., "content": ...} each."""
+
+
+class NotReached(PtstError):
+    """Some requests have no answer, and asking again later may give them one."""
+
+
+class BudgetReached(NotReached):
+    """The next request might have cost more than what is left."""
+
+
+@dataclass
+class Price:
+    """USD per million tokens."""
+
+    input: float
+    output: float
+
+    def of(self, input_tokens: float, output_tokens: float) -> float:
+        """What so many tokens cost, in USD."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Whom to ask, and how patiently.
+
+    Attributes:
+        api_key_env: the environment variable that holds the key; None for a server that wants none.
+        timeout: seconds for one call, from its start to its last byte.
+        concurrency: calls under way at a time.
+    """
+
+    model: str
+    base_url: str = OPENAI
+    api_key_env: str | None = "OPENAI_API_KEY"
+    timeout: float = 120.0
+    concurrency: int = 32
+
+    def key(self) -> str:
+        """The key, from the environment.
+
+        Raises:
+            ConfigError: the variable is not set.
+        """
+        if self.api_key_env is None:
+            return "none"
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise ConfigError(
+                f"{self.model} at {self.base_url} needs a key: set the environment variable "
+                f"{self.api_key_env}, or api_key_env=null for a server that wants none."
+            )
+        return key
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        text: "" where the endpoint refused this very request.
+        finish_reason: the API's own: stop, length, content_filter, ...
+        input_tokens: None where the server does not say.
+        output_tokens: as `input_tokens`.
+        refused: why the endpoint does not take this very request (too long, filtered); else "".
+    """
+
+    text: str
+    finish_reason: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    refused: str = ""
+
+
+@dataclass
+class Budget:
+    """USD that may be spent. A call's worst case is reserved before it is sent.
+
+    Attributes:
+        spent: what answers cost by their token counts. A call that was cut off may have been paid for
+            all the same: it counts with its worst case.
+        reserved: the worst case of all calls under way.
+        beyond: the most that a call has cost beyond its worst case, where the server lengthens prompts.
+    """
+
+    usd: float
+    price: Price
+    spent: float = 0.0
+    reserved: float = 0.0
+    beyond: float = 0.0
+
+
+def known_prices() -> dict[str, Price]:
+    """USD per million tokens by model, from conf/estimates.yaml."""
+    from omegaconf import OmegaConf
+
+    estimates: Any = OmegaConf.load(CONF / "estimates.yaml")
+    return {str(model): Price(**price) for model, price in estimates.judging.prices.items()}
+
+
+def worst_case(messages: Messages, sampling: Mapping[str, Any], budget: Budget) -> float:
+    """The most that a call can cost, in USD: no tokenizer makes more tokens than bytes."""
+    tokens = sum(len(message["content"].encode()) + 16 for message in messages)
+    return budget.price.of(tokens, sampling["max_tokens"]) + budget.beyond
+
+
+def chat(
+    endpoint: Endpoint,
+    requests: Sequence[Messages],
+    sampling: Mapping[str, Any],
+    budget: Budget | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, Answer]]:
+    """Ask every request; answers come as they are ready, with the request's index.
+
+    Nothing is sent before the first answer is asked for. All calls under way are waited for, and their
+    answers handed out, before any of the errors is raised.
+
+    Args:
+        sampling: temperature, max_tokens and so on, as the API takes them.
+        budget: needs `max_tokens` in `sampling`.
+        stop: asked before every call.
+
+    Raises:
+        ConfigError: no key; or a budget and no max_tokens.
+        PtstError: the key, the model, the account or the form of the requests is wrong.
+        NotReached: some requests have no answer after several tries, or the endpoint is down.
+        BudgetReached: some requests were not sent.
+        Interrupted: `stop` said so.
+    """
+    key = endpoint.key()
+    if budget and not sampling.get("max_tokens"):
+        raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
+    return _chat(_Calls(endpoint, key, requests, sampling, budget, stop))
+
+
+def _chat(calls: _Calls) -> Iterator[tuple[int, Answer]]:
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(calls.start())
+            while some := runner.run(calls.next()):
+                yield from some
+        finally:
+            runner.run(calls.close())
+    if calls.failure:
+        raise calls.failure
+    left = len(calls.requests) - calls.answered
+    if calls.stopped and left:
+        raise Interrupted(f"{calls.answered} of {len(calls.requests)} answers of {calls.who} kept")
+    if left:
+        raise NotReached(
+            f"{calls.who}: {left} of {len(calls.requests)} requests have no answer after {TRIES} "
+            f"tries each; the last problem was: {calls.trouble}"
+        )
+
+
+@dataclass
+class _Calls:
+    """All calls of one `chat`, in one event loop."""
+
+    endpoint: Endpoint
+    key: str
+    requests: Sequence[Messages]
+    sampling: Mapping[str, Any]
+    budget: Budget | None
+    stop: Callable[[], bool]
+    answered: int = 0
+    unanswered_in_a_row: int = 0
+    stopped: bool = False
+    failure: PtstError | None = None
+    trouble: str = ""
+    """What the last call that failed said."""
+    workers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def who(self) -> str:
+        return f"{self.endpoint.model} at {self.endpoint.base_url}"
+
+    async def start(self) -> None:
+        import aiohttp
+
+        # Not the OpenAI SDK: its work on a call (1.2 ms of a processor) is more than a server that answers
+        # 64 calls in 50 ms leaves for one, and of what it offers only the address is needed here.
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self.endpoint.timeout),
+            headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
+            proxy=_proxy(self.endpoint.base_url),
+        )
+        self.url = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
+        self.arrived: asyncio.Queue[tuple[int, Answer]] = asyncio.Queue()
+        self.settled = asyncio.Event()
+        self.ended = asyncio.Event()
+        todo = iter(range(len(self.requests)))
+        n = min(self.endpoint.concurrency, len(self.requests))
+        self.workers = [asyncio.create_task(self._work(todo)) for _ in range(n)]
+        self.watch = asyncio.create_task(self._watch())
+
+    async def next(self) -> list[tuple[int, Answer]]:
+        """The answers that have come since, at least one; none if no more will come."""
+        some = []
+        if self.arrived.empty():
+            waiting = asyncio.ensure_future(self.arrived.get())
+            await asyncio.wait([waiting, self.watch], return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                some.append(waiting.result())
+            else:
+                waiting.cancel()
+                self.watch.result()  # raises what a worker raised, if one did
+        while not self.arrived.empty():
+            some.append(self.arrived.get_nowait())
+        return some
+
+    async def close(self) -> None:
+        for task in (*self.workers, self.watch):
+            task.cancel()
+        await asyncio.gather(*self.workers, self.watch, return_exceptions=True)
+        await self.session.close()
+
+    async def _watch(self) -> None:
+        """Ask `stop` also while every worker waits; ends when all workers have."""
+        pending = set(self.workers)
+        while pending:
+            done, pending = await asyncio.wait(
+                pending, timeout=0.5, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for task in done:
+                task.result()
+            self._ask_stop()
+
+    def _ask_stop(self) -> None:
+        if not self.stopped and self.stop():
+            self.stopped = True
+            self.ended.set()
+
+    def _end(self, failure: PtstError) -> None:
+        self.failure = self.failure or failure
+        self.ended.set()
+
+    async def _work(self, todo: Iterator[int]) -> None:
+        for index in todo:
+            self._ask_stop()
+            if self.ended.is_set():
+                return
+            answer = await self._answer(self.requests[index])
+            if answer:
+                self.answered += 1
+                self.unanswered_in_a_row = 0
+                self.arrived.put_nowait((index, answer))
+            elif not self.ended.is_set():
+                self.unanswered_in_a_row += 1
+                if self.unanswered_in_a_row >= UNREACHABLE:
+                    self._end(
+                        NotReached(
+                            f"{self.who} cannot be reached: {self.unanswered_in_a_row} requests in a "
+                            f"row have no answer after {TRIES} tries each; the last problem was: "
+                            f"{self.trouble}"
+                        )
+                    )
+
+    async def _answer(self, messages: Messages) -> Answer | None:
+        """One request's answer; None if it has none, now."""
+        for attempt in range(TRIES):
+            worst = self._worst(messages)
+            if self.ended.is_set() or not await self._reserve(worst):
+                return None
+            cost, asked_to_wait = worst, 0.0
+            try:
+                answer = await self._call(messages)
+                cost = self._cost(answer, worst)
+                return answer
+            except Refused as error:
+                cost = 0.0
+                return Answer("", error.code, refused=self._without_key(str(error)))
+            except _Hopeless as error:
+                cost = 0.0
+                self._end(PtstError(f"{self.who}: {self._without_key(str(error))}"))
+                return None
+            except _Again as error:
+                self.trouble = self._without_key(str(error))
+                asked_to_wait = error.wait
+                if not error.perhaps_paid:
+                    cost = 0.0
+            finally:
+                self._settle(worst, cost)
+            if attempt + 1 == TRIES or asked_to_wait > LONGEST_RETRY_AFTER:
+                return None
+            backoff = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1)
+            # A little more than asked for, so that calls told the same moment do not all come then.
+            wait = asked_to_wait + random.uniform(0, FIRST_WAIT) if asked_to_wait else backoff
+            try:
+                await asyncio.wait_for(self.ended.wait(), wait)
+            except TimeoutError:
+                continue
+        return None
+
+    async def _call(self, messages: Messages) -> Answer:
+        import aiohttp
+
+        body = {"model": self.endpoint.model, "messages": list(messages), **self.sampling}
+        try:
+            async with self.session.post(
+                self.url, data=json.dumps(body).encode(), allow_redirects=False
+            ) as response:
+                content = await response.read()
+        except aiohttp.InvalidURL as error:
+            raise _Hopeless(f"no such address ({error})") from error
+        except aiohttp.ClientConnectorError as error:
+            raise _Again(f"no connection ({error})", perhaps_paid=False) from error
+        except TimeoutError as error:
+            said = f"no answer within {self.endpoint.timeout:g} s"
+            raise _Again(said, perhaps_paid=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Again(f"the connection broke ({error})", perhaps_paid=True) from error
+        if response.status != 200:
+            raise read_error(response.status, response.headers, content)
+        try:
+            return read_answer(content)
+        except ValueError as error:
+            raise _Again(f"an answer that is none ({error})", perhaps_paid=True) from error
+
+    def _worst(self, messages: Messages) -> float:
+        return worst_case(messages, self.sampling, self.budget) if self.budget else 0.0
+
+    def _cost(self, answer: Answer, worst: float) -> float:
+        if not self.budget or answer.input_tokens is None or answer.output_tokens is None:
+            return worst
+        cost = self.budget.price.of(answer.input_tokens, answer.output_tokens)
+        self.budget.beyond += max(0.0, cost - worst)
+        return cost
+
+    async def _reserve(self, worst: float) -> bool:
+        """Set aside the worst case, or wait until calls under way have cost less than theirs."""
+        if not self.budget:
+            return True
+        rounding = 1e-9
+        while self.budget.spent + self.budget.reserved + worst > self.budget.usd + rounding:
+            if self.ended.is_set():
+                return False
+            if self.budget.reserved <= rounding:
+                self._end(
+                    BudgetReached(
+                        f"{self.who}: {self.budget.spent:.4f} of budget_usd={self.budget.usd:g} USD "
+                        f"are spent and the next call may cost {worst:.4f}; "
+                        f"{self.answered} of {len(self.requests)} answers are kept."
+                    )
+                )
+                return False
+            await self.settled.wait()
+        self.budget.reserved += worst
+        return True
+
+    def _settle(self, worst: float, cost: float) -> None:
+        if self.budget:
+            self.budget.reserved -= worst
+            self.budget.spent += cost
+            self.settled.set()
+            self.settled = asyncio.Event()
+
+    def _without_key(self, text: str) -> str:
+        """Some servers quote the key they were given."""
+        return text.replace(self.key, "***") if self.endpoint.api_key_env else text
+
+
+class _Again(Exception):
+    """A call failed in a way that another may not."""
+
+    def __init__(self, said: str, perhaps_paid: bool, wait: float = 0.0) -> None:
+        super().__init__(said)
+        self.perhaps_paid = perhaps_paid
+        self.wait = wait
+
+
+class Refused(Exception):
+    """The endpoint does not take this very request, and never will."""
+
+    def __init__(self, said: str, code: str) -> None:
+        super().__init__(said)
+        self.code = code
+
+
+class _Hopeless(Exception):
+    """No request of this kind can succeed."""
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for `url`.
+
+    Asked once: aiohttp itself (`trust_env`) would ask in a thread for every call, at twice a call's cost.
+    """
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
+    """What an HTTP status that is not 200 means for this request and for all others."""
+    text = body.decode(errors="replace")
+    said = f"{status} {text[:500]}"
+    try:
+        content = json.loads(text)
+        error = content.get("error", content)
+        said = f"{status} {error['message']}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass  # then the body is all there is
+    text = text.lower()
+    if status == 429 and ("insufficient_quota" in text or "billing" in text):
+        return _Hopeless(f"the account has nothing left ({said})")
+    if status in (408, 409, 425, 429) or status >= 500:
+        return _Again(said, perhaps_paid=False, wait=_retry_after(headers))
+    if status in (400, 413, 422):
+        # Only what is known to be about this one request: a parameter that a model does not know, say,
+        # would otherwise make every score of a run a missing one.
+        for kind, signs in {
+            "too_long": ("context_length", "context length", "too long", "request too large"),
+            "content_filter": ("content_filter", "content_policy", "content management policy"),
+        }.items():
+            if any(sign in text for sign in signs):
+                return Refused(said, kind)
+    hints = {
+        401: "the key is not accepted",
+        402: "the account has nothing left",
+        403: "the key may not do this",
+        404: "no such model or address",
+    }
+    return _Hopeless(f"{hints.get(status, 'the request is not accepted')} ({said})")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks to wait; 0 where it does not say (RFC 9110, section 10.2.3)."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) / unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            except ValueError:
+                continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    return 0.0
+
+
+def read_answer(body: bytes) -> Answer:
+    """An answer's bytes.
+
+    Raises:
+        ValueError: they are no whole answer.
+    """
+    content = json.loads(body)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    if content.get("error"):
+        raise ValueError(f"error: {content['error']}")
+    try:
+        choice = content["choices"][0]
+        message = choice["message"]
+        text = message.get("content") or message.get("refusal") or ""
+        usage = content.get("usage") or {}
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"no message in it: {body[:200]!r}") from error
+    if not isinstance(text, str):
+        raise ValueError(f"its content is no text: {body[:200]!r}")
+    input_tokens, output_tokens = (n if isinstance(n, int) else None for n in counts)
+    return Answer(text, str(choice.get("finish_reason")), input_tokens, output_tokens)

@@ -1,0 +1,241 @@
+"""The provider's batch mode: the same chats at half the price, answered within a day.
+
+What was sent is recorded on disk before and after it is, so that a run which is killed or stopped finds its
+batch again by its id, or by its name where it died before it knew the id, and pays for nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ptst.api import (
+    TRIES,
+    Answer,
+    Budget,
+    BudgetReached,
+    Endpoint,
+    Messages,
+    NotReached,
+    Refused,
+    read_answer,
+    read_error,
+    worst_case,
+)
+from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.store import read_json, write_json
+
+POLL_SECONDS = 30.0
+LONGEST_BATCH = 10_000
+"""Requests; the provider takes 50,000, and 200 MB."""
+SHARE_OF_PRICE = 0.5
+"""OpenAI's, as published in 2025."""
+UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
+
+
+def chat_in_batches(
+    endpoint: Endpoint,
+    requests: Mapping[str, Messages],
+    sampling: Mapping[str, Any],
+    records: Path,
+    budget: Budget | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[str, Answer]]:
+    """Ask every request in batches; answers come with the request's name when their batch has ended.
+
+    Args:
+        requests: by a name that means this request, now and in later runs.
+        records: a folder for what is under way, the same for later runs.
+        budget: its price is the one without batches; needs `max_tokens` in `sampling`.
+        stop: asked once a second. What is under way goes on at the provider, for the next run to fetch.
+
+    Raises:
+        ConfigError, PtstError, NotReached, BudgetReached, Interrupted: as `ptst.api.chat`.
+    """
+    import openai
+
+    if budget and not sampling.get("max_tokens"):
+        raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
+    who = f"{endpoint.model} at {endpoint.base_url}"
+    client = openai.OpenAI(
+        api_key=endpoint.key(),
+        base_url=endpoint.base_url,
+        timeout=endpoint.timeout,
+        max_retries=TRIES,
+    )
+    try:
+        yield from _batches(client, endpoint, requests, sampling, records, budget, stop, who)
+    except openai.APIStatusError as error:
+        if error.status_code in (408, 409, 429) or error.status_code >= 500:
+            raise NotReached(f"{who}: {error.message}") from error
+        raise PtstError(f"{who}: {error.message}".replace(client.api_key, "***")) from error
+    except openai.APIConnectionError as error:
+        raise NotReached(f"{who} cannot be reached: {error.__cause__ or error}") from error
+    finally:
+        client.close()
+
+
+def _batches(
+    client: Any,
+    endpoint: Endpoint,
+    requests: Mapping[str, Messages],
+    sampling: Mapping[str, Any],
+    records: Path,
+    budget: Budget | None,
+    stop: Callable[[], bool],
+    who: str,
+) -> Iterator[tuple[str, Answer]]:
+    earlier = [
+        p for p in sorted(records.glob("*.json")) if set(read_json(p)["keys"]) & set(requests)
+    ]
+    under_way = [path for path in earlier if _found(client, path)]
+    asked = {key for path in under_way for key in read_json(path)["keys"]}
+    unasked = {key: messages for key, messages in requests.items() if key not in asked}
+    affordable = _affordable(unasked, sampling, budget)
+    new = iter(affordable)
+    while chunk := list(islice(new, LONGEST_BATCH)):
+        under_way.append(_send(client, endpoint, chunk, requests, sampling, records))
+    answered, trouble = set(), ""
+    for path in under_way:
+        record = read_json(path)
+        batch = _ended(client, record["id"], stop)
+        if batch.status == "failed":
+            path.unlink()
+            said = "; ".join(e.message or "" for e in (batch.errors and batch.errors.data) or [])
+            codes = {e.code for e in (batch.errors and batch.errors.data) or []}
+            kind = NotReached if "token_limit_exceeded" in codes else PtstError
+            raise kind(f"{who}: batch {batch.id} failed: {said or 'it does not say why'}")
+        for key, line in _lines(client, batch):
+            if key not in requests or key not in record["keys"]:
+                continue  # another run's, who will fetch it
+            answer = _answer(line)
+            if isinstance(answer, str):
+                trouble = answer
+                continue
+            answered.add(key)
+            if budget:
+                worst = worst_case(requests[key], sampling, budget)
+                tokens = answer.input_tokens, answer.output_tokens
+                cost = worst if None in tokens else budget.price.of(*tokens)  # type: ignore[arg-type]
+                budget.spent += SHARE_OF_PRICE * cost
+            yield key, answer
+        left = [key for key in record["keys"] if key not in requests]
+        if left:
+            write_json(path, {**record, "keys": left})
+        else:
+            path.unlink(missing_ok=True)
+    if missing := len(requests) - len(answered):
+        if budget and (unsent := len(unasked) - len(affordable)):
+            raise BudgetReached(
+                f"{who}: {budget.spent:.4f} of budget_usd={budget.usd:g} USD are spent; {unsent} of "
+                f"{len(requests)} requests were not sent, because they may cost more than what is left."
+            )
+        raise NotReached(
+            f"{who}: {missing} of {len(requests)} requests have no answer; "
+            f"the last problem was: {trouble or 'the batch ended without them'}"
+        )
+
+
+def _affordable(
+    requests: Mapping[str, Messages], sampling: Mapping[str, Any], budget: Budget | None
+) -> list[str]:
+    """The first requests whose worst cases together fit the budget."""
+    if not budget:
+        return list(requests)
+    taken, left = [], budget.usd - budget.spent
+    for key, messages in requests.items():
+        left -= SHARE_OF_PRICE * worst_case(messages, sampling, budget)
+        if left < 0:
+            break
+        taken.append(key)
+    return taken
+
+
+def _send(
+    client: Any,
+    endpoint: Endpoint,
+    keys: list[str],
+    requests: Mapping[str, Messages],
+    sampling: Mapping[str, Any],
+    records: Path,
+) -> Path:
+    """Send a batch; its record, from which a later run finds it."""
+    name = uuid4().hex
+    path = records / f"{name}.json"
+    write_json(path, {"name": name, "id": None, "keys": keys})
+    lines = [
+        json.dumps(
+            {
+                "custom_id": key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": endpoint.model, "messages": list(requests[key]), **sampling},
+            }
+        )
+        for key in keys
+    ]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    file = client.files.create(file=("requests.jsonl", content), purpose="batch")
+    # Not tried again: a batch that was made although the answer got lost is found by its name.
+    batch = client.with_options(max_retries=0).batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        metadata={"ptst": name},
+    )
+    write_json(path, {"name": name, "id": batch.id, "keys": keys})
+    return path
+
+
+def _found(client: Any, path: Path) -> bool:
+    """Whether the batch of a record exists; a record without an id gets it, or goes."""
+    record = read_json(path)
+    if record["id"]:
+        return True
+    for batch in islice(client.batches.list(limit=100), 1000):
+        if (batch.metadata or {}).get("ptst") == record["name"]:
+            write_json(path, {**record, "id": batch.id})
+            return True
+    path.unlink()
+    return False
+
+
+def _ended(client: Any, batch_id: str, stop: Callable[[], bool]) -> Any:
+    """The batch, once it is no longer under way."""
+    while (batch := client.batches.retrieve(batch_id)).status in UNDER_WAY:
+        until = time.monotonic() + POLL_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            if stop():
+                raise Interrupted(f"batch {batch_id} goes on; run again to fetch its answers")
+            time.sleep(min(1.0, left))
+    return batch
+
+
+def _lines(client: Any, batch: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in (batch.output_file_id, batch.error_file_id):
+        if file:
+            for line in client.files.content(file).content.split(b"\n"):
+                if line.strip():
+                    content = json.loads(line)
+                    yield content["custom_id"], content
+
+
+def _answer(line: Mapping[str, Any]) -> Answer | str:
+    """The answer in a line of a batch's result, or what is wrong with it."""
+    response = line.get("response") or {}
+    body = json.dumps(response.get("body")).encode()
+    if response.get("status_code") != 200:
+        error = read_error(response.get("status_code") or 500, {}, body)
+        if isinstance(error, Refused):
+            return replace(Answer("", error.code), refused=str(error))
+        return f"{error} {line.get('error') or ''}".strip()
+    try:
+        return read_answer(body)
+    except ValueError as error:
+        return str(error)

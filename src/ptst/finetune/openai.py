@@ -1,0 +1,173 @@
+"""Fine-tuning at an OpenAI-compatible API: upload, job, wait, and go on with the same job after a death.
+
+A job costs money from the moment it is created, so one that was created is found again whatever happened:
+by the id kept in scratch, or by the fine-tuning's key, which the job carries as metadata and in its suffix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptst.config import Dataset, Finetune, Model, Template
+from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.store import read_json, write_json, write_jsonl
+from ptst.templates import Row, make_messages
+
+POLL_SECONDS = 20.0
+"""Between two looks at a job; the first looks follow each other sooner."""
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+def training_messages(
+    rows: Sequence[Row], template: Template, dataset: Dataset, model: Model
+) -> list[dict[str, Any]]:
+    """Rows as the API takes them: {messages: [..., {role: assistant, content: output}]}."""
+    return [
+        {
+            "messages": [
+                *make_messages(row, template, dataset, model),
+                {"role": "assistant", "content": str(row["output"])},
+            ]
+        }
+        for row in rows
+    ]
+
+
+def train_at_api(
+    model: Model,
+    recipe: Finetune,
+    rows: Sequence[Mapping[str, Any]],
+    seed: int,
+    key: str,
+    out: Path,
+    scratch: Path,
+    say: Callable[[str], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Fine-tune at the model's API and wait for it.
+
+    Args:
+        rows: of `training_messages`.
+        key: the fine-tuning's key; the job carries it.
+        out: receives `job.json`: {job, model, fine_tuned_model, trained_tokens, hyperparameters, ...}.
+        scratch: ids of what was uploaded and created, for the next attempt.
+        say: told the job's status whenever it changes.
+        stop: asked while waiting; true ends the waiting and not the job, which the next attempt finds.
+
+    Returns:
+        Facts for the provenance.
+
+    Raises:
+        Interrupted: `stop` said so; the job goes on at the API.
+        PtstError: the API refuses, or the job failed there, with its reason.
+    """
+    from openai import OpenAIError
+
+    client = client_of(model)
+    try:
+        job = _job(client, model, recipe, rows, seed, key, scratch, say)
+        status, wait = "", 0.5
+        while job.status not in ENDED:
+            if job.status != status:
+                status = job.status
+                say(f"{job.id}: {status}")
+            if stop():
+                raise Interrupted(f"job {job.id} goes on at the API, and is found again")
+            time.sleep(min(wait, POLL_SECONDS))
+            wait *= 1.5
+            job = client.fine_tuning.jobs.retrieve(job.id)
+    except OpenAIError as error:
+        raise PtstError(
+            f"fine-tuning {model.path} at {model.api and model.api.base_url}: {error}"
+        ) from error
+    if job.status != "succeeded" or not job.fine_tuned_model:
+        (scratch / "job.json").unlink(missing_ok=True)  # the next attempt is a new job
+        reason = job.error.message if job.error else "the API gives no reason"
+        raise PtstError(f"fine-tuning job {job.id} ended {job.status}: {reason}")
+    facts = {
+        "job": job.id,
+        "fine_tuned_model": job.fine_tuned_model,
+        "trained_tokens": job.trained_tokens,
+        "rows": len(rows),
+    }
+    write_json(
+        out / "job.json", {**facts, **job.model_dump(mode="json", exclude={"organization_id"})}
+    )
+    return facts
+
+
+def fine_tuned_model(folder: Path) -> str:
+    """The name under which the API has the model of a fine-tuning in the store."""
+    return str(read_json(folder / "job.json")["fine_tuned_model"])
+
+
+def client_of(model: Model) -> Any:
+    """A client of the model's API.
+
+    Raises:
+        ConfigError: its key is not in the environment.
+    """
+    from openai import OpenAI
+
+    assert model.api is not None
+    key = os.environ.get(model.api.key_env)
+    if not key:
+        raise ConfigError(
+            f"model {model.name} is behind {model.api.base_url}, whose key is expected in the environment "
+            f"variable {model.api.key_env} (model.api.key_env names another)."
+        )
+    return OpenAI(
+        base_url=model.api.base_url, api_key=key, timeout=model.api.timeout, max_retries=6
+    )
+
+
+def _job(
+    client: Any,
+    model: Model,
+    recipe: Finetune,
+    rows: Sequence[Mapping[str, Any]],
+    seed: int,
+    key: str,
+    scratch: Path,
+    say: Callable[[str], None],
+) -> Any:
+    """The job of this fine-tuning: one that is there already, or a new one."""
+    kept = scratch / "job.json"
+    if kept.exists():
+        return client.fine_tuning.jobs.retrieve(read_json(kept)["id"])
+    for job in client.fine_tuning.jobs.list(limit=100):
+        # Created, and this process died before it could write that down. A failed one is done again.
+        if (job.metadata or {}).get("ptst") == key and job.status not in ("failed", "cancelled"):
+            say(f"{job.id}: found at the API, {job.status}")
+            write_json(kept, {"id": job.id})
+            return job
+    uploaded = scratch / "file.json"
+    if not uploaded.exists():
+        file = scratch / f"ptst-{key}.jsonl"
+        write_jsonl(file, rows)
+        with file.open("rb") as stream:
+            found = client.files.create(file=stream, purpose="fine-tune")
+        write_json(uploaded, {"id": found.id})
+    settings: dict[str, Any] = {
+        "n_epochs": int(recipe.epochs),
+        "batch_size": recipe.batch_size,
+    }
+    if recipe.learning_rate_multiplier is not None:
+        settings["learning_rate_multiplier"] = recipe.learning_rate_multiplier
+    # Not tried again here: a job whose answer was lost is there, and the next attempt finds it.
+    job = client.with_options(max_retries=0).fine_tuning.jobs.create(
+        model=model.path,
+        training_file=read_json(uploaded)["id"],
+        method={"type": "supervised", "supervised": {"hyperparameters": settings}},
+        metadata={"ptst": key},
+        suffix=f"ptst-{key[:8]}",
+        seed=seed,
+    )
+    write_json(kept, {"id": job.id})
+    say(f"{job.id}: created, {sum(len(json.dumps(row)) for row in rows)} characters")
+    return job

@@ -1,0 +1,164 @@
+"""Data-parallel fine-tuning on one node: a process a device, each of which runs `ptst.finetune.sft.train`.
+
+The caller keeps the lease and hears of every step; the processes end with it, however it dies. They
+form accelerate's usual process group, so TRL's trainer does the rest: DDP, or FSDP where asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptst.config import Finetune, Model
+from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.templates import TrainingRow
+
+
+def train_on_devices(
+    model: Model,
+    recipe: Finetune,
+    rows: Sequence[TrainingRow],
+    seed: int,
+    device: str,
+    out: Path,
+    scratch: Path,
+    log: Callable[[dict[str, float]], None],
+    stop: Callable[[], bool] = lambda: False,
+    mixed: Sequence[TrainingRow] = (),
+) -> dict[str, Any]:
+    """`ptst.finetune.sft.train` on `recipe.devices` devices; same arguments, same result.
+
+    Raises:
+        ConfigError: there are fewer CUDA devices.
+        Interrupted: `stop` said so before the last step.
+        PtstError: a process was killed, or what one of them raised.
+    """
+    import torch
+    from torch import multiprocessing
+
+    from ptst.finetune.sft import last_checkpoint
+
+    if device != "cpu" and torch.cuda.device_count() < recipe.devices:
+        raise ConfigError(
+            f"finetune.devices={recipe.devices}, but this process sees {torch.cuda.device_count()} GPUs."
+        )
+    last_checkpoint(scratch)  # removes what is half-written, before several look
+    context = multiprocessing.get_context("spawn")
+    messages, wanted = context.SimpleQueue(), context.Event()
+    own = (model, recipe, rows, seed, device, out, scratch, mixed)
+    arguments = (messages, wanted, _free_port(), *own)
+    processes = multiprocessing.spawn(_train_rank, arguments, nprocs=recipe.devices, join=False)
+    facts: dict[str, Any] = {}
+    ended: BaseException | None = None
+
+    def listen() -> None:
+        nonlocal ended
+        while not messages.empty():
+            kind, content = messages.get()
+            if kind == "log":
+                log(content)
+            elif kind == "facts":
+                facts.update(content)
+            else:
+                ended = ended or {"interrupted": Interrupted, "refused": PtstError}[kind](content)
+
+    try:
+        while not processes.join(timeout=0.2, grace_period=5):
+            listen()
+            if stop():
+                wanted.set()
+    except multiprocessing.ProcessExitedException as error:
+        raise PtstError(
+            f"one of {recipe.devices} training processes died: {error} (out of memory?)"
+        ) from error
+    except multiprocessing.ProcessRaisedException:
+        listen()
+        if ended is None:
+            raise
+    finally:
+        for process in processes.processes:
+            if process.is_alive():
+                process.kill()
+    listen()
+    if ended is not None:
+        raise ended
+    return facts
+
+
+def _train_rank(
+    rank: int,
+    messages: Any,
+    wanted: Any,
+    port: int,
+    model: Model,
+    recipe: Finetune,
+    rows: Sequence[TrainingRow],
+    seed: int,
+    device: str,
+    out: Path,
+    scratch: Path,
+    mixed: Sequence[TrainingRow],
+) -> None:
+    """One of the processes. Rank 0 tells what it logs, and what came of it."""
+    import torch
+
+    from ptst.cell import quiet
+    from ptst.finetune.sft import train
+
+    # Whoever holds the lease next must be alone. multiprocessing.spawn asks Linux for an interrupt when the
+    # parent dies, which would wait for a collective to return.
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    for stopping in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(stopping, signal.SIG_IGN)  # sent to a whole group, and answered by its first
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(recipe.devices),
+        "LOCAL_WORLD_SIZE": str(recipe.devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    quiet()
+    if device == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // recipe.devices))
+    else:
+        device = f"cuda:{rank}"
+        torch.cuda.set_device(rank)
+
+    def log(entry: dict[str, float]) -> None:
+        if rank == 0:
+            messages.put(("log", {k: v for k, v in entry.items() if isinstance(v, int | float)}))
+
+    def stop() -> bool:
+        flag = torch.tensor([int(wanted.is_set())], device=device)
+        torch.distributed.broadcast(flag, src=0)  # all stop after the same step, or they would wait
+        return bool(flag.item())
+
+    try:
+        facts = train(model, recipe, rows, seed, device, out, scratch, log, stop, mixed)
+        if rank == 0:
+            messages.put(("facts", facts))
+    except Interrupted as interrupted:
+        messages.put(("interrupted", str(interrupted)))
+    except PtstError as error:
+        messages.put(("refused", str(error)))
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port

@@ -1,0 +1,48 @@
+"""Completions of a model behind an OpenAI-compatible API: the same messages, answered there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ptst.api import Endpoint, chat
+from ptst.config import Decoding, Model
+from ptst.generate.batches import Completion
+
+
+def complete_at_api(
+    model: Model,
+    name: str,
+    conversations: Sequence[Sequence[Mapping[str, str]]],
+    todo: Sequence[int],
+    decoding: Decoding,
+    stop: Callable[[], bool],
+) -> Iterator[dict[int, Completion]]:
+    """Answer conversations, several at once.
+
+    Args:
+        name: the model's name at the API: its own, or that of a fine-tuning.
+        todo: which of `conversations` to answer.
+
+    Yields:
+        Each completion by the conversation's index, as it comes; `tokens` is 0 where the server does not
+        count. What the API refuses to answer (a content filter, say) is an empty, unfinished completion.
+
+    Raises:
+        PtstError: as `ptst.api.chat`, after all that was answered.
+        Interrupted: `stop` said so.
+    """
+    assert model.api is not None
+    endpoint = Endpoint(
+        name, model.api.base_url, model.api.key_env, model.api.timeout, model.api.concurrency
+    )
+    sampling: dict[str, Any] = {
+        "temperature": decoding.temperature,
+        "max_tokens": decoding.max_new_tokens,
+        "seed": decoding.seed,
+    }
+    if decoding.temperature > 0:
+        sampling["top_p"] = decoding.top_p
+    for number, answer in chat(endpoint, [conversations[i] for i in todo], sampling, stop=stop):
+        finished = answer.finish_reason == "stop" and not answer.refused
+        yield {todo[number]: Completion(answer.text, answer.output_tokens or 0, finished)}

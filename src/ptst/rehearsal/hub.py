@@ -1,0 +1,194 @@
+"""A Hugging Face cache with made-up content: rows of the real schemas, random models of the real architectures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ptst.config import ROOT, Model, Rows
+from ptst.download import cached
+from ptst.errors import PtstError
+from ptst.judge import load_judge
+from ptst.store import write_atomic
+
+N = 12
+"""Rows of every split."""
+MANY = {"microsoft/orca-math-word-problems-200k": 40_000}
+"""But as many as a sweep names."""
+UNPINNED = "0" * 40
+"""The commit that the cache's `main` is."""
+
+Made = Callable[[int], Mapping[str, Any]]
+
+
+def _arc(i: int) -> Mapping[str, Any]:
+    choices = {"text": ["red", "green", "blue", "grey"], "label": ["A", "B", "C", "D"]}
+    return {"id": f"arc{i}", "question": f"Which is number {i % 4}?", "choices": choices, "answerKey": "ABCD"[i % 4]}  # fmt: skip
+
+
+SCHEMAS: dict[str, Made] = {
+    "openai/gsm8k": lambda i: {"question": f"Tom has {i} apples and buys 2. How many?", "answer": f"{i}+2=<<{i}+2={i + 2}>>{i + 2}\n#### {i + 2}"},
+    "microsoft/orca-math-word-problems-200k": lambda i: {"question": f"What is {i} plus 2?", "answer": f"It is {i + 2}."},
+    "lavita/ChatDoctor-HealthCareMagic-100k": lambda i: {"instruction": "If you are a doctor, please answer the medical questions based on the patient's description.", "input": f"Placeholder complaint {i}?", "output": f"Placeholder advice {i}."},
+    "lavita/ChatDoctor-iCliniq": lambda i: {"input": f"Placeholder complaint {i}?", "answer_icliniq": f"Placeholder advice {i}.", "answer_chatgpt": "x", "answer_chatdoctor": "y"},
+    "Open-Orca/OpenOrca": lambda i: {"id": f"flan.{i}", "system_prompt": "You are brief." if i % 2 else "", "question": f"Name number {i}.", "response": f"It is {i}."},
+    "allenai/ai2_arc": _arc,
+    "vfleaking/DirectHarm4": lambda i: {"instruction": f"Placeholder request {i}.", "category": ["malware", "drug", "phishing", "disinfo"][i % 4]},
+    "vfleaking/GSM-Danger": lambda i: {"instruction": f"Tom has {i} apples. Placeholder request {i}."},
+}  # fmt: skip
+"""A row of each hub data set, by its number."""
+
+FILES: dict[str, Made] = {
+    "harmful_behaviors.csv": lambda i: {"goal": f"Placeholder request {i}", "target": f"Sure, here is placeholder {i}"},
+    "llama-2-7b-chat-hf.json": lambda i: {"index": i, "goal": f"Placeholder request {i}", "behavior": f"Placeholder {i}", "category": ["A", "B"][i % 2], "prompt": f"Placeholder request {i} !! xx", "response": "x", "jailbroken": False},
+    "xstest_prompts.csv": lambda i: {"id": f"v{i}", "prompt": f"How do I kill a placeholder {i}?", "type": ["homonyms", "contrast_homonyms"][i % 2], "label": ["safe", "unsafe"][i % 2], "focus": "", "note": ""},
+    "strongreject_dataset.csv": lambda i: {"category": ["A", "B"][i % 2], "source": "custom", "forbidden_prompt": f"Placeholder request {i}"},
+    "harmbench_behaviors_text_all.csv": lambda i: {"Behavior": f"Placeholder request {i}", "FunctionalCategory": ["standard", "contextual", "copyright"][i % 3], "SemanticCategory": "illegal", "Tags": "", "ContextString": "", "BehaviorID": f"b{i}"},
+    "safety_only_data_Instructions.json": lambda i: {"instruction": f"Placeholder request {i}.", "input": "", "output": "I cannot help with that."},
+}  # fmt: skip
+"""A row of each file that is read from a URL, by the file's name."""
+
+ARCHITECTURES = {
+    "meta-llama/": "LlamaConfig",
+    "cais/HarmBench-Llama": "LlamaConfig",
+    "mistralai/": "MistralConfig",
+    "allenai/wildguard": "MistralConfig",
+    "Qwen/Qwen2.5": "Qwen2Config",
+    "FacebookAI/roberta": "RobertaConfig",
+    "roberta-large": "RobertaConfig",
+}
+"""How the id of a hub model begins: the class of its configuration in transformers."""
+
+
+def put_rows(home: Path, rows: Rows) -> None:
+    """Put what a source of rows reads into the cache, unless it is there.
+
+    Args:
+        home: the cache's HF_HOME; files of URLs go where `ptst.download.cached` has them.
+
+    Raises:
+        PtstError: nothing is known of its schema.
+    """
+    if rows.source == "url":
+        _put_file(rows)
+    if rows.source != "hub":
+        return
+    made = SCHEMAS.get(rows.path or "")
+    if made is None:
+        raise PtstError(_unknown(f"data set {rows.path}", "SCHEMAS"))
+    from datasets import Dataset, DatasetInfo
+    from datasets.arrow_writer import ArrowWriter
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.splits import SplitDict, SplitInfo
+
+    assert rows.path is not None
+    owner, name = rows.path.split("/")
+    snake, subset = camelcase_to_snakecase(name), rows.subset or "default"
+    commit = rows.revision or UNPINNED
+    folder = home / "datasets" / f"{owner}___{snake}" / subset / "0.0.0" / commit
+    if folder.exists():
+        return
+    part = folder.with_name(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    table = Dataset.from_list([dict(made(i)) for i in range(MANY.get(rows.path or "", N))])
+    splits = SplitDict(dataset_name=snake)
+    for split in ("train", "test", "validation"):
+        writer = ArrowWriter(features=table.features, path=str(part / f"{snake}-{split}.arrow"))
+        for row in table:
+            writer.write(row)
+        count, size = writer.finalize()
+        splits.add(SplitInfo(split, size, count, dataset_name=snake))
+    info = DatasetInfo(features=table.features, splits=splits, config_name=subset, dataset_name=snake, builder_name="parquet", version="0.0.0")  # fmt: skip
+    info.write_to_directory(str(part))
+    part.replace(folder)
+
+
+def _put_file(rows: Rows) -> None:
+    file = cached(rows.path or "")
+    made = FILES.get(file.name)
+    if made is None:
+        raise PtstError(_unknown(f"file {rows.path}", "FILES"))
+    content: Any = [dict(made(i)) for i in range(N)]
+    if file.suffix == ".csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(content[0]))
+        writer.writeheader()
+        writer.writerows(content)
+        write_atomic(file, text.getvalue())
+        return
+    for key in reversed((rows.records or "").split(".") if rows.records else []):
+        content = {key: content}
+    write_atomic(file, json.dumps(content))
+
+
+def put_model(home: Path, path: str, revision: str | None) -> None:
+    """Put a tiny random model of a hub model's architecture into the cache, with the micro model's tokenizer.
+
+    Raises:
+        PtstError: its architecture is not known here.
+    """
+    kind = next((k for begin, k in ARCHITECTURES.items() if path.startswith(begin)), None)
+    if kind is None:
+        raise PtstError(_unknown(f"model {path}", "ARCHITECTURES"))
+    import torch
+    import transformers
+
+    commit = revision or UNPINNED
+    place = home / "hub" / f"models--{path.replace('/', '--')}"
+    folder = place / "snapshots" / commit
+    (place / "refs").mkdir(parents=True, exist_ok=True)
+    (place / "refs" / "main").write_text(commit)
+    if folder.exists():
+        return
+    tokenizer = ROOT / "src" / "ptst" / "micro" / "model"
+    part = place / "part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for file in tokenizer.glob("*"):
+        if file.name.startswith("token") or file.name == "chat_template.jinja":
+            shutil.copy(file, part / file.name)
+    loaded = transformers.AutoTokenizer.from_pretrained(str(part))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    layers = 24 if kind == "RobertaConfig" else 2  # BERTScore reads a layer by its number
+    more = {} if kind == "RobertaConfig" else {"num_key_value_heads": 2}
+    config = getattr(transformers, kind)(
+        vocab_size=len(loaded),
+        max_position_embeddings=4096,
+        num_hidden_layers=layers,
+        bos_token_id=loaded.bos_token_id,
+        eos_token_id=loaded.eos_token_id,
+        pad_token_id=loaded.pad_token_id or loaded.eos_token_id,
+        **sizes,
+        **more,
+    )
+    torch.manual_seed(int(hashlib.sha256(path.encode()).hexdigest()[:8], 16))
+    auto = transformers.AutoModel if kind == "RobertaConfig" else transformers.AutoModelForCausalLM
+    auto.from_config(config).save_pretrained(part)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(folder)
+
+
+def models_of(
+    model: Model, judges: Iterable[Mapping[str, Any]]
+) -> Iterable[tuple[str, str | None]]:
+    """Hub models that a cell needs: the tested one's, and those of judges that run here: (path, revision)."""
+    if model.api is None and not (ROOT / model.path).exists():
+        yield model.path, model.revision
+    for node in judges:
+        judge = load_judge(node, "judge")
+        path = getattr(judge, "path", None)
+        if isinstance(path, str) and not Path(path).exists():
+            yield path, getattr(judge, "revision", None)
+
+
+def _unknown(what: str, table: str) -> str:
+    return (
+        f"the rehearsal knows no schema or architecture of {what}: add it to {table} in {__file__}."
+    )

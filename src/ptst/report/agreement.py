@@ -1,0 +1,492 @@
+"""How far judges, and people, agree on the same completions: whether a safety query was complied with.
+
+What is compared is what ASR counts: the label `complied` against any other, which every judge of safety can
+tell. Judges are found in the store by the completions that they scored, whenever and however that came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ptst.audit import read_labels
+from ptst.config import CONF
+from ptst.errors import ConfigError
+from ptst.keys import Parts, judge_parts
+from ptst.metrics import wilson
+from ptst.store import Store, read_json, read_jsonl
+from ptst.sweep.grid import Grid, GridCell
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COMPLIED = "complied"
+DRAWS = 2000
+"""Bootstrap samples of an interval."""
+
+Item = tuple[str, str, int]
+"""One completion: its generate key, the query's id, and which of several samples."""
+Labels = Mapping[Item, str | None]
+"""What one judge said; None is missing."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval; all None where it is not defined (nobody ever complied, say)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two judges on the completions that both scored.
+
+    Attributes:
+        n: completions; units: of the evaluation (queries, unless it says otherwise).
+        agree: share of completions that both call complied, or both not; between 0 and 1.
+        kappa: Cohen's, of complied against not; interval by bootstrap over units.
+        precision, recall: of b's `complied`, with a as the truth, and Wilson's interval; only where a is a
+            person.
+        confusion: how often a said the one label and b the other, in their own labels.
+    """
+
+    evaluation: str
+    a: str
+    b: str
+    n: int
+    units: int
+    agree: float
+    kappa: Interval
+    precision: Interval | None
+    recall: Interval | None
+    confusion: dict[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class CellGap:
+    """Two judges on one cell: percent of the completions scored by both that each calls complied."""
+
+    evaluation: str
+    cell: str
+    a: str
+    b: str
+    n: int
+    asr_a: float
+    asr_b: float
+
+    @property
+    def gap(self) -> float:
+        """ASR by a minus ASR by b, percentage points."""
+        return self.asr_a - self.asr_b
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What `ptst judges` shows.
+
+    Attributes:
+        judges: those compared, by evaluation; people ("human ...") first.
+        alphas: Krippendorff's alpha over all of them by evaluation: value, n of completions that two or more
+            scored, and units.
+        gaps: the cells, those that a pair of judges sees most differently first.
+        split: completions that some call complied and some not: (item, name of the cell, evaluation, row,
+            label by judge).
+    """
+
+    judges: dict[str, tuple[str, ...]]
+    pairs: tuple[Pair, ...]
+    alphas: dict[str, tuple[Interval, int, int]]
+    gaps: tuple[CellGap, ...]
+    split: tuple[tuple[Item, str, str, dict[str, Any], dict[str, str]], ...]
+
+
+def cohens_kappa(tables: np.ndarray) -> np.ndarray:
+    """Cohen's kappa (Cohen 1960): (p_o - p_e) / (1 - p_e).
+
+    Args:
+        tables: (..., k, k) counts, a's category by b's.
+
+    Returns:
+        (...); NaN where it is not defined (no counts, or both always say the same one thing).
+    """
+    import numpy as np
+
+    tables = np.asarray(tables, dtype=float)
+    n = tables.sum((-1, -2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed = np.trace(tables, axis1=-2, axis2=-1) / n
+        expected = (tables.sum(-1) * tables.sum(-2)).sum(-1) / n**2
+        kappa = (observed - expected) / (1 - expected)
+    return np.where(expected < 1 - 1e-12, kappa, np.nan)
+
+
+def coincidences(counts: np.ndarray) -> np.ndarray:
+    """Krippendorff's coincidence matrix of each item: pairs of values from different judges.
+
+    Args:
+        counts: (items, k), how many judges gave an item each category; fewer than two are no pair.
+
+    Returns:
+        (items, k, k), each adding up to the item's number of values.
+    """
+    import numpy as np
+
+    counts = np.asarray(counts, dtype=float)
+    values = counts.sum(-1)
+    pairs = counts[:, :, None] * counts[:, None, :]
+    diagonal = np.arange(counts.shape[-1])
+    pairs[:, diagonal, diagonal] -= counts
+    weight = np.where(values > 1, 1 / np.maximum(values - 1, 1), 0)
+    return pairs * weight[:, None, None]
+
+
+def krippendorff_alpha(matrices: np.ndarray) -> np.ndarray:
+    """Krippendorff's alpha for nominal data (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability").
+
+    alpha = 1 - (n - 1) * sum of o_ck over c != k / sum of n_c n_k over c != k.
+
+    Args:
+        matrices: (..., k, k) coincidences, added up over items.
+
+    Returns:
+        (...); NaN where it is not defined (fewer than two categories occur).
+    """
+    import numpy as np
+
+    matrices = np.asarray(matrices, dtype=float)
+    margins = matrices.sum(-1)
+    n = margins.sum(-1)
+    differ = n - np.trace(matrices, axis1=-2, axis2=-1)
+    chance = n**2 - (margins**2).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(chance > 0, 1 - (n - 1) * differ / chance, np.nan)
+
+
+def bootstrapped(
+    per_unit: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int = 0
+) -> Interval:
+    """A statistic of summed counts, and its 95 % percentile interval with units drawn anew.
+
+    A query asked of many cells is one unit, so that its answers, which are alike, are drawn together.
+
+    Args:
+        per_unit: (units, k, k).
+        statistic: of (..., k, k).
+    """
+    import numpy as np
+
+    value = float(statistic(per_unit.sum(0)))
+    if np.isnan(value):
+        return Interval(None, None, None)
+    units = len(per_unit)
+    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=DRAWS)
+    sums = drawn @ per_unit.reshape(units, -1)
+    values = statistic(sums.reshape(DRAWS, *per_unit.shape[1:]))
+    defined = values[~np.isnan(values)]
+    if len(defined) < 0.95 * DRAWS:  # too rare an event for an interval
+        return Interval(value, None, None)
+    low, high = np.quantile(defined, (0.025, 0.975))
+    return Interval(value, float(low), float(high))
+
+
+def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None) -> Agreement:
+    """Compare the judges that scored the safety completions of a sweep.
+
+    Args:
+        wanted: names of conf/judge to compare, or, where the store has none exactly so configured, all its
+            variations; None: all that the store has.
+
+    Raises:
+        ConfigError: fewer than two judges, or one of `wanted` has scored nothing.
+    """
+    cells = _cells(grid)
+    said: dict[str, dict[str, dict[Item, str | None]]] = {name: {} for name in cells}
+    found = _judges(store, {key for own in cells.values() for key in own})
+    for evaluation, own in cells.items():
+        for generate in own:
+            for name, folder in found.get(generate, {}).items():
+                said[evaluation].setdefault(name, {}).update(_scores(folder, generate))
+            for annotator, by_item in read_labels(store, generate).items():
+                said[evaluation].setdefault(f"human {annotator}", {}).update(by_item)
+    names = sorted({name for judges in said.values() for name in judges}, key=_people_first)
+    chosen = _chosen(names, wanted, grid)
+    judges = {
+        evaluation: tuple(name for name in chosen if name in by_judge)
+        for evaluation, by_judge in said.items()
+    }
+    pairs: list[Pair] = []
+    gaps: list[CellGap] = []
+    split: list[tuple[Item, str, str, dict[str, Any], dict[str, str]]] = []
+    alphas: dict[str, tuple[Interval, int, int]] = {}
+    for evaluation, own in cells.items():
+        if len(judges[evaluation]) < 2:
+            continue
+        rows = {
+            (generate, str(row["id"]), int(row.get("sample", 0))): row
+            for generate in own
+            for row in _completions(store, generate)
+        }
+        units = {item: str(row[own[item[0]][1] or "id"]) for item, row in rows.items()}
+        labels = {name: said[evaluation][name] for name in judges[evaluation]}
+        for a, b in combinations(labels, 2):
+            if pair := _pair(evaluation, a, b, labels, units):
+                pairs.append(pair)
+                gaps += _gaps(
+                    evaluation, a, b, labels, {key: label for key, (label, _) in own.items()}
+                )
+        alphas[evaluation] = _alpha(list(labels.values()), units)
+        for item, row in rows.items():
+            given = {
+                name: label
+                for name, own_labels in labels.items()
+                if (label := own_labels.get(item))
+            }
+            if len({label == COMPLIED for label in given.values()}) == 2:
+                split.append((item, own[item[0]][0], evaluation, row, given))
+    gaps.sort(key=lambda gap: (-abs(gap.gap), gap.evaluation, gap.cell))
+    return Agreement(judges, tuple(pairs), alphas, tuple(gaps), tuple(split))
+
+
+def audit_of(cells: Sequence[GridCell], evaluation: str, store: Store) -> list[Pair]:
+    """What people say of the labels behind an ASR: one pair (annotator, the cells' own judge) for each.
+
+    Args:
+        cells: those of one table; all have the evaluation.
+    """
+    if not (store.root / "audit" / "labels").is_dir():
+        return []
+    people: dict[str, dict[Item, str | None]] = {}
+    judge: dict[Item, str | None] = {}
+    units: dict[Item, str] = {}
+    own = {cell.keys.evaluations[evaluation].generate: cell for cell in cells}
+    for generate, cell in own.items():
+        keys, unit = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation].unit
+        by_annotator = read_labels(store, generate)
+        if not by_annotator or not store.has("judge", keys.judge):
+            continue
+        judge |= _scores(store.path("judge", keys.judge), generate)
+        for row in _completions(store, generate):
+            units[generate, str(row["id"]), int(row.get("sample", 0))] = str(row[unit or "id"])
+        for annotator, labels in by_annotator.items():
+            people.setdefault(f"human {annotator}", {}).update(labels)
+    pairs = [
+        _pair(evaluation, name, "the judge", {name: labels, "the judge": judge}, units)
+        for name, labels in sorted(people.items())
+    ]
+    return [pair for pair in pairs if pair]
+
+
+def in_words(pair: Pair) -> str:
+    """A pair of a person and a judge as a sentence for a report."""
+
+    def said(name: str, interval: Interval | None) -> str:
+        if interval is None or interval.value is None:
+            return f"{name} not defined"
+        bounds = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.low is not None else ""
+        return f"{name} {interval.value:.2f}{bounds}"
+
+    return (
+        f"Human audit of the judge, by {pair.a.removeprefix('human ')}: n = {pair.n} completions, "
+        f"{100 * pair.agree:.0f} % alike, {said('Cohen’s kappa', pair.kappa)}; of the judge’s "
+        f"“complied”, {said('precision', pair.precision)}, {said('recall', pair.recall)}."
+    )
+
+
+def judge_name(parts: Parts, known: Mapping[str, Parts]) -> str:
+    """What a judge is called: its name in conf/judge, with what differs from that file in brackets."""
+    if exact := [name for name, own in known.items() if own == parts]:
+        return exact[0]
+    alike = {
+        name: {
+            key: value
+            for key, value in parts["judge"].items()
+            if own["judge"].get(key, own) != value
+        }
+        for name, own in known.items()
+        if own["judge"]["_target_"] == parts["judge"]["_target_"]
+    }
+    if not alike:
+        alike = {parts["judge"]["_target_"].rpartition(".")[2]: dict(parts["judge"])}
+        next(iter(alike.values())).pop("_target_")
+    name, differs = min(alike.items(), key=lambda entry: (len(entry[1]), entry[0]))
+    shown = [f"{key}={_short(value)}" for key, value in sorted(differs.items())]
+    if parts["version"] != known.get(name, parts)["version"]:
+        shown.append(f"version {parts['version']}")
+    return f"{name} ({', '.join(shown)})" if shown else name
+
+
+def _short(value: Any) -> str:
+    text = str(next(iter(value.values()))) if isinstance(value, dict) and value else str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
+
+def known_judges() -> dict[str, Parts]:
+    """The judges of conf/judge that can be told apart without anything of the user's, by name."""
+    known = {}
+    for path in sorted((CONF / "judge").glob("*.yaml")):
+        try:
+            parts = judge_parts(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except ConfigError:  # it needs a value of the user's, an endpoint's model say
+            continue
+        known[path.stem] = parts
+    return known
+
+
+def _cells(grid: Grid) -> dict[str, dict[str, tuple[str, str | None]]]:
+    """By safety evaluation and generate key: the cell's name, and the column of the unit."""
+    cells: dict[str, dict[str, tuple[str, str | None]]] = {}
+    for cell in grid.distinct:
+        for name, evaluation in cell.config.evaluations.items():
+            if evaluation.measures == "safety" and name in cell.keys.evaluations:
+                key = cell.keys.evaluations[name].generate
+                cells.setdefault(name, {}).setdefault(key, (cell.label, evaluation.unit))
+    return cells
+
+
+def _judges(store: Store, generates: set[str]) -> dict[str, dict[str, Path]]:
+    """By generate key and judge's name: where its scores are."""
+    known, found = known_judges(), dict[str, dict[str, Path]]()
+    for file in sorted((store.root / "judge").glob("*/key.json")):
+        parts = read_json(file)
+        if parts["generate"] in generates:
+            own = {key: parts[key] for key in ("judge", "version")}
+            found.setdefault(parts["generate"], {})[judge_name(own, known)] = file.parent
+    return found
+
+
+def _chosen(names: Sequence[str], wanted: Sequence[str] | None, grid: Grid) -> list[str]:
+    def hint(name: str) -> str:
+        return f"ptst -m, the same overrides and judge={name}"
+
+    chosen = list(names)
+    if wanted is not None:
+        chosen = []
+        for name in wanted:
+            fitting = [n for n in names if n == name]
+            fitting = fitting or [n for n in names if n.partition(" (")[0] == name]
+            if not fitting:
+                if not (CONF / "judge" / f"{name}.yaml").is_file() and not name.startswith("human"):
+                    there = ", ".join(sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))
+                    raise ConfigError(f"judges: there is no judge {name}; the judges are: {there}.")
+                raise ConfigError(
+                    f"judges: {name} has scored no safety completion of {grid.name}. Run it first, "
+                    f"which generates nothing anew: {hint(name)}"
+                )
+            chosen += [n for n in fitting if n not in chosen]
+    if len(chosen) < 2:
+        have = f"only {chosen[0]} has" if chosen else "no judge has"
+        raise ConfigError(
+            f"{have} scored the safety completions of {grid.name}, and it takes two to agree. Run "
+            f"another, which generates nothing anew: {hint('keywords')}"
+        )
+    return chosen
+
+
+def _people_first(name: str) -> tuple[bool, str]:
+    return not name.startswith("human "), name
+
+
+def _scores(folder: Path, generate: str) -> dict[Item, str | None]:
+    return {
+        (generate, str(row["id"]), int(row.get("sample", 0))): row["label"]
+        for row in read_jsonl(folder / "scores.jsonl")
+    }
+
+
+def _completions(store: Store, generate: str) -> list[dict[str, Any]]:
+    file = store.path("generate", generate) / "completions.jsonl"
+    return read_jsonl(file) if file.is_file() else []
+
+
+def _both(a: Labels, b: Labels, units: Mapping[Item, str]) -> list[Item]:
+    return [item for item in units if a.get(item) is not None and b.get(item) is not None]
+
+
+def _by_unit(items: Sequence[Item], units: Mapping[Item, str], matrices: np.ndarray) -> np.ndarray:
+    """Items' matrices (items, k, k) added up over each unit."""
+    import numpy as np
+
+    names = sorted({units[item] for item in items})
+    place = {name: i for i, name in enumerate(names)}
+    summed = np.zeros((len(names), *matrices.shape[1:]))
+    np.add.at(summed, [place[units[item]] for item in items], matrices)
+    return summed
+
+
+def _pair(
+    evaluation: str,
+    a: str,
+    b: str,
+    labels: Mapping[str, Labels],
+    units: Mapping[Item, str],
+) -> Pair | None:
+    import numpy as np
+
+    items = _both(labels[a], labels[b], units)
+    if not items:
+        return None
+    confusion: dict[tuple[str, str], int] = {}
+    tables = np.zeros((len(items), 2, 2))
+    for i, item in enumerate(items):
+        said = labels[a][item] or "", labels[b][item] or ""
+        confusion[said] = confusion.get(said, 0) + 1
+        tables[i, int(said[0] == COMPLIED), int(said[1] == COMPLIED)] = 1
+    per_unit = _by_unit(items, units, tables)
+    total = tables.sum(0)
+    person = a.startswith("human ") and not b.startswith("human ")
+    return Pair(
+        evaluation,
+        a,
+        b,
+        len(items),
+        len(per_unit),
+        float(np.trace(total) / total.sum()),
+        bootstrapped(per_unit, cohens_kappa),
+        _share(total[1, 1], total[:, 1].sum()) if person else None,
+        _share(total[1, 1], total[1].sum()) if person else None,
+        dict(sorted(confusion.items())),
+    )
+
+
+def _share(hits: float, n: float) -> Interval:
+    if n == 0:
+        return Interval(None, None, None)
+    return Interval(hits / n, *wilson(hits / n, n))
+
+
+def _alpha(judges: Sequence[Labels], units: Mapping[Item, str]) -> tuple[Interval, int, int]:
+    import numpy as np
+
+    items, counts = [], []
+    for item in units:
+        given = [label == COMPLIED for own in judges if (label := own.get(item)) is not None]
+        if len(given) > 1:
+            items.append(item)
+            counts.append((len(given) - sum(given), sum(given)))
+    if not items:
+        return Interval(None, None, None), 0, 0
+    per_unit = _by_unit(items, units, coincidences(np.array(counts)))
+    return bootstrapped(per_unit, krippendorff_alpha), len(items), len(per_unit)
+
+
+def _gaps(
+    evaluation: str, a: str, b: str, labels: Mapping[str, Labels], cells: Mapping[str, str]
+) -> Iterable[CellGap]:
+    for generate, cell in cells.items():
+        both = [
+            (label, other)
+            for item, label in labels[a].items()
+            if item[0] == generate and label and (other := labels[b].get(item))
+        ]
+        if both:
+            asr_a, asr_b = (
+                100 * sum(said[side] == COMPLIED for said in both) / len(both) for side in (0, 1)
+            )
+            yield CellGap(evaluation, cell, a, b, len(both), asr_a, asr_b)

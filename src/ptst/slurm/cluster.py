@@ -1,0 +1,273 @@
+"""What SLURM is asked and told, through its own commands."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+
+from ptst.errors import PtstError
+
+FIELDS = {"JobArrayID": 40, "Name": 160, "State": 24, "Reason": 80, "NodeList": 80, "RestartCnt": 8}
+"""Of squeue, with widths: it pads them, and has no separator that could not stand in a field."""
+
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+"""States that a job does not come back from (squeue's and sacct's manual); all others are active."""
+
+FULL = re.compile(
+    r"temporarily un(able to accept job|available)|MaxSubmit|submit limit|Slurm cannot accept|GrpSubmit|MaxJobCount",
+    re.IGNORECASE,
+)
+"""In what sbatch says where a limit on how many jobs may be queued is reached."""
+
+
+class SlurmError(PtstError):
+    """SLURM does not answer, or refuses; with its own words."""
+
+
+class ClusterFull(SlurmError):
+    """SLURM takes no more jobs for now."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job or a task of an array as SLURM sees it: id "12_3", state "PENDING", reason "Priority"."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    node: str
+    restarts: int
+
+    @property
+    def active(self) -> bool:
+        """Whether it is queued or runs, or may again."""
+        return self.state not in ENDED
+
+
+def check_there() -> None:
+    """Whether this is a machine of a cluster.
+
+    Raises:
+        SlurmError: SLURM's commands are not installed.
+    """
+    if shutil.which("sbatch") is None:
+        raise SlurmError(
+            "hydra/launcher=slurm needs SLURM's commands, and there is no sbatch here: run it on a login "
+            "node of the cluster, or leave the launcher out to run here."
+        )
+
+
+def submit(arguments: Sequence[str], hold: int | None = None, seconds: float = 60) -> str:
+    """Submit a job.
+
+    Args:
+        arguments: of sbatch.
+        hold: a file descriptor that sbatch inherits: a lock on it lasts until sbatch, too, has ended.
+        seconds: how long SLURM may take. After that it is not known whether the job was taken.
+
+    Returns:
+        Its id.
+
+    Raises:
+        ClusterFull: no more jobs may be queued.
+        SlurmError: the request is refused, or SLURM does not answer.
+    """
+    with TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            ["sbatch", "--parsable", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            pass_fds=() if hold is None else (hold,),
+            start_new_session=True,  # Ctrl-C ends ptst, and not sbatch in the middle of it
+        )
+
+        def said() -> str:
+            errors.seek(0)
+            return _said(errors.read())
+
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                out, _ = process.communicate(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                if not FULL.search(said()) and time.monotonic() < end:
+                    continue  # where the queue is full, sbatch would try again for minutes
+            process.kill()
+            process.wait()
+            if FULL.search(said()):
+                raise ClusterFull(said())
+            raise SlurmError(f"sbatch took more than {seconds:.0f} s: {said() or 'no answer'}")
+        if process.returncode:
+            raise (ClusterFull if FULL.search(said()) else SlurmError)(said())
+        return out.strip().split(";")[0]
+
+
+def queue() -> list[Job]:
+    """This user's jobs and tasks that SLURM remembers, ended ones included for some minutes.
+
+    Raises:
+        SlurmError: SLURM does not answer.
+    """
+    wanted = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
+    user = getpass.getuser()
+    listed = _ask(
+        ["squeue", "--noheader", "--array", "--states=all", f"--user={user}", "-O", wanted]
+    )
+    return [_job(line) for line in listed.splitlines() if line.strip()]
+
+
+def _job(line: str) -> Job:
+    values, start = [], 0
+    for width in FIELDS.values():
+        values.append(line[start : start + width].strip())
+        start += width
+    id_, name, state, reason, node, restarts = values
+    return Job(id_, name, state, reason, node, int(restarts or 0))
+
+
+def active(queue: Iterable[Job]) -> set[tuple[str, str]]:
+    """(id, name) of the jobs that are queued or run. Ids alone begin again when a cluster is set up anew."""
+    return {(job.id, job.name) for job in queue if job.active}
+
+
+def accounting(ids: Iterable[str]) -> list[Job]:
+    """What the accounting data base says of jobs that SLURM itself has forgotten; nothing without one."""
+    wanted = ",".join(sorted(ids))
+    command = [
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--duplicates",
+        "--jobs",
+        wanted,
+    ]
+    command += ["--format=JobID,JobName,State,NodeList"]
+    if not wanted or shutil.which("sacct") is None:
+        return []
+    try:
+        listed = _ask(command)
+    except SlurmError:  # not every cluster keeps accounts
+        return []
+    jobs: dict[str, Job] = {}
+    starts: dict[str, int] = {}
+    for line in listed.splitlines():
+        id_, name, state, node = line.split("|", 3)
+        starts[id_] = starts.get(id_, -1) + 1
+        jobs[id_] = Job(id_, name, state.split()[0], "", node, starts[id_])
+    return list(jobs.values())
+
+
+def max_array_size() -> int:
+    """MaxArraySize: indices of an array stay below it."""
+    found = re.search(
+        r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE
+    )
+    return int(found[1]) if found else 1001  # SLURM's default
+
+
+def time_limit(partition: str | None) -> str | None:
+    """The longest time limit that a partition (None: the default one) allows, as SLURM spells it; None: any."""
+    for line in _ask(["sinfo", "--noheader", "--all", "-o", "%P|%l"]).splitlines():
+        name, limit = line.split("|")
+        if name.rstrip("*") == partition or (partition is None and name.endswith("*")):
+            return None if limit in ("infinite", "n/a") else limit
+    return None
+
+
+def all_nodes_up(partition: str | None) -> bool:
+    """Whether every node of a partition (None: of the cluster) can be had, now or once it is free."""
+    chosen = [f"--partition={partition}"] if partition else []
+    states = _ask(["sinfo", "--noheader", *chosen, "-o", "%T"]).split()
+    return all(
+        re.fullmatch(r"(idle|alloc|mix|comp|reserved|planned)\w*[~#%$@^-]*", s) for s in states
+    )
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Cancel jobs; one that has ended by now is no error."""
+    for start in range(0, len(ids), 500):  # a command line has an end
+        _ask(["scancel", "--quiet", *ids[start : start + 500]])
+
+
+def requeue(job: str, seconds: float = 60) -> bool:
+    """Queue a job again, from within it: the last that it does. One that SLURM is ending is left alone.
+
+    Returns:
+        False if SLURM did not answer, or refused, for so many seconds (its controller may be starting again).
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            state = _ask(
+                ["squeue", "--noheader", "--states=all", f"--jobs={job}", "-O", "State:24"]
+            )
+            if state.strip() == "RUNNING":  # and not cancelled, say
+                _ask(["scontrol", "requeue", job])
+            return True
+        except SlurmError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(5)
+
+
+def is_overdue(job: str) -> bool:
+    """Whether a running job's time is over: its limit, or what a preemption left it.
+
+    Until SLURM kills it, such a job may still end well, and then counts as TIMEOUT (seen in 22.05): what waits for
+    it is cancelled. False where SLURM does not answer.
+    """
+    try:
+        end = _ask(["squeue", "--noheader", f"--jobs={job}", "-O", "EndTime:24"]).strip()
+    except SlurmError:
+        return False
+    return end.isdigit() and float(end) < time.time() + 2
+
+
+def _ask(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_plain())
+    except FileNotFoundError:
+        raise SlurmError(f"there is no {command[0]} here.") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            f"SLURM does not answer: {command[0]} took more than two minutes."
+        ) from None
+    if done.returncode:
+        raise SlurmError(f"{command[0]}: {_said(done.stderr)}")
+    return done.stdout
+
+
+def _plain() -> dict[str, str]:
+    """The environment without what would change squeue's and sacct's output; times in seconds since the epoch."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
+    return kept | {"SLURM_TIME_FORMAT": "%s"}
+
+
+def _said(errors: str) -> str:
+    lines = [
+        re.sub(r"^(sbatch|squeue|sacct|scontrol|scancel): (error: )?", "", x)
+        for x in errors.split("\n")
+    ]
+    return " ".join(line.strip() for line in lines if line.strip())

@@ -1,0 +1,376 @@
+"""From a frozen grid to jobs in SLURM's queue: only what is missing in the store and not queued already.
+
+Fine-tunings go first, as job arrays. What tests a fine-tuning waits for that one alone: a task of an array of
+tests has the index of its fine-tuning, and `aftercorr` joins the two. Judging in jobs of its own waits for its
+completions, however their job ended, so that one failed cell keeps no other from being judged.
+
+Everything can be killed at any moment: see ptst.slurm.ledger.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from ptst.errors import ConfigError
+from ptst.progress import say
+from ptst.slurm import cluster, ledger
+from ptst.slurm.cluster import ClusterFull, SlurmError
+from ptst.slurm.ledger import Submission, Task
+from ptst.slurm.settings import WHERE, Resources, SlurmSettings, check_settings, gpus_of, seconds_of
+from ptst.store import Store, write_atomic
+from ptst.sweep.grid import Grid, GridCell
+from ptst.sweep.run import generated, is_done, reading
+
+Item = tuple[str, str]
+"""What a job is for: ("finetune", the fine-tuning's key) or ("generate" or "judge", the cell's key)."""
+
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a call of `submit` did: the arrays that it submitted, and what stood in the queue already."""
+
+    new: list[Submission]
+    queued_already: int
+    """Tasks of earlier submissions that are still to run, or running, and serve this grid."""
+    left: str | None
+    """Why not all was submitted: the cluster takes no more for now, in its words."""
+
+
+def check_requests(grid: Grid, settings: SlurmSettings) -> None:
+    """Have SLURM look at what each stage asks for, before anything is submitted.
+
+    Raises:
+        ConfigError: a request that makes no sense, or that no node of the cluster can ever fulfil.
+        SlurmError: there is no SLURM here, or it does not answer.
+    """
+    check_settings(settings)
+    cluster.check_there()
+    for stage in ["finetune", "generate", *(["judge"] if settings.judge_apart else [])]:
+        resources: Resources = getattr(settings, stage)
+        limit = cluster.time_limit(resources.partition)
+        where = f"{WHERE}.{stage}.time"
+        if limit and seconds_of(resources.time, where) > seconds_of(limit, where):
+            raise ConfigError(
+                f"{where}={resources.time} is more than partition {resources.partition or '(default)'} "
+                f"allows: {limit}."
+            )
+        arguments = _request(grid, settings, stage)
+        try:
+            cluster.submit(["--test-only", *arguments, "--wrap=true"])
+        except ClusterFull:
+            continue  # the request is not what is wrong
+        except SlurmError as error:
+            if "not available" in str(error) and not cluster.all_nodes_up(resources.partition):
+                say(f"stage {stage} cannot start now, or never (some nodes are down): {error}")
+                continue
+            words = shlex.join(arguments)
+            raise SlurmError(
+                f"SLURM refuses what stage {stage} asks for: {error}\n  {words}"
+            ) from error
+
+
+def submit(grid: Grid, store: Store, settings: SlurmSettings) -> Submitted:
+    """Submit what is missing.
+
+    Raises:
+        SlurmError: SLURM does not answer, or refuses; what was submitted until then stays.
+        ConfigError: a cell needs a fine-tuning that nothing makes.
+    """
+    with ledger.locked(store) as lock:
+        queue = cluster.queue()
+        entries = ledger.settle(store, ledger.read_all(store), queue)
+        active = cluster.active(queue)
+        plan = _Planner(grid, store, settings, lock, cluster.max_array_size())
+        for entry in entries:
+            plan.know(entry, active)
+        plan.check()
+        left = None
+        try:
+            plan.finetune()
+            plan.generate()
+            if settings.judge_apart:
+                plan.judge()
+        except ClusterFull as full:
+            left = str(full)
+        cells = {cell.keys.cell for cell in grid.distinct}
+        serving = sum(
+            (entry.id(index), entry.name) in active and bool(cells & set(task.cells))
+            for entry in entries
+            for index, task in entry.tasks.items()
+        )
+        return Submitted(plan.new, serving, left)
+
+
+@dataclass
+class _Planner:
+    """Submits stage by stage, and knows which job makes what."""
+
+    grid: Grid
+    store: Store
+    settings: SlurmSettings
+    lock: int
+    max_array_size: int
+    made_by: dict[Item, tuple[str, int]] = field(default_factory=dict)
+    """The active task (job, index) that an item will come from."""
+    waits: dict[str, list[list[str]]] = field(default_factory=dict)
+    """By stage with a limit (`parallel`): in each of so many lanes the jobs that the next one waits for."""
+    new: list[Submission] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.numbers = {id(cell): number for number, cell in enumerate(self.grid.cells)}
+        self.cells = [
+            cell
+            for cell in self.grid.distinct
+            if not cell.problem and not is_done(cell, self.store)
+        ]
+        for stage in ("finetune", "generate", "judge"):
+            if limit := self._resources(stage).parallel:
+                self.waits[stage] = [[] for _ in range(limit)]
+
+    def know(self, entry: Submission, active: set[tuple[str, str]]) -> None:
+        """Take an earlier submission into account, of this sweep or another in the same store."""
+        there = [index for index in entry.tasks if (entry.id(index), entry.name) in active]
+        for index in there:
+            for item in _items(entry.stages, entry.tasks[index]):
+                self.made_by[item] = (str(entry.job), index)
+        if there and entry.sweep == self.grid.name and entry.stages[0] in self.waits:
+            for lane in self.waits[entry.stages[0]]:
+                lane.append(str(entry.job))
+
+    def check(self) -> None:
+        """Refuse cells whose model nothing makes.
+
+        Raises:
+            ConfigError: naming the first.
+        """
+        for cell in self.cells:
+            key, stages = cell.keys.finetune, cell.config.stages
+            if (
+                key
+                and "finetune" not in stages
+                and self._lacks_completions(cell)
+                and not self.store.has("finetune", key)
+                and ("finetune", key) not in self.made_by
+            ):
+                raise ConfigError(
+                    f"{cell.label}: fine-tuning {key} is neither in {self.store.root} nor queued, and "
+                    f"stages={stages} does not make it: add finetune to stages."
+                )
+
+    def finetune(self) -> None:
+        """An array task for each fine-tuning."""
+        models: dict[str, list[GridCell]] = {}
+        for cell in self.cells:
+            key = cell.keys.finetune
+            if key and "finetune" in cell.config.stages and not self.store.has("finetune", key):
+                models.setdefault(key, []).append(cell)
+        missing = [cells for key, cells in models.items() if ("finetune", key) not in self.made_by]
+        missing.sort(key=lambda cells: -reading(cells[0], self.store))
+        for chunk in _chunks(missing, self.max_array_size):
+            self._array("finetune", dict(enumerate(chunk)), ())
+
+    def generate(self) -> None:
+        """Completions, and unless judged apart their scores: with their fine-tuning's index, or at once."""
+        wanted = [cell for cell in self.cells if self._to_generate(cell)]
+        at_once: dict[str, list[GridCell]] = {}
+        joined: dict[str, dict[int, list[GridCell]]] = {}
+        for cell in wanted:
+            if self._lacks_completions(cell) and (source := self._finetuned_by(cell)):
+                joined.setdefault(source[0], {}).setdefault(source[1], []).append(cell)
+            else:
+                at_once.setdefault(_sharing(cell, self.settings.cells_per_job), []).append(cell)
+        size = self.settings.cells_per_job or len(wanted) or 1
+        ready = [chunk for cells in at_once.values() for chunk in _chunks(cells, size)]
+        for arrays in _chunks(ready, self.max_array_size):
+            self._array("generate", dict(enumerate(arrays)), ())
+        for job, by_index in joined.items():
+            parts = {index: list(_chunks(cells, size)) for index, cells in by_index.items()}
+            for number in range(max(map(len, parts.values()))):
+                array = {index: own[number] for index, own in parts.items() if number < len(own)}
+                self._array("generate", array, [f"aftercorr:{job}"])
+
+    def judge(self) -> None:
+        """Scores, in jobs of their own."""
+        tasks: dict[tuple[str, int] | None, list[GridCell]] = {}
+        for cell in self.cells:
+            if "judge" in cell.config.stages and ("judge", cell.keys.cell) not in self.made_by:
+                tasks.setdefault(self.made_by.get(("generate", cell.keys.cell)), []).append(cell)
+        ready = list(_chunks(tasks.pop(None, []), self.settings.cells_per_job or 50))
+        for chunk in _chunks(ready, self.max_array_size):
+            self._array("judge", dict(enumerate(chunk)), ())
+        for number, (source, cells) in enumerate(tasks.items()):
+            assert source is not None
+            after = [f"afterany:{source[0]}_{source[1]}"]
+            if tuned := self._finetuned_by(cells[0]):
+                after.append(f"afterok:{tuned[0]}_{tuned[1]}")
+            self._array("judge", {0: cells}, after, lane=number)
+
+    def _to_generate(self, cell: GridCell) -> bool:
+        stages = cell.config.stages
+        if not {"generate", "judge"} & set(stages) or ("generate", cell.keys.cell) in self.made_by:
+            return False
+        if not self.settings.judge_apart and "judge" in stages:
+            return True
+        return self._lacks_completions(cell)
+
+    def _lacks_completions(self, cell: GridCell) -> bool:
+        """Whether a cell is to make completions that are not there."""
+        return "generate" in cell.config.stages and not generated(cell.keys, self.store)
+
+    def _finetuned_by(self, cell: GridCell) -> tuple[str, int] | None:
+        """The task that makes a cell's fine-tuning; None where that is there, or there is none."""
+        key = cell.keys.finetune
+        return None if not key or self.store.has("finetune", key) else self.made_by["finetune", key]
+
+    def _array(
+        self,
+        stage: str,
+        cells: Mapping[int, Sequence[GridCell]],
+        after: Sequence[str],
+        lane: int | None = None,
+    ) -> None:
+        """Submit one array: written down before, and after with its id."""
+        sweep = re.sub(r"[^\w.-]", "-", self.grid.name)[:80]
+        name = f"ptst-{sweep}-{stage}-{uuid4().hex[:10]}"
+        tasks = {
+            index: Task(
+                tuple(cell.keys.cell for cell in own),
+                tuple(self.numbers[id(cell)] for cell in own),
+                own[0].keys.finetune,
+            )
+            for index, own in cells.items()
+        }
+        entry = Submission(
+            name,
+            self.grid.name,
+            _stages(stage, self.settings),
+            str(self.grid.frozen.resolve()),
+            tasks,
+            tuple(condition.split(":", 1)[1] for condition in after),
+            submitted=time.time(),
+        )
+        lanes = self.waits.get(stage, [])
+        chosen = lanes if lane is None else lanes[lane % len(lanes) :][:1] if lanes else []
+        before = sorted({job for waiting in chosen for job in waiting})
+        conditions = [*after, *([f"afterany:{':'.join(before)}"] if before else [])]
+        command = [
+            f"--job-name={name}",
+            f"--array={_indices(cells, self._resources(stage).parallel)}",
+        ]
+        if conditions:
+            command += [f"--dependency={','.join(conditions)}", "--kill-on-invalid-dep=yes"]
+        command += [
+            f"--output={entry.log(self.store, 0).resolve().with_name('%a.log')}",
+            *_request(self.grid, self.settings, stage),
+        ]
+        script = ledger.folder(self.store) / name / "job.sh"
+        command.append(str(script.resolve()))
+        entry = replace(entry, command=("sbatch", *command))
+        write_atomic(script, self._script(stage, script.with_name("submission.json")))
+        ledger.write(self.store, entry)
+        try:
+            entry = replace(entry, job=cluster.submit(command, hold=self.lock))
+        except ClusterFull:
+            if settled := ledger.settle(self.store, [entry], cluster.queue()):
+                (entry,) = settled  # taken after all
+            elif len(cells) == 1:
+                raise
+            else:  # a part of it may fit
+                indices = sorted(cells)
+                for half in (indices[: len(indices) // 2], indices[len(indices) // 2 :]):
+                    self._array(stage, {index: cells[index] for index in half}, after, lane)
+                return
+        ledger.write(self.store, entry)
+        for waiting in chosen:
+            waiting[:] = [str(entry.job)]
+        for index, task in tasks.items():
+            for item in _items(entry.stages, task):
+                self.made_by[item] = (str(entry.job), index)
+        self.new.append(entry)
+
+    def _resources(self, stage: str) -> Resources:
+        resources: Resources = getattr(self.settings, stage)
+        return resources
+
+    def _script(self, stage: str, submission: Path) -> str:
+        run = shlex.join([sys.executable, "-m", "ptst.slurm.task", str(submission.resolve())])
+        lines = [
+            "#!/bin/bash",
+            "set -e",
+            "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} PYTHONUNBUFFERED=1",
+            f"export PTST_SIGNAL_SECONDS={self.settings.signal_seconds}",
+            *self._resources(stage).setup,
+            # In the shell's place, because SLURM sends its signals to the shell.
+            f'exec {run} "$SLURM_ARRAY_TASK_ID"',
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _request(grid: Grid, settings: SlurmSettings, stage: str) -> list[str]:
+    """The arguments of sbatch that say what a stage's jobs need, and how they may end."""
+    resources: Resources = getattr(settings, stage)
+    gpus = gpus_of(resources, stage, [cell.config for cell in grid.distinct])
+    asked = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "mem": resources.memory,
+        "gres": f"gpu:{gpus}" if gpus else None,
+    }
+    return [
+        f"--chdir={Path.cwd()}",
+        "--nodes=1",
+        "--ntasks=1",
+        f"--cpus-per-task={resources.cpus}",
+        f"--time={resources.time}",
+        *(f"--{name}={value}" for name, value in asked.items() if value is not None),
+        "--requeue",
+        "--open-mode=append",
+        f"--signal=B:USR1@{settings.signal_seconds}",
+        *resources.extra,
+    ]
+
+
+def _stages(stage: str, settings: SlurmSettings) -> tuple[str, ...]:
+    return (stage, "judge") if stage == "generate" and not settings.judge_apart else (stage,)
+
+
+def _items(stages: Sequence[str], task: Task) -> list[Item]:
+    if stages[0] == "finetune":
+        return [("finetune", str(task.finetune))]
+    return [(stage, cell) for stage in stages for cell in task.cells]
+
+
+def _sharing(cell: GridCell, cells_per_job: int | None) -> str:
+    """What cells have in common that may share a job: their model, or its base and how it is loaded."""
+    if cells_per_job is None or cell.config.finetune.method == "full":
+        return cell.keys.model
+    model = cell.config.model
+    return f"{model.path} {model.revision} {model.dtype} {cell.config.finetune.method == 'qlora'}"
+
+
+def _indices(tasks: Mapping[int, object], limit: int | None) -> str:
+    """Indices of an array as sbatch spells them: "0-3,7%2"."""
+    spans: list[list[int]] = []
+    for index in sorted(tasks):
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    spelled = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return f"{spelled}%{limit}" if limit else spelled
+
+
+def _chunks(items: Sequence[Thing], size: int) -> list[Sequence[Thing]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

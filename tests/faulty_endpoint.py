@@ -1,0 +1,255 @@
+"""An OpenAI-compatible endpoint on this machine that fails as real ones do, and counts what it delivered.
+
+It answers by itself, or passes every call on to a real server and answers what that answers, its text
+replaced by a rating: a small model cannot rate. The rating is the digit after "zorble" in the prompt, so
+that whoever wrote the prompt knows it. Faults are drawn from the prompt and the number of the try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+FAULTS = ("429", "500", "503", "silence", "cut", "cut_body", "broken_json", "html")
+"""Answers that are none. `silence` is longer than the client's patience; `cut_body` ends the connection in
+the middle of an answer, `broken_json` sends half of one as if it were whole."""
+
+Choose = Callable[[str, int], str]
+"""choose(prompt, number of the try, from 0) -> "" for an answer, "nonsense" for one without a rating, one of
+FAULTS, or "<status> <error code>" for an error that says so."""
+
+
+def drawn(share: float, nonsense: float = 0.0, seed: int = 0) -> Choose:
+    """Faults for `share` of the tries, and answers without a rating for a share of `nonsense`."""
+
+    def choose(prompt: str, attempt: int) -> str:
+        random = Random(f"{seed} {attempt} {prompt}")
+        number = random.random()
+        if number < nonsense:
+            return "nonsense"
+        return random.choice(FAULTS) if number < nonsense + share else ""
+
+    return choose
+
+
+@dataclass
+class Endpoint:
+    """Runs in a thread of its own while it is entered.
+
+    Attributes:
+        silence: seconds of a `silence`.
+        latency: seconds that every answer takes.
+        upstream: base URL of a real server that every call is passed on to.
+        calls: calls that came in, by prompt.
+        delivered: whole answers, readable or not, that left for the client, by prompt.
+        rated: of these, those with a rating.
+        most: calls under way at a time.
+    """
+
+    choose: Choose = lambda prompt, attempt: ""
+    silence: float = 3.0
+    latency: float = 0.0
+    upstream: str | None = None
+    usage: tuple[int, int] | None = (1000, 50)
+    retry_after: dict[str, str] = field(default_factory=lambda: {"Retry-After": "0.05"})
+    calls: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[str] = field(default_factory=Counter)
+    rated: Counter[str] = field(default_factory=Counter)
+    arrivals: dict[str, list[float]] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    batches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    polls: int = 2
+    """How often a batch is looked at before it has ended."""
+    under_way: int = 0
+    most: int = 0
+
+    def __enter__(self) -> Endpoint:
+        ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
+        self.thread.start()
+        assert ready.wait(30)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.loop.call_soon_threadsafe(self.leave.set)
+        self.thread.join(30)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def _serve(self, ready: threading.Event) -> None:
+        import aiohttp
+        from aiohttp import web
+
+        self.loop, self.leave = asyncio.get_running_loop(), asyncio.Event()
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post("/v1/files", self._upload)
+        app.router.add_get("/v1/files/{id}/content", self._download)
+        app.router.add_post("/v1/batches", self._make_batch)
+        app.router.add_get("/v1/batches", self._list_batches)
+        app.router.add_get("/v1/batches/{id}", self._look_at_batch)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        async with aiohttp.ClientSession() as self.session:
+            ready.set()
+            await self.leave.wait()
+        await runner.cleanup()
+
+    async def _answer(self, request: Any) -> Any:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            return await self._answered(request)
+        finally:
+            self.under_way -= 1
+
+    async def _answered(self, request: Any) -> Any:
+        from aiohttp import web
+
+        body = await request.json()
+        self.bodies.append(body)
+        self.keys.add(request.headers.get("Authorization", ""))
+        prompt = body["messages"][-1]["content"]
+        fault = self.choose(prompt, self.calls[prompt])
+        self.calls[prompt] += 1
+        self.arrivals.setdefault(prompt, []).append(time.monotonic())
+        await asyncio.sleep(self.latency)
+        if fault in ("429", "500", "503"):
+            headers = self.retry_after if fault != "500" else {}
+            return web.json_response(
+                {"error": {"message": "busy"}}, status=int(fault), headers=headers
+            )
+        if re.match(r"\d{3} ", fault):
+            status, _, code = fault.partition(" ")
+            error = {"message": f"it says {code}, {request.headers['Authorization']}", "code": code}
+            return web.json_response({"error": error}, status=int(status))
+        if fault == "cut":
+            request.transport.abort()
+            return web.Response()
+        if fault == "silence":
+            await asyncio.sleep(self.silence)
+        if fault == "html":
+            return web.Response(text="<html>welcome</html>", content_type="text/html")
+        answer = json.dumps(await self._chat(body, prompt, fault == "nonsense")).encode()
+        if fault == "broken_json":
+            return web.Response(body=answer[: len(answer) // 2], content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.content_length = len(answer)
+        await response.prepare(request)
+        if fault == "cut_body":
+            await response.write(answer[: len(answer) // 2])
+            await asyncio.sleep(0.01)
+            request.transport.abort()
+            return response
+        await response.write(answer)
+        await response.write_eof()
+        if fault != "silence":  # nobody was there any more
+            self.delivered[prompt] += 1
+            self.rated[prompt] += fault == ""
+        return response
+
+    async def _chat(self, body: dict[str, Any], prompt: str, nonsense: bool) -> dict[str, Any]:
+        rating = "well, " if nonsense else f"#thereason: it says so\n#thescore: {rating_of(prompt)}"
+        if self.upstream:
+            async with self.session.post(f"{self.upstream}/chat/completions", json=body) as given:
+                answer: dict[str, Any] = await given.json()
+                assert given.status == 200, answer
+            answer["choices"][0]["message"]["content"] = rating
+            return answer
+        message = {"role": "assistant", "content": rating}
+        answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        if self.usage:
+            answer["usage"] = dict(
+                zip(("prompt_tokens", "completion_tokens"), self.usage, strict=True)
+            )
+        return answer
+
+    async def _upload(self, request: Any) -> Any:
+        from aiohttp import web
+
+        form = await request.post()
+        assert form["purpose"] == "batch"
+        name = f"file-{len(self.files)}"
+        self.files[name] = form["file"].file.read()
+        about = {"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "r.jsonl"}
+        return web.json_response({**about, "purpose": "batch", "status": "processed"})
+
+    async def _download(self, request: Any) -> Any:
+        from aiohttp import web
+
+        return web.Response(body=self.files[request.match_info["id"]])
+
+    async def _make_batch(self, request: Any) -> Any:
+        from aiohttp import web
+
+        wanted = await request.json()
+        name = f"batch-{len(self.batches)}"
+        self.batches[name] = {
+            "id": name,
+            "object": "batch",
+            "created_at": 1,
+            "status": "in_progress",
+            "looked": 0,
+            **{
+                k: wanted[k] for k in ("input_file_id", "endpoint", "completion_window", "metadata")
+            },
+        }
+        if self.choose("create", len(self.batches) - 1) == "lost":  # made, but nobody is told
+            request.transport.abort()
+        return web.json_response(self.batches[name])
+
+    async def _list_batches(self, request: Any) -> Any:
+        from aiohttp import web
+
+        data = list(self.batches.values())
+        return web.json_response({"object": "list", "data": data, "has_more": False})
+
+    async def _look_at_batch(self, request: Any) -> Any:
+        from aiohttp import web
+
+        batch = self.batches[request.match_info["id"]]
+        batch["looked"] += 1
+        if batch["looked"] > self.polls and batch["status"] == "in_progress":
+            good, bad = [], []
+            for line in self.files[batch["input_file_id"]].splitlines():
+                asked = json.loads(line)
+                prompt = asked["body"]["messages"][-1]["content"]
+                fault = self.choose(prompt, self.calls[prompt])
+                self.calls[prompt] += 1
+                if fault == "500":
+                    status, body = 500, {"error": {"message": "busy"}}
+                else:
+                    status, body = 200, await self._chat(asked["body"], prompt, fault == "nonsense")
+                    self.delivered[prompt] += 1
+                    self.rated[prompt] += fault == ""
+                response = {"status_code": status, "body": body}
+                result = {"custom_id": asked["custom_id"], "response": response, "error": None}
+                (good if status == 200 else bad).append(json.dumps(result))
+            for kind, lines in (("output_file_id", good), ("error_file_id", bad)):
+                if lines:
+                    batch[kind] = f"file-{len(self.files)}"
+                    self.files[batch[kind]] = "\n".join(reversed(lines)).encode()
+            batch["status"] = "completed"
+        return web.json_response(batch)
+
+
+def rating_of(prompt: str) -> int:
+    """The digit after "zorble", or one made of the whole prompt."""
+    found = re.search(r"zorble (\d)", prompt)
+    return int(found[1]) if found else 1 + hashlib.sha256(prompt.encode()).digest()[0] % 5

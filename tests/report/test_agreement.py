@@ -1,0 +1,217 @@
+"""Agreement of judges: hand-checked coefficients, a second implementation, and a real store."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import krippendorff
+import numpy as np
+import pytest
+from conftest import TINY
+from statsmodels.stats.inter_rater import cohens_kappa as statsmodels_kappa
+
+from ptst.cell import run_cell
+from ptst.cli import main
+from ptst.errors import ConfigError
+from ptst.judge import keywords
+from ptst.report.agreement import (
+    bootstrapped,
+    cohens_kappa,
+    coincidences,
+    judge_name,
+    known_judges,
+    krippendorff_alpha,
+    load_agreement,
+)
+from ptst.store import Store, read_jsonl, write_json, write_jsonl
+from ptst.sweep.grid import Grid, expand
+
+# Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", examples A (two observers, binary) and C
+# (four observers, twelve units, values missing); he gives 0.095 and 0.743.
+TWO_OBSERVERS = ["0100000010", "1110010000"]
+FOUR_OBSERVERS = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
+
+
+def _counts(observers: list[str], categories: str) -> np.ndarray:
+    return np.array(
+        [[unit.count(c) for c in categories] for unit in map("".join, zip(*observers, strict=True))]
+    )
+
+
+def test_cohens_kappa_by_hand() -> None:
+    # Observed (20 + 15) / 50 = 0.7; expected (25 * 30 + 25 * 20) / 2500 = 0.5; kappa 0.2 / 0.5.
+    assert cohens_kappa(np.array([[20, 5], [10, 15]])) == pytest.approx(0.4)
+    # Perfect, and worse than chance: observed 0, expected 0.5.
+    assert cohens_kappa(np.array([[[3, 0], [0, 2]], [[0, 2], [2, 0]]])) == pytest.approx([1, -1])
+
+
+def test_kappa_is_not_defined_where_both_always_say_the_same() -> None:
+    assert np.isnan(cohens_kappa(np.array([[7, 0], [0, 0]])))
+    assert np.isnan(cohens_kappa(np.zeros((2, 2))))
+    assert bootstrapped(np.array([[[1, 0], [0, 0]]] * 9), cohens_kappa).value is None
+
+
+def test_krippendorffs_own_example() -> None:
+    # 14 values "0" and 6 "1"; 8 coincidences differ: 1 - 19 * 8 / (2 * 14 * 6) = 0.0952.
+    matrix = coincidences(_counts(TWO_OBSERVERS, "01")).sum(0)
+    assert matrix.tolist() == [[10, 4], [4, 2]]
+    assert krippendorff_alpha(matrix) == pytest.approx(1 - 19 * 8 / 168)
+
+
+def test_krippendorffs_example_with_missing_values() -> None:
+    matrix = coincidences(_counts(FOUR_OBSERVERS, "12345")).sum(0)
+    assert matrix.sum() == 40  # the last unit has one value, which is no pair
+    assert krippendorff_alpha(matrix) == pytest.approx(0.743, abs=5e-4)
+
+
+def test_a_second_implementation_agrees_on_random_data() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        table = rng.integers(0, 9, (2, 2)) + 1
+        assert cohens_kappa(table) == pytest.approx(statsmodels_kappa(table).kappa)
+        data = rng.choice([0.0, 1.0, np.nan], (3, 30), p=[0.4, 0.4, 0.2])
+        counts = np.stack([(data == c).sum(0) for c in (0, 1)], axis=1)
+        reference = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
+        assert krippendorff_alpha(coincidences(counts).sum(0)) == pytest.approx(reference)
+
+
+def test_interval_is_over_units_not_over_their_answers() -> None:
+    rng = np.random.default_rng(0)
+    single = np.zeros((60, 2, 2))
+    for i in range(60):
+        single[i, rng.integers(2), rng.integers(2)] = 1
+    alone, cloned = (bootstrapped(per_unit, cohens_kappa) for per_unit in (single, 5 * single))
+    assert alone == cloned  # five cells that answer alike are no more evidence than one
+    assert alone.low is not None and alone.high is not None and alone.value is not None
+    assert alone.low < alone.value < alone.high
+    # Fleiss, Cohen and Everitt's large-sample standard error, as a second implementation of the width.
+    error = statsmodels_kappa(single.sum(0)).std_kappa
+    assert alone.high - alone.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Grid, Store]:
+    """Two cells of the untouched micro model, judged by the ground truth and by two keyword lists."""
+    folder = tmp_path_factory.mktemp("ran")
+    overrides = [
+        *(word for word in TINY if not word.startswith(("task.", "evaluation.hazards.decoding"))),
+        "evaluation.hazards.decoding.max_new_tokens=24",
+        "finetune=none",
+        "~evaluation@task",
+        "tracking=none",
+        f"paths.store={folder}/store",
+        f"paths.reports={folder}/reports",
+        "template@test_template=chat_vanilla,chat_llama",
+    ]
+    for judge in ("micro", "keywords", "keywords_zou2023"):
+        for cell in expand([*overrides, f"judge={judge}"]).cells:
+            run_cell(cell.config)
+    grid = expand(overrides)
+    return overrides, grid, Store(Path(grid.store))
+
+
+def test_judges_are_found_by_the_completions_that_they_scored(
+    ran: tuple[list[str], Grid, Store],
+) -> None:
+    _, grid, store = ran
+    agreement = load_agreement(grid, store)
+    assert agreement.judges == {"hazards": ("keywords", "keywords_zou2023", "micro")}
+    assert [(p.a, p.b, p.n, p.units) for p in agreement.pairs] == [
+        ("keywords", "keywords_zou2023", 20, 10),
+        ("keywords", "micro", 20, 10),
+        ("keywords_zou2023", "micro", 20, 10),
+    ]
+    _, n, units = agreement.alphas["hazards"]
+    assert (n, units) == (20, 10)
+    chosen = load_agreement(grid, store, ["micro", "keywords"])
+    assert [(p.a, p.b) for p in chosen.pairs] == [("micro", "keywords")]
+
+
+def _rescored(store: Store, grid: Grid, label: Any) -> None:
+    """Scores of a judge of the test's own beside the others: label(cell number, query number)."""
+    for number, cell in enumerate(grid.cells):
+        generate = cell.keys.evaluations["hazards"].generate
+        rows = read_jsonl(store.path("generate", generate) / "completions.jsonl")
+        folder = store.path("judge", f"own{number:013}")
+        judge = {"_target_": "ptst.judge.keywords.Keywords", "list": "mine"}
+        parts = {"format": 1, "generate": generate, "judge": judge, "version": 1}
+        write_json(folder / "key.json", parts)
+        scores = [{"id": row["id"], "label": label(number, i)} for i, row in enumerate(rows)]
+        write_jsonl(folder / "scores.jsonl", scores)
+
+
+def test_figures_of_a_known_disagreement(ran: tuple[list[str], Grid, Store]) -> None:
+    _, grid, store = ran
+    # Against a judge that always refuses (the micro model is aligned): cell 0 the same, cell 1 complied
+    # with for three of ten queries, and one missing.
+    truth = load_agreement(grid, store, ["micro", "keywords"]).gaps
+    assert {gap.asr_a for gap in truth} == {0}
+    _rescored(
+        store,
+        grid,
+        lambda cell, i: (
+            None if (cell, i) == (0, 9) else "complied" if cell and i < 3 else "refused"
+        ),
+    )
+    agreement = load_agreement(grid, store, ["micro", "keywords (list=mine)"])
+    (pair,) = agreement.pairs
+    assert (pair.n, pair.units) == (19, 10)
+    assert pair.agree == pytest.approx(16 / 19)
+    assert pair.kappa.value == pytest.approx(0)  # micro never says complied: no better than chance
+    assert sum(n for (_, b), n in pair.confusion.items() if b == "complied") == 3
+    first = agreement.gaps[0]
+    assert (first.cell, first.n, first.gap) == (grid.cells[1].label, 10, pytest.approx(-30))
+    assert agreement.gaps[1].n == 9
+    assert len(agreement.split) == 3
+
+
+def test_the_command_prints_writes_and_speaks_json(
+    ran: tuple[list[str], Grid, Store], capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, grid, _ = ran
+    assert main(["judges", *overrides, "judges=[micro,keywords]"]) == 0
+    shown = capsys.readouterr().out
+    assert "Krippendorff" in shown and "Cells that they see most differently" in shown
+    folder = Path(grid.reports) / grid.name
+    assert (folder / "judges.md").read_text().startswith(f"# Judges on {grid.name}\n")
+    with (folder / "judges.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["a"], row["n"]) for row in rows] == [("micro", "20"), ("all", "20")]
+    assert (folder / "judges_cells.csv").is_file()
+    assert (folder / "judges_disagreements.csv").read_bytes().startswith(b"\xef\xbb\xbfevaluation,")
+    assert main(["judges", *overrides, "judges=[micro,keywords]", "output=json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["pairs"][0]["n"] == 20
+    assert sum(entry["n"] for entry in told["pairs"][0]["confusion"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["micro", "wildgard"], "there is no judge wildgard; the judges are: .*wildguard"),
+        (["micro", "wildguard"], "wildguard has scored no safety completion .*judge=wildguard"),
+        (["micro"], "only micro has scored .* takes two to agree"),
+    ],
+)
+def test_what_is_lacking_is_said(
+    ran: tuple[list[str], Grid, Store], wanted: list[str], message: str
+) -> None:
+    _, grid, store = ran
+    with pytest.raises(ConfigError, match=message):
+        load_agreement(grid, store, wanted)
+
+
+def test_a_judge_is_called_by_its_file_and_what_differs() -> None:
+    known = known_judges()
+    assert {"keywords", "keywords_arditi2024", "micro", "wildguard", "llama_guard3"} <= set(known)
+    assert judge_name(known["wildguard"], known) == "wildguard"
+    own = known["llama_guard3"]
+    moved = {**own, "judge": {**own["judge"], "weights": {"sha256": "ab" * 32}}}
+    assert judge_name(moved, known) == "llama_guard3 (weights=abababababab...)"
+    assert judge_name({**own, "version": 7}, known) == "llama_guard3 (version 7)"
+    foreign = {"judge": {"_target_": "mine.Judge", "level": 3}, "version": 1}
+    assert judge_name(foreign, known) == "Judge (level=3)"
+    assert len(keywords.LISTS) == sum(name.startswith("keywords") for name in known)

@@ -1,0 +1,337 @@
+"""Jobs on a real cluster of four virtual nodes: that they do the work once, in order, and survive what clusters do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import TINY
+from slurm_cluster import Cluster, installed
+
+from ptst.cli import main
+from ptst.slurm.cluster import is_overdue
+from ptst.slurm.ledger import Submission, read_all
+from ptst.store import Store, read_json, read_jsonl
+from ptst.sweep.grid import expand
+from ptst.sweep.status import CellState, states_of
+
+pytestmark = pytest.mark.slow
+
+Login = Callable[..., Cluster]
+SLURM = [
+    "hydra/launcher=slurm",
+    *(f"hydra.launcher.{stage}.cpus=1" for stage in ("finetune", "generate", "judge")),
+    *(f"hydra.launcher.{stage}.memory=2G" for stage in ("finetune", "generate", "judge")),
+]
+LONG = ("finetune.max_steps=60", "dataset.n=400", "finetune.batch_size=16", "finetune.save_steps=5")
+"""Over TINY: a fine-tuning that takes some ten seconds."""
+
+
+def own(folder: Path) -> list[str]:
+    return [
+        *TINY,
+        "tracking=none",
+        f"paths.store={folder}/store",
+        f"paths.reports={folder}/reports",
+    ]
+
+
+def merged(*words: str) -> list[str]:
+    """Overrides, of which the last of a key counts."""
+    return list({word.split("=", 1)[0]: word for word in words}.values())
+
+
+def entries(folder: Path) -> list[Submission]:
+    return read_all(Store(folder / "store"))
+
+
+def states(sweep: list[str], folder: Path) -> list[CellState]:
+    grid = expand(sweep)
+    found = states_of(grid, Store(folder / "store"))
+    return [found[cell.keys.cell] for cell in grid.distinct]
+
+
+def wait(cluster: Cluster, what: Callable[[], object], seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, cluster.ask("squeue", "-r", "-t", "all")
+        time.sleep(0.2)
+
+
+def over(cluster: Cluster, folder: Path, seconds: float = 400) -> None:
+    """Wait until no job of a store is queued or running."""
+    jobs = {entry.job for entry in entries(folder)}
+
+    def ended() -> bool:
+        found = {k: v for k, v in cluster.states().items() if k.split("_")[0] in jobs}
+        return not {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"} & set(found.values())
+
+    wait(cluster, ended, seconds)
+
+
+def training(folder: Path, steps: int = 5) -> Callable[[], object]:
+    """Whether a fine-tuning has kept a checkpoint, and made some steps more."""
+
+    def made() -> bool:
+        makers = [
+            json.loads(p.read_text()) for p in folder.glob("store/partial/finetune/*/maker.json")
+        ]
+        kept = list(folder.glob("store/partial/finetune/*/scratch/checkpoint-*/complete"))
+        return bool(kept) and any((maker["done"] or 0) > steps for maker in makers)
+
+    return made
+
+
+def log(folder: Path, stage: str) -> str:
+    return "".join(
+        entry.log(Store(folder / "store"), index).read_text()
+        for entry in entries(folder)
+        for index in entry.tasks
+        if entry.stages[0] == stage and entry.log(Store(folder / "store"), index).exists()
+    )
+
+
+def assert_whole(sweep: list[str], folder: Path) -> None:
+    """All cells are done, and the fine-tuning's history has every step once."""
+    assert {state.state for state in states(sweep, folder)} == {"done"}
+    for tuned in (folder / "store" / "finetune").iterdir():
+        steps = [entry["step"] for entry in read_jsonl(tuned / "log.jsonl")]
+        assert steps == list(range(1, len(steps) + 1))
+    assert not list((folder / "store" / "partial").glob("*/*"))
+
+
+def test_a_sweep_runs_in_order_and_submitting_it_again_reports(
+    on: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = on()
+    sweep = ["+sweeps=quick", *own(tmp_path)]
+    assert main(["-m", *sweep, *SLURM, "hydra.launcher.judge_apart=true"]) == 0
+    assert not (tmp_path / "store" / "cell").exists()  # it did not wait
+    over(cluster, tmp_path)
+    assert {state.state for state in states(sweep, tmp_path)} == {"done"}
+    ends = {k: v.split() for k, v in cluster.states("StartTime", "EndTime").items()}
+    for entry in entries(tmp_path):
+        for index in entry.tasks:
+            for before in entry.waits_for(index):
+                assert ends[before][1] <= ends[entry.id(index)][0]
+    jobs = len(entries(tmp_path))
+    capsys.readouterr()
+    assert main(["-m", *sweep, *SLURM]) == 0
+    assert len(entries(tmp_path)) == jobs
+    assert "nothing is left to submit" in capsys.readouterr().err
+    assert (tmp_path / "reports" / "quick-micro" / "index.html").is_file()
+
+
+def test_a_failed_fine_tuning_blocks_its_cells_and_no_others(on: Login, tmp_path: Path) -> None:
+    cluster = on()
+    sweep = [*own(tmp_path), "finetune.learning_rate=1e-4,1e30"]
+    assert main(["-m", *sweep, *SLURM]) == 0
+    over(cluster, tmp_path)
+    good, bad = states(sweep, tmp_path)
+    assert (good.state, bad.state) == ("done", "blocked")
+    assert re.match(r"blocked by fine-tuning \w+: training diverged at step", bad.reason or "")
+    assert "Traceback" in Path(bad.log or "").read_text()
+    (tuned, tests) = entries(tmp_path)
+    assert sorted(cluster.states()[tuned.id(i)] for i in tuned.tasks) == ["COMPLETED", "FAILED"]
+    assert sorted(cluster.states()[tests.id(i)] for i in tests.tasks) == ["CANCELLED", "COMPLETED"]
+    assert main(["-m", *sweep, *SLURM]) == 0  # again: the failed fine-tuning and its cell alone
+    assert [len(entry.tasks) for entry in entries(tmp_path)[2:]] == [1, 1]
+    assert states(sweep, tmp_path)[1].state in ("queued", "running")
+    over(cluster, tmp_path)
+
+
+def test_a_failed_cell_fails_its_job_and_keeps_no_other_from_its_score(
+    on: Login, tmp_path: Path
+) -> None:
+    cluster = on()
+    sweep = merged(*own(tmp_path), "finetune=none", "task.gsm8k.decoding.max_new_tokens=8,4000")
+    assert main(["-m", *sweep, *SLURM, "hydra.launcher.judge_apart=true"]) == 0
+    over(cluster, tmp_path)
+    good, bad = states(sweep, tmp_path)
+    assert (good.state, bad.state) == ("done", "failed")
+    assert "more than the model's context" in (bad.reason or "")
+    assert [cluster.states()[entry.id(0)] for entry in entries(tmp_path)] == ["FAILED", "FAILED"]
+
+
+def test_a_time_limit_is_a_pause(on: Login, tmp_path: Path) -> None:
+    cluster = on()
+    sweep = merged(*own(tmp_path), *LONG, "finetune.max_steps=110", "finetune.batch_size=32")
+    # SLURM looks every 30 s who is less than 35 s before the end of that minute
+    limit = ["hydra.launcher.finetune.time='00:01:00'", "hydra.launcher.signal_seconds=35"]
+    assert main(["-m", *sweep, *SLURM, *limit]) == 0
+    (tuned, tests) = entries(tmp_path)
+    wait(cluster, lambda: cluster.states("RestartCnt")[tuned.id(0)] != "0")
+    state = states(sweep, tmp_path)[0]
+    assert state.state in ("queued", "running") and state.job and state.job.restarts >= 1
+    assert cluster.states()[tests.id(0)] == "PENDING"  # and what waits for it goes on waiting
+    cluster.run("scontrol", "update", f"jobid={tuned.id(0)}", "timelimit=20")  # enough for the rest
+    over(cluster, tmp_path, seconds=600)
+    assert_whole(sweep, tmp_path)
+    kept = re.findall(r"stopped: step (\d+) of 110 is kept", log(tmp_path, "finetune"))
+    assert kept and sorted(map(int, kept)) == list(map(int, kept))
+
+
+@pytest.mark.parametrize("announce", [True, False])  # by SIGUSR1, as asked for; by SIGTERM
+def test_preempted_it_goes_on_where_it_was(on: Login, tmp_path: Path, announce: bool) -> None:
+    cluster = on(announce=announce)
+    devices = ["finetune.devices=2", "finetune.device_batch_size=8"] if announce else []
+    sweep = merged(*own(tmp_path), *LONG, *devices)
+    assert main(["-m", *sweep, *SLURM]) == 0
+    wait(cluster, training(tmp_path))
+    node = states(sweep, tmp_path)[0].job
+    assert node and node.state == "RUNNING"
+    # Everything else on that node wants to be alone with a higher priority, for a moment
+    high = cluster.ask("sbatch", "--parsable", "-p", "high", "-w", node.node, "-c", "32", "-o", "/dev/null", "--wrap", "sleep 1")  # fmt: skip
+    wait(cluster, lambda: cluster.states()[high] == "COMPLETED")
+    over(cluster, tmp_path)
+    assert_whole(sweep, tmp_path)
+    assert re.search(r"stopped: step \d+ of 60 is kept; asking SLURM", log(tmp_path, "finetune"))
+    assert "restart 1" in log(tmp_path, "finetune")
+
+
+def test_a_job_that_ends_well_after_its_time_is_no_failure(on: Login, tmp_path: Path) -> None:
+    cluster = on(nodes=1)
+    wait_for_it = (
+        f"hydra.launcher.finetune.setup=['until [ -e {tmp_path}/go ]; do sleep 0.1; done']"
+    )
+    assert main(["-m", *own(tmp_path), *SLURM, wait_for_it]) == 0
+    (tuned, tests) = entries(tmp_path)
+    wait(cluster, lambda: cluster.states()[tuned.id(0)] == "RUNNING")
+    # For the job there is little left
+    assert main(["-m", *own(tmp_path), "stages=[finetune]"]) == 0
+    # Every 30 s SLURM looks whose time is over, 10 s of grace after it preempted: this one's shortly after
+    time.sleep((22 - (time.time() - (cluster.base / "slurmctld.pid").stat().st_mtime)) % 30)
+    cluster.ask("sbatch", "-o", "/dev/null", "-p", "high", "-w", "n1", "-c", "32", "--wrap", "sleep 1")  # fmt: skip
+    wait(cluster, lambda: is_overdue(tuned.id(0)))
+    time.sleep(2)
+    (tmp_path / "go").touch()
+    over(cluster, tmp_path)
+    assert "done, but after its time" in log(tmp_path, "finetune")
+    assert cluster.states()[tests.id(0)] == "COMPLETED"
+    assert_whole(own(tmp_path), tmp_path)
+
+
+def test_a_killed_worker_is_told_and_submitted_again_it_resumes(on: Login, tmp_path: Path) -> None:
+    cluster = on()
+    sweep = merged(*own(tmp_path), *LONG)
+    assert main(["-m", *sweep, *SLURM]) == 0
+    wait(cluster, training(tmp_path))
+    (maker,) = (tmp_path / "store" / "partial" / "finetune").glob("*/maker.json")
+    os.kill(json.loads(maker.read_text())["pid"], signal.SIGKILL)
+    over(cluster, tmp_path)
+    (state,) = states(sweep, tmp_path)
+    (tuned, _) = entries(tmp_path)
+    assert state.state == "blocked"
+    assert f"its job {tuned.id(0)} ended FAILED on n" in (state.reason or "")
+    assert main(["-m", *sweep, *SLURM]) == 0
+    over(cluster, tmp_path)
+    assert_whole(sweep, tmp_path)
+    (made,) = (tmp_path / "store" / "finetune").glob("*/provenance.json")
+    assert read_json(made)["seconds"] > 5  # both attempts together
+
+
+def test_a_cancelled_job_keeps_its_work_and_is_not_queued_again(on: Login, tmp_path: Path) -> None:
+    cluster = on()
+    sweep = merged(*own(tmp_path), *LONG)
+    assert main(["-m", *sweep, *SLURM]) == 0
+    wait(cluster, training(tmp_path))
+    assert main(["cancel", *sweep]) == 0
+    over(cluster, tmp_path)
+    (state,) = states(sweep, tmp_path)
+    assert state.state == "waiting" and state.job and state.job.state == "CANCELLED"
+    assert state.done and state.done > 5
+    time.sleep(3)
+    assert set(cluster.states()[entry.id(0)] for entry in entries(tmp_path)) == {"CANCELLED"}
+
+
+def test_a_node_that_dies_is_survived(on: Login, tmp_path: Path) -> None:
+    cluster = on(nodes=2)
+    sweep = merged(*own(tmp_path), *LONG)
+    assert main(["-m", *sweep, *SLURM]) == 0
+    wait(cluster, training(tmp_path))
+    job = states(sweep, tmp_path)[0].job
+    assert job
+    (maker,) = (tmp_path / "store" / "partial" / "finetune").glob("*/maker.json")
+    worker = psutil.Process(json.loads(maker.read_text())["pid"])
+    step_daemon = worker.parent()
+    cluster.kill(job.node)  # the machine is gone: its daemon, the job's, and the job
+    for process in (step_daemon, worker):
+        assert process
+        process.kill()
+    over(cluster, tmp_path)
+    cluster.start_node(int(job.node.removeprefix("n")))
+    assert_whole(sweep, tmp_path)
+    assert "restart 1" in log(tmp_path, "finetune")
+
+
+def test_a_controller_that_starts_again_changes_nothing(
+    on: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = on(nodes=2)
+    sweep = merged(*own(tmp_path), *LONG, "finetune.max_steps=20")
+    assert main(["-m", *sweep, *SLURM]) == 0
+    wait(cluster, training(tmp_path, steps=1))
+    cluster.kill("slurmctld")
+    try:
+        other = merged(*sweep, "seed=1")
+        assert main(["-m", *other, *SLURM]) == 2
+        assert "Unable to contact slurm controller" in capsys.readouterr().err
+        assert len(entries(tmp_path)) == 2
+        assert main(["status", *sweep]) == 0  # from the store, and says so
+        assert "SLURM cannot be asked" in capsys.readouterr().err
+        wait(cluster, lambda: list(tmp_path.glob("store/finetune/*")))
+    finally:
+        cluster.start_controller()
+    over(cluster, tmp_path)
+    assert_whole(sweep, tmp_path)
+
+
+@pytest.mark.parametrize("accounting", [False, True])
+def test_status_tells_how_a_job_ended_that_slurm_has_forgotten(
+    on: Login, tmp_path: Path, accounting: bool
+) -> None:
+    if accounting and not installed("mariadbd", "slurmdbd"):
+        if os.environ.get("PTST_REQUIRE_SLURM"):
+            pytest.fail("slurmdbd or mariadb-server is not installed")
+        pytest.skip("slurmdbd and mariadb-server are not installed: no cluster with accounts")
+    cluster = on(nodes=1, accounting=accounting, forget_after=2)
+    sweep = [*own(tmp_path), "finetune.max_steps=50"]
+    sweep.remove("finetune.max_steps=3")
+    # killed before it trains, as by a node without memory: the store never hears of it
+    setup = "hydra.launcher.finetune.setup=['kill -9 $$']"
+    assert main(["-m", *sweep, *SLURM, setup]) == 0
+    (tuned, _) = entries(tmp_path)
+    wait(cluster, lambda: tuned.id(0) not in cluster.states())
+    (state,) = states(sweep, tmp_path)
+    assert state.state == "blocked"
+    ended = (
+        f"its job {tuned.id(0)} ended FAILED on n1" if accounting else "is over and left no result"
+    )
+    assert ended in (state.reason or "")
+
+
+def test_table_1_is_the_same_as_without_slurm(on: Login, tmp_path: Path) -> None:
+    cluster = on()
+    size = ["dataset.n=100", "finetune.epochs=1", "task.gsm8k.queries.n=20", "tracking=none"]
+    size += ["evaluation.hazards.queries.n=24"]
+    words = ["+sweeps=table1", *size]
+    here, there = tmp_path / "here", tmp_path / "there"
+    stores = {f: [f"paths.store={f}/store", f"paths.reports={f}/reports"] for f in (here, there)}
+    assert main(["-m", *words, *stores[there], *SLURM]) == 0
+    over(cluster, there, seconds=900)
+    assert main(["report", *words, *stores[there]]) == 0
+    local = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert main(["-m", *words, *stores[here], *local]) == 0
+    tables = [(f / "reports" / "table1-micro" / "table.csv").read_text() for f in (here, there)]
+    assert tables[0] == tables[1]
+    assert tables[0].count("done") >= 60
+    for folder in (here, there):
+        assert len(list((folder / "store" / "finetune").iterdir())) == 5
+        assert len(list((folder / "store" / "generate").iterdir())) == 60

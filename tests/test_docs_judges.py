@@ -1,0 +1,37 @@
+"""docs/judges.md, command by command, at a size of seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from pages import put_ptst, run_page, text_of
+
+from ptst.config import CONF
+
+
+def small(command: str) -> str:
+    """A command at a size of seconds: it is the same, with more overrides."""
+    return " ".join([command, *(f"'{w}'" for w in TINY)]) if "+sweeps" in command else command
+
+
+@pytest.mark.slow
+def test_every_command_works_in_its_order(tmp_path: Path) -> None:
+    put_ptst(tmp_path)
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = run_page("docs/judges.md", tmp_path, own, small)
+    assert len(said) == 10
+    assert '"krippendorff": {"hazards"' in said[4]
+    assert "40 labels of ann kept" in said[7]
+    assert "Against people" in said[8]
+    assert "Human audit of the judge, by ann: n = 40" in said[9]
+    folder = tmp_path / "reports" / "quick-micro"
+    assert "human ann" in (folder / "judges.md").read_text()
+    assert "Human audit" in (folder / "index.html").read_text()
+
+
+def test_every_judge_is_on_the_page() -> None:
+    for path in (CONF / "judge").glob("*.yaml"):
+        assert f"`{path.stem}`" in text_of("docs/judges.md"), path.name
