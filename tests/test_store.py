@@ -77,6 +77,18 @@ def test_what_a_maker_left_that_died_while_tidying_up_is_removed(tmp_path: Path)
     assert not left.exists()
 
 
+def test_so_it_is_where_nobody_asks_for_the_artifact_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.make("finetune", "k", PARTS):
+        pass
+    left = tmp_path / "partial/finetune/k/scratch/checkpoint-1"
+    begun = tmp_path / "partial/finetune/other/scratch/checkpoint-1"
+    for folder in (left, begun):
+        folder.mkdir(parents=True)
+    store.tidy()
+    assert not (tmp_path / "partial/finetune/k").exists() and begun.exists()
+
+
 def test_waiting_for_another_maker_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +138,7 @@ def test_the_lease_of_a_killed_process_is_free(tmp_path: Path) -> None:
         target=_hang, args=(tmp_path / "s", ready)
     )
     process.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not ready.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -240,6 +240,12 @@ class Store:
             _sync(final.parent)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove what makers left that died between publishing an artifact and tidying up: checkpoints, say."""
+        for folder in (self.root / "partial").glob("*/*"):
+            if self.has(folder.parent.name, folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def maker(self, stage: str, key: str) -> Maker | None:
         """Who last began to make an artifact that is not there; None if nobody did."""
         try:

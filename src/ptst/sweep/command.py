@@ -120,7 +120,9 @@ def frozen_grid(arguments: Sequence[str]) -> tuple[Grid, Store]:
         if not cell.problem:
             check_cell(cell.config)
     freeze(grid)
-    return grid, Store(Path(grid.store).expanduser())
+    store = Store(Path(grid.store).expanduser())
+    store.tidy()
+    return grid, store
 
 
 def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch) -> None:
