@@ -56,7 +56,7 @@ class Endpoint:
     """
 
     choose: Choose = lambda prompt, attempt: ""
-    silence: float = 3.0
+    silence: float = 8.0
     latency: float = 0.0
     upstream: str | None = None
     usage: tuple[int, int] | None = (1000, 50)

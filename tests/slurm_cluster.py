@@ -52,17 +52,17 @@ SchedulerParameters=bf_interval=1,sched_interval=2,batch_sched_delay=0
 PriorityType=priority/basic
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=5
+KillWait=60
 InactiveLimit=0
 SlurmctldTimeout=30
-SlurmdTimeout=6
+SlurmdTimeout={node_timeout}
 MaxArraySize={max_array_size}
 MaxJobCount={max_jobs}
 MinJobAge={forget_after}
 EnforcePartLimits={enforce}
 {more}
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs={cores} Boards=1 SocketsPerBoard=1 CoresPerSocket={cores} ThreadsPerCore=1 RealMemory=512000 Gres=gpu:{gpus} Feature=virtual State=UNKNOWN
-PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
 PartitionName=high Nodes=ALL MaxTime=INFINITE DefaultTime=10 PriorityTier=10 PreemptMode=OFF
 PartitionName=short Nodes=ALL MaxTime=10 DefaultTime=10
 """
@@ -103,6 +103,8 @@ class Cluster:
         up: whether nodes have daemons; without, every job stays pending.
         announce: whether a preempted job gets the signal that it asked for (an administrator's choice).
         forget_after: seconds until squeue forgets a job that has ended.
+        grace: seconds between a preemption's signal and its end.
+        node_timeout: seconds of silence after which a node counts as dead.
         accounting: whether slurmdbd and a data base answer sacct.
     """
 
@@ -114,6 +116,8 @@ class Cluster:
     forget_after: int = 3600
     enforce: str = "ALL"
     announce: bool = False
+    grace: int = 10
+    node_timeout: int = 60
     accounting: bool = False
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -152,6 +156,8 @@ class Cluster:
                 max_jobs=self.max_jobs,
                 forget_after=self.forget_after,
                 enforce=self.enforce,
+                grace=self.grace,
+                node_timeout=self.node_timeout,
                 more=more,
                 nodes=self.nodes,
                 first_port=ports[3],
