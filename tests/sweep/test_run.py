@@ -332,7 +332,9 @@ def test_two_sweeps_at_the_same_time_share_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_a_sweep_ends_with_the_table_of_one_never_killed(tmp_path: Path) -> None:
+def test_killed_again_and_again_a_sweep_ends_with_the_table_of_one_never_killed(
+    tmp_path: Path,
+) -> None:
     unharmed = ptst("-m", *GRID, *own(tmp_path / "whole"))
     started = time.monotonic()
     _, errors = unharmed.communicate(timeout=300)
