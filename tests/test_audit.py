@@ -105,7 +105,7 @@ def test_strata_by_label_have_their_share(
               for c in range(3) for label, size in (("complied", 10), ("refused", 30))}  # fmt: skip
     monkeypatch.setattr(audit, "_strata", lambda grid, store: strata)
     rows = {item: {"input": "q", "completion": "c"} for own in strata.values() for item in own}
-    monkeypatch.setattr(audit, "_rows", lambda store, items: rows)
+    monkeypatch.setattr(audit, "completions_of", lambda store, generate: rows)
     kept: list[list[str]] = []
     monkeypatch.setattr(audit, "write_json", lambda path, items: kept.extend(items.values()))
     monkeypatch.setattr(audit, "write_csv", lambda *arguments: None)

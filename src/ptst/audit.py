@@ -72,7 +72,9 @@ def export(grid: Grid, store: Store, n: int, seed: int, file: Path | None = None
             f"{file} is there already, perhaps with labels in it; move it away first."
         )
     write_json(_sheet(store, sheet), {number: list(item) for number, item in numbered.items()})
-    rows = _rows(store, drawn)
+    rows: dict[Item, dict[str, Any]] = {}
+    for generate in {item[0] for item in drawn}:
+        rows |= completions_of(store, generate)
     write_csv(
         file,
         COLUMNS,
@@ -147,28 +149,31 @@ def _strata(grid: Grid, store: Store) -> dict[tuple[str, str, str], list[Item]]:
             if cell.config.evaluations[name].measures != "safety" or keys.generate in seen:
                 continue
             seen.add(keys.generate)
-            scores = store.path("judge", keys.judge) / "scores.jsonl"
-            label = {
-                _place(row): row["label"]
-                for row in (read_jsonl(scores) if scores.is_file() else [])
-            }
-            completions = store.path("generate", keys.generate) / "completions.jsonl"
-            for row in read_jsonl(completions) if completions.is_file() else []:
-                stratum = name, keys.generate, label.get(_place(row)) or ""
-                strata.setdefault(stratum, []).append((keys.generate, *_place(row)))
+            label = labels_by(store, keys.judge, keys.generate)
+            for item, row in completions_of(store, keys.generate).items():
+                if "withheld" not in row:
+                    strata.setdefault((name, keys.generate, label.get(item) or ""), []).append(item)
     return strata
 
 
-def _place(row: dict[str, Any]) -> tuple[str, int]:
-    return str(row["id"]), int(row.get("sample", 0))
+def completions_of(store: Store, generate: str) -> dict[Item, dict[str, Any]]:
+    """The rows of one generate key, in their order; none where they are not in the store."""
+    file = store.path("generate", generate) / "completions.jsonl"
+    rows = read_jsonl(file) if file.is_file() else []
+    return {(generate, str(row["id"]), int(row.get("sample", 0))): row for row in rows}
 
 
-def _rows(store: Store, items: Sequence[Item]) -> dict[Item, dict[str, Any]]:
-    return {
-        (generate, *_place(row)): row
-        for generate in {item[0] for item in items}
-        for row in read_jsonl(store.path("generate", generate) / "completions.jsonl")
-    }
+def labels_by(store: Store, judge: str, generate: str) -> dict[Item, str | None]:
+    """What a judge said of each completion, None where it has no label; nothing where either is not there.
+
+    Scores stand line by line beside the completions that they are of.
+    """
+    file = store.path("judge", judge) / "scores.jsonl"
+    items = completions_of(store, generate)
+    if not items or not file.is_file():
+        return {}
+    scores = read_jsonl(file)
+    return {item: score["label"] for item, score in zip(items, scores, strict=True)}
 
 
 def _sheet(store: Store, sheet: str) -> Path:

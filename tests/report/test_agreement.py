@@ -13,11 +13,14 @@ import pytest
 from conftest import TINY
 from statsmodels.stats.inter_rater import cohens_kappa as statsmodels_kappa
 
+from ptst.audit import export
 from ptst.cell import run_cell
 from ptst.cli import main
 from ptst.errors import ConfigError
 from ptst.judge import keywords
 from ptst.report.agreement import (
+    _judges,
+    audit_of,
     bootstrapped,
     cohens_kappa,
     coincidences,
@@ -111,6 +114,68 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Grid, Stor
             run_cell(cell.config)
     grid = expand(overrides)
     return overrides, grid, Store(Path(grid.store))
+
+
+def test_each_of_several_samples_has_its_own_label(tmp_path: Path) -> None:
+    overrides = [
+        *(word for word in TINY if not word.startswith("task.")),
+        "evaluation.hazards.decoding.samples=3",
+        "evaluation.hazards.decoding.temperature=3",
+        "finetune=none",
+        "~evaluation@task",
+        "tracking=none",
+        f"paths.store={tmp_path}/store",
+        f"paths.reports={tmp_path}/reports",
+    ]
+    for judge in ("micro", "keywords"):
+        for cell in expand([*overrides, f"judge={judge}"]).cells:
+            run_cell(cell.config)
+    grid = expand(overrides)
+    store = Store(Path(grid.store))
+    (cell,) = grid.cells
+    keys = cell.keys.evaluations["hazards"]
+    # A person who says of each completion what the cell's judge says
+    sheet = export(grid, store, 30, 0)
+    kept = store.path("judge", keys.judge) / "scores.jsonl"
+    said = [row["label"] for row in read_jsonl(kept)]
+    rows = read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
+    labels = [[row["id"], row["sample"], label] for row, label in zip(rows, said, strict=True)]
+    assert sheet.is_file() and len(labels) == 30 and len(set(said)) > 1
+    write_json(store.root / "audit" / "labels" / keys.generate / "ann.json", labels)
+    (pair,) = audit_of([cell], "hazards", store)
+    assert (pair.n, pair.units, pair.agree) == (30, 10, 1.0)
+    pairs = {(p.a, p.b): p.n for p in load_agreement(grid, store).pairs}
+    assert pairs == {(a, b): 30 for a, b in [("human ann", "keywords"), ("human ann", "micro"), ("keywords", "micro")]}  # fmt: skip
+
+
+def test_an_audit_passes_over_a_cell_that_cannot_be_run(tmp_path: Path) -> None:
+    grid = expand(
+        [
+            "dataset.source=micro,local",
+            "dataset.path=/nowhere.jsonl",
+            "evaluation=[hazards]",
+            f"paths.store={tmp_path}",
+        ]
+    )
+    assert [bool(cell.problem) for cell in grid.cells] == [False, True]
+    (tmp_path / "audit" / "labels").mkdir(parents=True)
+    assert audit_of(grid.cells, "hazards", Store(tmp_path)) == []
+
+
+def test_judges_of_almost_the_same_name_are_not_mixed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    known = known_judges()["llama_guard3"]
+    for number, path in enumerate(("meta-llama/Llama-Guard-3-1B", "meta-llama/Llama-Guard-4-12B")):
+        for generate in ("one", "two"):
+            parts = {**known, "generate": generate, "judge": {**known["judge"], "path": path}}
+            write_json(tmp_path / "judge" / f"{number}{generate}" / "key.json", parts)
+    found = _judges(store, {"one", "two"})
+    assert {generate: sorted(own.values()) for generate, own in found.items()} == {
+        "one": ["0one", "1one"],
+        "two": ["0two", "1two"],
+    }
+    names = [{folder[0]: name for name, folder in own.items()} for own in found.values()]
+    assert names[0] == names[1] and len(set(names[0].values())) == 2
 
 
 def test_judges_are_found_by_the_completions_that_they_scored(

@@ -6,20 +6,20 @@ tell. Judges are found in the store by the completions that they scored, wheneve
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ptst.audit import read_labels
+from ptst.audit import Item, completions_of, labels_by, read_labels
 from ptst.config import CONF
 from ptst.errors import ConfigError
 from ptst.keys import Parts, judge_parts
 from ptst.metrics import wilson
-from ptst.store import Store, read_json, read_jsonl
+from ptst.store import Store, key_of, read_json
 from ptst.sweep.grid import Grid, GridCell
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ COMPLIED = "complied"
 DRAWS = 2000
 """Bootstrap samples of an interval."""
 
-Item = tuple[str, str, int]
-"""One completion: its generate key, the query's id, and which of several samples."""
 Labels = Mapping[Item, str | None]
 """What one judge said; None is missing."""
 
@@ -211,8 +209,8 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
     found = _judges(store, {key for own in cells.values() for key in own})
     for evaluation, own in cells.items():
         for generate in own:
-            for name, folder in found.get(generate, {}).items():
-                said[evaluation].setdefault(name, {}).update(_scores(folder, generate))
+            for name, judge in found.get(generate, {}).items():
+                said[evaluation].setdefault(name, {}).update(labels_by(store, judge, generate))
             for annotator, by_item in read_labels(store, generate).items():
                 said[evaluation].setdefault(f"human {annotator}", {}).update(by_item)
     names = sorted({name for judges in said.values() for name in judges}, key=_people_first)
@@ -228,11 +226,9 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
     for evaluation, own in cells.items():
         if len(judges[evaluation]) < 2:
             continue
-        rows = {
-            (generate, str(row["id"]), int(row.get("sample", 0))): row
-            for generate in own
-            for row in _completions(store, generate)
-        }
+        rows: dict[Item, dict[str, Any]] = {}
+        for generate in own:
+            rows |= completions_of(store, generate)
         units = {item: str(row[own[item[0]][1] or "id"]) for item, row in rows.items()}
         labels = {name: said[evaluation][name] for name in judges[evaluation]}
         for a, b in combinations(labels, 2):
@@ -265,15 +261,19 @@ def audit_of(cells: Sequence[GridCell], evaluation: str, store: Store) -> list[P
     people: dict[str, dict[Item, str | None]] = {}
     judge: dict[Item, str | None] = {}
     units: dict[Item, str] = {}
-    own = {cell.keys.evaluations[evaluation].generate: cell for cell in cells}
+    own = {
+        cell.keys.evaluations[evaluation].generate: cell
+        for cell in cells
+        if evaluation in cell.keys.evaluations  # not of one that cannot be run
+    }
     for generate, cell in own.items():
         keys, unit = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation].unit
         by_annotator = read_labels(store, generate)
         if not by_annotator or not store.has("judge", keys.judge):
             continue
-        judge |= _scores(store.path("judge", keys.judge), generate)
-        for row in _completions(store, generate):
-            units[generate, str(row["id"]), int(row.get("sample", 0))] = str(row[unit or "id"])
+        judge |= labels_by(store, keys.judge, generate)
+        for item, row in completions_of(store, generate).items():
+            units[item] = str(row[unit or "id"])
         for annotator, labels in by_annotator.items():
             people.setdefault(f"human {annotator}", {}).update(labels)
     pairs = [
@@ -323,8 +323,8 @@ def judge_name(parts: Parts, known: Mapping[str, Parts]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(next(iter(value.values()))) if isinstance(value, dict) and value else str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
+    text = ", ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
 
 
 def known_judges() -> dict[str, Parts]:
@@ -350,15 +350,25 @@ def _cells(grid: Grid) -> dict[str, dict[str, tuple[str, str | None]]]:
     return cells
 
 
-def _judges(store: Store, generates: set[str]) -> dict[str, dict[str, Path]]:
-    """By generate key and judge's name: where its scores are."""
-    known, found = known_judges(), dict[str, dict[str, Path]]()
+def _judges(store: Store, generates: set[str]) -> dict[str, dict[str, str]]:
+    """By generate key and judge's name: the key of its scores. Judges that differ never share a name."""
+    known = known_judges()
+    scores: dict[str, dict[str, str]] = {}
+    names: dict[str, str] = {}
     for file in sorted((store.root / "judge").glob("*/key.json")):
         parts = read_json(file)
         if parts["generate"] in generates:
             own = {key: parts[key] for key in ("judge", "version")}
-            found.setdefault(parts["generate"], {})[judge_name(own, known)] = file.parent
-    return found
+            names[key_of(own)] = judge_name(own, known)
+            scores.setdefault(parts["generate"], {})[key_of(own)] = file.parent.name
+    alike = Counter(names.values())
+    for judge, name in names.items():
+        if alike[name] > 1:
+            names[judge] = f"{name} #{judge[:6]}"
+    return {
+        generate: {names[judge]: key for judge, key in own.items()}
+        for generate, own in scores.items()
+    }
 
 
 def _chosen(names: Sequence[str], wanted: Sequence[str] | None, grid: Grid) -> list[str]:
@@ -391,18 +401,6 @@ def _chosen(names: Sequence[str], wanted: Sequence[str] | None, grid: Grid) -> l
 
 def _people_first(name: str) -> tuple[bool, str]:
     return not name.startswith("human "), name
-
-
-def _scores(folder: Path, generate: str) -> dict[Item, str | None]:
-    return {
-        (generate, str(row["id"]), int(row.get("sample", 0))): row["label"]
-        for row in read_jsonl(folder / "scores.jsonl")
-    }
-
-
-def _completions(store: Store, generate: str) -> list[dict[str, Any]]:
-    file = store.path("generate", generate) / "completions.jsonl"
-    return read_jsonl(file) if file.is_file() else []
 
 
 def _both(a: Labels, b: Labels, units: Mapping[Item, str]) -> list[Item]:
