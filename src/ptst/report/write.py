@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ptst.report.results import PAPER, Results
 from ptst.store import Store, fingerprint, key_of, read_json, write_atomic, write_bytes, write_json
+from ptst.sweep.grid import Grid
 
 
 def write_report(results: Results, store: Store) -> Path:
@@ -24,6 +25,7 @@ def write_report(results: Results, store: Store) -> Path:
             "cells": [
                 [c.coordinates, c.keys.cell, dataclasses.asdict(c.config)] for c in grid.cells
             ],
+            "made": _made(grid, store),
             "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
             "code": [fingerprint(file) for file in sorted(here.glob("*.[pj]*"))],
             "audit": [table.audit for table in results.tables],
@@ -59,6 +61,19 @@ def write_report(results: Results, store: Store) -> Path:
         write_atomic(folder / name, text)
     write_json(folder / "report.json", {"key": key, "files": sorted([*texts, *pictures])})
     return folder
+
+
+def _made(grid: Grid, store: Store) -> dict[str, int | None]:
+    """When each artifact was made, in nanoseconds: made anew it may differ under the same key (a judge's mood)."""
+    made: dict[str, int | None] = {}
+    for cell in grid.distinct:
+        artifacts = [("cell", cell.keys.cell), ("finetune", cell.keys.finetune or "none")]
+        for keys in cell.keys.evaluations.values():
+            artifacts += [("generate", keys.generate), ("judge", keys.judge)]
+        for stage, key in artifacts:
+            file = store.path(stage, key) / "key.json"
+            made[f"{stage} {key}"] = file.stat().st_mtime_ns if file.is_file() else None
+    return made
 
 
 def _is_there(folder: Path, key: str) -> bool:
