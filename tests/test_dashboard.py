@@ -18,7 +18,7 @@ from wandb_endpoint import Endpoint
 
 from ptst.cell import run_cell
 from ptst.cli import main
-from ptst.dashboard.definition import Dashboard, as_json, define
+from ptst.dashboard.definition import HEATMAP, Dashboard, as_json, define
 from ptst.errors import ConfigError
 from ptst.report.results import Results, load_results
 from ptst.store import Store, read_json, read_jsonl
@@ -356,6 +356,49 @@ def test_each_cell_stands_in_the_heat_maps_where_it_stands_in_the_tables(
     assert set(cells) == {f"cell-{cell.keys.cell}" for cell in results.grid.cells}
     wanted = {f"finetune-{c.keys.finetune}" for c in results.grid.cells if c.keys.finetune}
     assert set(tuned) == wanted
+
+
+def drawn(
+    settings: dict[str, dict[str, str]], runs: list[dict[str, str | float]]
+) -> dict[str, str]:
+    """What Vega, which W&B draws custom charts with, makes of the heat map: each word's colour."""
+    import vl_convert
+
+    chart = HEATMAP.read_text(encoding="utf-8")
+    for kind, group in (("field", "fieldSettings"), ("string", "stringSettings")):
+        for name, value in settings[group].items():
+            chart = chart.replace(f"${{{kind}:{name}}}", json.dumps(value)[1:-1])
+    assert "${" not in chart
+    spec = json.loads(chart) | {"datasets": {"wandb": runs}}
+    svg = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version="5.20")
+    words = re.findall(r"<text[^>]*fill=\"([^\"]+)\"[^>]*>([^<]+)</text>", svg)
+    return {word: colour for colour, word in words}
+
+
+def test_a_heat_map_averages_no_seed_away_and_marks_missing_scores() -> None:
+    results, made = defined("+sweeps=quick", "tracking.entity=me", "seed=0,1")
+    (panel,) = [
+        p["config"]
+        for p in panels_of(made.workspace.spec)
+        if p["viewType"] == "Vega2" and "hazards" in p["config"]["stringSettings"]["title"]
+    ]
+    (table,) = [table for table in results.tables if table.metric == "hazards/asr"]
+    runs: list[dict[str, str | float]] = []
+
+    def done(train: str, seeds: int, missing: int) -> None:
+        for run in table.entries[train, "chat_llama"].runs[:seeds]:
+            runs.append(
+                {"key": run.cell.keys.cell, "hazards/asr": 20.0 + 30 * len(runs)}
+                | {"hazards/asr/missing": missing}
+            )
+
+    done("chat_vanilla", 2, 0)  # 20 and 50
+    done("chat_llama", 1, 0)  # 80, and one to come
+    done("none", 1, 3)  # 110: no share, but told from the others
+    words = drawn(panel, runs)
+    assert {"35.0", "1 of 2 runs", "110.0*"} <= set(words)
+    assert "80.0" not in words
+    assert words["110.0*"] == "white" and words["1 of 2 runs"] == "#1a1a1a"
 
 
 def test_the_report_has_the_tables_with_the_paper_beside_them(begun: Path) -> None:

@@ -211,9 +211,9 @@ def _heatmap(table: Table, grid: Grid, chart: str) -> Any:
     low, high = table.scale or (0.0, 100.0)
     colours = WARM if should_be_low(table) else CALM
     return wr.CustomChart(
-        query={"summary": {"keys": ["key", table.metric]}},
+        query={"summary": {"keys": ["key", table.metric, f"{table.metric}/missing"]}},
         chart_name=chart,
-        chart_fields={"key": "key", "value": table.metric},
+        chart_fields={"key": "key", "value": table.metric, "missing": f"{table.metric}/missing"},
         chart_strings={
             "title": _titled(table),
             "places": _listed(places),
