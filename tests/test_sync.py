@@ -218,6 +218,23 @@ def test_nothing_is_uploaded_half(store: Path, server: WandbServer, sync: Any) -
     assert server.requests == []
 
 
+def test_a_run_that_ended_badly_is_not_its_artifacts(
+    store: Path, server: WandbServer, sync: Any
+) -> None:
+    sync()
+    (finetune,) = ids(store, "finetune")
+    key = finetune.split("-")[1]
+    server.requests.clear()
+    with pytest.raises(KeyboardInterrupt), tracked(Tracking(mode="offline"), store, "finetune", key, "n", {}) as run:  # fmt: skip
+        run.log({"loss": 1.0}, 1)
+        raise KeyboardInterrupt
+    # The attempt that made the artifact was not tracked
+    ended = sync()
+    assert (ended.code, ended.counts) == (1, [0, 2, 0, 1])
+    assert f"{finetune}: " in ended.err and "is cut off" in ended.err
+    assert server.requests == []
+
+
 def test_a_run_made_again_is_uploaded_again(store: Path, server: WandbServer, sync: Any) -> None:
     sync()
     cell = ids(store, "cell")[0]

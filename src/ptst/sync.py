@@ -136,7 +136,7 @@ def _read(folder: Path, id: str) -> OfflineRun:
         for record in records(folder):
             if record.HasField("run"):
                 name = record.run.display_name
-            ended = record.HasField("exit")
+            ended = record.HasField("exit") and record.exit.exit_code == 0
     except DecodeError:
         ended = False
     return OfflineRun(folder, id, name, ended)
