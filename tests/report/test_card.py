@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from ptst import cli
 from ptst.cell import CellResult, run_cell
-from ptst.config import ROOT, Config, Evaluation, Template, compose
+from ptst.config import CONF, ROOT, Config, Evaluation, Template, compose
 from ptst.metrics import Metric
 from ptst.report.card import Measured, Row, _advice, model_card
 from ptst.store import Store, read_json, read_jsonl
@@ -115,6 +115,17 @@ def test_no_completion_and_no_path_of_this_machine_is_in_it(made: Made) -> None:
     assert not [text for text in completions if len(text) > 8 and text in made.card]
     assert str(made.store.root) not in made.card
     assert str(ROOT) not in made.card
+
+
+def test_a_chat_template_of_ones_own_is_told_without_its_place(made: Made, tmp_path: Path) -> None:
+    file = tmp_path / "secret-folder" / "chat.jinja"
+    file.parent.mkdir()
+    file.write_bytes(b"{# my own #}" + (CONF / "chat" / "llama2.jinja").read_bytes())
+    config = compose([*made.own, f"model.chat={file}", "stages=[finetune]"])
+    run_cell(config)
+    card = model_card(config, made.store)
+    assert "secret-folder" not in card
+    assert "a Jinja template of its own says (SHA-256 " in card
 
 
 def test_local_data_count_by_their_content_there(made: Made, tmp_path: Path) -> None:

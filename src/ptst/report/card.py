@@ -7,6 +7,7 @@ machine: a local file or folder counts by its content there, as it does in the k
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from ptst.metrics import Metric, decimals, scale_in_words, shown
 from ptst.models import local_folder
 from ptst.report.agreement import COMPLIED, judge_name, known_judges
 from ptst.store import Store, key_of, read_json
+from ptst.templates import chat_source
 
 LIBRARY = {"full": "transformers", "lora": "peft", "qlora": "peft"}
 RELATION = {"full": "finetune", "lora": "adapter", "qlora": "adapter"}
@@ -89,6 +91,7 @@ def model_card(config: Config, store: Store) -> str:
         licence=licence.get("license_name") or licence.get("license"),
         trained_on=_source_of_rows(made.dataset, keys.finetune_parts["rows"], facts),
         mixed=_mixed(made.finetune, keys.finetune_parts),
+        spelled=_spelled(made.model),
         template=_indented(made.train_template),
         others={
             row.template: _indented(row.spelled)
@@ -342,6 +345,16 @@ def _source_of_model(model: Model, parts: Parts, facts: Mapping[str, Any]) -> st
         return f"{model.name}, a local folder (SHA-256 of its files {parts['model']['sha256'][:16]}...)"
     commit = (facts.get("model_from") or {}).get("commit") or model.revision
     return f"[{model.path}](https://huggingface.co/{model.path}), {_commit(commit)}"
+
+
+def _spelled(model: Model) -> str:
+    """What spells the model's chats, without a place on this machine."""
+    if model.chat is None:
+        return "its tokenizer's own chat template says"
+    if model.chat.endswith(".jinja"):
+        digest = hashlib.sha256((chat_source(model) or "").encode()).hexdigest()
+        return f"a Jinja template of its own says (SHA-256 {digest[:16]}...)"
+    return f"`{model.chat}`"
 
 
 def _source_of_rows(rows: Rows, parts: Parts, facts: Mapping[str, Any]) -> str:
