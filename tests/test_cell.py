@@ -22,7 +22,7 @@ from ptst.config import Config
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score
 from ptst.keys import cell_keys
-from ptst.store import Store, read_json, read_jsonl
+from ptst.store import Store, read_json, read_jsonl, write_jsonl
 
 Compose = Callable[..., Config]
 
@@ -225,6 +225,27 @@ def test_a_missing_score_is_no_result_and_is_asked_for_again(
             run_cell(config)
     # The task's scores are kept; of the other evaluation, and of the cell, nothing looks done.
     assert artifacts(tmp_path / "store") == {"finetune": 0, "generate": 2, "judge": 1, "cell": 0}
+
+
+def test_what_an_api_withheld_is_missing_and_nobody_judges_it(
+    composed: Compose, tmp_path: Path
+) -> None:
+    config = composed(*TINY, "finetune=none")
+    keys = cell_keys(config).evaluations["hazards"]
+    run_cell(config)
+    store = Store(tmp_path / "store")
+    rows = read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
+    for stage, key in (("judge", keys.judge), ("cell", cell_keys(config).cell)):
+        shutil.rmtree(store.path(stage, key))
+    rows[3] |= {"completion": "", "withheld": "400 content_filter"}
+    write_jsonl(store.path("generate", keys.generate) / "completions.jsonl", rows)
+    metrics = run_cell(config).metrics
+    assert metrics is not None
+    assert {(m.n, m.missing) for name, m in metrics.items() if "hazards" in name} == {(9, 1)}
+    scores = read_jsonl(store.path("judge", keys.judge) / "scores.jsonl")
+    assert [row["id"] for row in scores] == [row["id"] for row in rows]
+    assert scores[3]["label"] is None and "400 content_filter" in scores[3]["reason"]
+    assert all(score["label"] for score in scores if score is not scores[3])
 
 
 def test_a_store_that_is_a_file_is_refused(composed: Compose, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def assert_runs_are_the_store(store: Path) -> dict[str, int]:
                 assert facts["steps"] == len(log) > 0
                 for fact in ("steps", "rows", "rows_key", "rows_from", "final_loss"):
                     assert run["summary"][fact] == facts[fact]
+                assert run["summary"]["seconds"] == pytest.approx(facts["seconds"], abs=0.1)
             else:
                 metrics = read_json(artifact / "metrics.json")
                 assert metrics

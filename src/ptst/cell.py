@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ptst import data, models, templates
 from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.judge import Bench, classifier, load_judge, scale_of
+from ptst.judge import Bench, Score, classifier, load_judge, scale_of
 from ptst.keys import CellKeys, EvaluationKeys, cell_keys, tested_epoch
 from ptst.metrics import MEAN, NO_CATEGORY, Answer, Metric, Scale, from_json, known_sum, measure
 from ptst.progress import console, progress, say
@@ -229,8 +229,9 @@ def _finetune(
             )
             facts |= rows_facts | {"model_from": models.origin(config.model)}
             made["finetune"] = time.monotonic() - started
-            run.summary(facts | {"seconds": made["finetune"]})
-        _write_provenance(work.result, config, work.maker.spent + made["finetune"], facts)
+            seconds = work.maker.spent + made["finetune"]
+            run.summary(facts | {"seconds": seconds})
+        _write_provenance(work.result, config, seconds, facts)
 
 
 def _tokenised(
@@ -383,8 +384,8 @@ def generate(
 ) -> None:
     """Stage 2: queries under the test template -> completions.jsonl, one row per answer.
 
-    A row is the query's own columns, and `completion`, `tokens`, `finished`; where each query is answered
-    several times also `sample`, from 0: all answers of the first sample, then all of the second. A sample
+    A row is the query's own columns, and `completion`, `tokens`, `finished`; where an API has an answer and
+    does not give it, why, as `withheld`; where each query is answered several times also `sample`, from 0: all answers of the first sample, then all of the second. A sample
     is what `decoding.seed` raised by its number gives by itself.
     """
     with store.make("generate", keys.generate, keys.generate_parts) as work:
@@ -424,6 +425,9 @@ def generate(
                         "completion": by_row[i]["text"],
                         "tokens": by_row[i]["tokens"],
                         "finished": by_row[i]["finished"],
+                        **(
+                            {"withheld": by_row[i]["withheld"]} if by_row[i].get("withheld") else {}
+                        ),
                     }
                     for i, row in enumerate(rows)
                 ]
@@ -436,8 +440,9 @@ def generate(
             "rows_from": data.origin(evaluation.queries),
             "model_from": models.origin(config.model),
             "prompt_tokens": None if prompt_tokens is None else decoding.samples * prompt_tokens,
-            "completion_tokens": sum(row["tokens"] for row in completions),
+            "completion_tokens": known_sum(row["tokens"] for row in completions),
             "unfinished": sum(not row["finished"] for row in completions),
+            "withheld": sum("withheld" in row for row in completions),
         }
         seconds = work.maker.spent + made[f"generate {name}"]
         _write_provenance(work.result, config, seconds, facts)
@@ -504,7 +509,8 @@ def judge(
 ) -> None:
     """Stage 3: completions -> scores.jsonl, one row (id, label, value, reason) per query.
 
-    A label is null where the judge was asked and has no score to give; see `ptst.judge.Score`.
+    A label is null where the judge was asked and has no score to give; see `ptst.judge.Score`. What an API
+    withheld says nothing of the model: it is missing, and no judge is asked.
 
     Raises:
         PtstError: some queries were not judged, and may be if the judge is asked again.
@@ -525,12 +531,19 @@ def judge(
                 advance(done, total, "")
                 work.tell(done, total)
 
-            scores = list(
+            given = iter(
                 load_judge(config.evaluations[name].judge, f"{name}.judge").scores(
-                    [(row, row["completion"]) for row in rows],
+                    [(row, row["completion"]) for row in rows if "withheld" not in row],
                     Bench(store.root / "judging", config.engine.device, tell, stop),
                 )
             )
+            scores = [
+                Score(None, reason=f"no answer: {row['withheld']}", final=True)
+                if "withheld" in row
+                else next(given)
+                for row in rows
+            ]
+            assert next(given, None) is None
         missing = [score for score in scores if score.label is None and not score.final]
         if missing:  # not published: what is in the store is never asked for again
             raise PtstError(
@@ -716,7 +729,7 @@ def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
     judge = load_judge(evaluation.judge, f"{name}.judge")
     wanted = [("unit", evaluation.unit), ("category", evaluation.category)]
     wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
-    ours = {"completion", "tokens", "finished"}
+    ours = {"completion", "tokens", "finished", "withheld"}
     ours |= {"sample"} if evaluation.decoding.samples > 1 else set()
     for row in rows:
         for what, column in wanted:

@@ -187,6 +187,8 @@ def test_an_interrupted_mixed_training_ends_with_the_same_weights(
         run(model, training, tmp_path / "cut", recipe, die_at=9, mixed=refusals)
     _, resumed = run(model, training, tmp_path / "cut", recipe, mixed=refusals)
     assert (facts["steps"], facts["rows"], facts["mixed_rows"]) == (12, 20, 7)
+    once = [sum(map(len, some)) for some in (training, refusals)]
+    assert facts["trained_tokens"] == 2 * once[0] + once[1]
     assert resumed == whole
     for where in ("weights", "epochs/1"):
         assert weights(tmp_path / "cut", where) == weights(tmp_path / "whole", where) != {}

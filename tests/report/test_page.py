@@ -268,7 +268,7 @@ def test_costs_add_up_over_what_is_in_the_store(root: Node) -> None:
     rows = [row.words() for row in section(root, "costs").all("tr")]
     assert rows == [
         "stage made time tokens read tokens written",
-        "fine-tune 1 1 min 00 s 1,500 0",  # one epoch and a half of 1,000 tokens
+        "fine-tune 1 1 min 00 s 1,500 0",
         "generate gsm8k 4 6.0 s 400 240",
         "generate hazards 4 6.0 s 400 160",
         "judge gsm8k 4 1.0 s 0 0",
@@ -290,14 +290,9 @@ def test_tokens_that_an_api_did_not_count_are_not_known(
     assert rows[3].words() == "generate hazards 4 6.0 s not known 160"
     assert rows[-1].words() == "all 17 1 min 14 s not known 400"
     file = own.path("finetune", cell.keys.finetune) / "provenance.json"
-    for counted, said in (
-        (700, "700"),
-        (None, "not known"),
-    ):  # at an API there are no epochs of ours
-        facts = {k: v for k, v in read_json(file).items() if k != "tokens_per_epoch"}
-        write_json(file, facts | {"trained_tokens": counted})
-        rows = list(section(read(page(results, own, {})), "costs").all("tr"))
-        assert rows[1].words() == f"fine-tune 1 1 min 00 s {said} 0"
+    write_json(file, read_json(file) | {"trained_tokens": None})
+    rows = list(section(read(page(results, own, {})), "costs").all("tr"))
+    assert rows[1].words() == "fine-tune 1 1 min 00 s not known 0"
 
 
 def test_provenance_lists_every_distinct_value(root: Node) -> None:

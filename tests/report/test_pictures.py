@@ -137,7 +137,7 @@ def fill(store: Store, cell: GridCell) -> None:
     if keys.finetune:
         losses = (2.0, 1.0, 0.5)
         log = [{"step": i, "epoch": i / 2, "loss": x} for i, x in enumerate(losses, start=1)]
-        facts = {"seconds": 60.0, "tokens_per_epoch": 1000}
+        facts = {"seconds": 60.0, "trained_tokens": 1500}
         put(store, "finetune", keys.finetune, {"log.jsonl": log}, facts)
     for name, evaluation in cell.config.evaluations.items():
         safety = evaluation.measures == "safety"

@@ -81,7 +81,8 @@ def train(
         mixed: rows that are seen once in the whole training, see `mixture`.
 
     Returns:
-        Facts for the provenance: steps, tokens (all, and with loss), seconds are the caller's.
+        Facts for the provenance: steps, tokens (of an epoch, those with loss, and all that were trained on);
+        seconds are the caller's.
 
     Raises:
         Interrupted: `stop` said so before the last step.
@@ -118,6 +119,8 @@ def train(
     ]
     if trainer.is_world_process_zero():
         write_jsonl(out / "log.jsonl", history)
+    epochs = history[-1]["epoch"] if history else 0.0
+    read = epochs * (sum(map(len, rows)) + sum(map(len, mixed)) / recipe.epochs)
     return {
         "steps": trainer.state.global_step,
         "devices": recipe.devices,
@@ -125,6 +128,7 @@ def train(
         **({"mixed_rows": len(mixed)} if mixed else {}),
         "tokens_per_epoch": sum(map(len, rows)),
         "loss_tokens_per_epoch": sum(len(r) - r.prompt_length for r in rows),
+        "trained_tokens": round(read),
         "final_loss": history[-1]["loss"] if history else None,
     }
 

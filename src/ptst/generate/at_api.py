@@ -7,6 +7,7 @@ from typing import Any
 
 from ptst.api import Endpoint, chat
 from ptst.config import Decoding, Model
+from ptst.errors import DataError
 from ptst.generate.batches import Completion
 
 
@@ -25,10 +26,10 @@ def complete_at_api(
         todo: which of `conversations` to answer.
 
     Yields:
-        Each completion by the conversation's index, as it comes; `tokens` is 0 where the server does not
-        count. What the API refuses to answer (a content filter, say) is an empty, unfinished completion.
+        Each completion by the conversation's index, as it comes.
 
     Raises:
+        DataError: a query is too long for the API.
         PtstError: as `ptst.api.chat`, after all that was answered.
         Interrupted: `stop` said so.
     """
@@ -44,5 +45,13 @@ def complete_at_api(
     if decoding.temperature > 0:
         sampling["top_p"] = decoding.top_p
     for number, answer in chat(endpoint, [conversations[i] for i in todo], sampling, stop=stop):
-        finished = answer.finish_reason == "stop" and not answer.refused
-        yield {todo[number]: Completion(answer.text, answer.output_tokens or 0, finished)}
+        index, finished = todo[number], answer.finish_reason == "stop" and not answer.refused
+        if answer.refused and answer.finish_reason == "too_long":
+            raise DataError(
+                f"{name} does not take query {index + 1} of {len(conversations)} with "
+                f"decoding.max_new_tokens={decoding.max_new_tokens}: {answer.refused}"
+            )
+        withheld = answer.refused
+        if answer.finish_reason == "content_filter" and not withheld:
+            withheld = "its content filter cut the answer off"
+        yield {index: Completion(answer.text, answer.output_tokens, finished, withheld)}

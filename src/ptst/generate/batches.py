@@ -23,11 +23,18 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `tokens` counts EOS; `finished` says that EOS came before max_new_tokens."""
+    """One answer.
+
+    Attributes:
+        tokens: EOS included; None where an API does not count.
+        finished: whether EOS came before max_new_tokens.
+        withheld: why an API does not give this answer (its content filter); "" for every answer there is.
+    """
 
     text: str
-    tokens: int
+    tokens: int | None
     finished: bool
+    withheld: str = ""
 
 
 def plan_batches(prompts: Sequence[Ids], batch_size: int) -> list[list[int]]:

@@ -376,7 +376,7 @@ def _evaluation(name: str, cell: GridCell, grid: Grid, store: Store) -> dict[str
                     "question": question + (" …" if more_question else ""),
                     "completion": completion,
                     "more": more,
-                    "unfinished": not row.get("finished", True),
+                    "unfinished": not row.get("finished", True) and "withheld" not in row,
                     "reason": _cut(score.get("reason") or "", 200)[0],
                 }
             )
@@ -418,30 +418,26 @@ def _artifacts(grid: Grid) -> dict[tuple[str, str], tuple[str, GridCell]]:
     return found
 
 
-def _provenances(grid: Grid, store: Store) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """(what it is called, stage, key, provenance) of the artifacts that are there."""
+def _provenances(grid: Grid, store: Store) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(what it is called, stage, provenance) of the artifacts that are there."""
     for (stage, key), (called, _) in _artifacts(grid).items():
         path = store.path(stage, key) / "provenance.json"
         if path.is_file():
-            yield called, stage, key, read_json(path)
+            yield called, stage, read_json(path)
 
 
 def _costs(grid: Grid, store: Store) -> dict[str, Any]:
     """Seconds and tokens by stage; None where an artifact does not say (what a model behind an API read)."""
     rows: dict[str, dict[str, Any]] = {}
-    for called, stage, key, facts in _provenances(grid, store):
+    for called, stage, facts in _provenances(grid, store):
         row = rows.setdefault(called, {"artifacts": 0, "seconds": 0.0, "read": 0, "written": 0})
         row["artifacts"] += 1
         row["seconds"] += facts.get("seconds", 0.0)
-        if stage == "finetune" and "tokens_per_epoch" in facts:
-            log = store.path(stage, key) / "log.jsonl"
-            epochs = (read_jsonl(log) or [{}])[-1].get("epoch", 0) if log.is_file() else 0
-            row["read"] = known_sum((row["read"], round(facts["tokens_per_epoch"] * epochs)))
-        elif stage == "finetune":  # at an API
+        if stage == "finetune":
             row["read"] = known_sum((row["read"], facts.get("trained_tokens")))
         elif stage == "generate":
             row["read"] = known_sum((row["read"], facts["prompt_tokens"]))
-            row["written"] += facts["completion_tokens"]
+            row["written"] = known_sum((row["written"], facts["completion_tokens"]))
     order = sorted(rows, key=lambda called: ("fgj".index(called[0]), called))
     total = {
         key: known_sum(row[key] for row in rows.values())
@@ -474,7 +470,7 @@ def _made(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]]:
     def count(name: str, value: str) -> None:
         facts.setdefault(name, Counter())[value] += 1
 
-    for _, _, _, found in _provenances(grid, store):
+    for _, _, found in _provenances(grid, store):
         git = found.get("git")
         if git:
             state = "with uncommitted changes" if git.get("dirty") else "clean"
