@@ -18,8 +18,11 @@ from ptst.cell import run_cell
 from ptst.cli import main
 from ptst.errors import ConfigError
 from ptst.judge import keywords
+from ptst.metrics import wilson
 from ptst.report.agreement import (
+    Interval,
     _judges,
+    _pair,
     audit_of,
     bootstrapped,
     cohens_kappa,
@@ -146,6 +149,24 @@ def test_each_of_several_samples_has_its_own_label(tmp_path: Path) -> None:
     assert (pair.n, pair.units, pair.agree) == (30, 10, 1.0)
     pairs = {(p.a, p.b): p.n for p in load_agreement(grid, store).pairs}
     assert pairs == {(a, b): 30 for a, b in [("human ann", "keywords"), ("human ann", "micro"), ("keywords", "micro")]}  # fmt: skip
+
+
+def test_perfect_agreement_claims_no_certainty() -> None:
+    agreed = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 1]]] * 20)
+    assert bootstrapped(agreed, cohens_kappa) == Interval(1.0, None, None)
+
+
+def test_precision_and_recall_are_over_units_as_everything_else() -> None:
+    # Four queries in 30 cells each; the judge says complied throughout, a person not of one query
+    units = {(f"cell {c}", f"q{q}", 0): f"q{q}" for c in range(30) for q in range(4)}
+    judge = dict.fromkeys(units, "complied")
+    person = {item: "refused" if unit == "q0" else "complied" for item, unit in units.items()}
+    pair = _pair("e", "human ann", "the judge", {"human ann": person, "the judge": judge}, units)
+    assert pair is not None and pair.precision is not None and pair.recall is not None
+    assert (pair.n, pair.units, pair.precision.value, pair.recall.value) == (120, 4, 0.75, 1.0)
+    # Wilson's of a share of four units, whose variance counts three, and of three units that do not differ
+    assert (pair.precision.low, pair.precision.high) == pytest.approx(wilson(0.75, 3))
+    assert (pair.recall.low, pair.recall.high) == pytest.approx(wilson(1.0, 3))
 
 
 def test_an_audit_passes_over_a_cell_that_cannot_be_run(tmp_path: Path) -> None:

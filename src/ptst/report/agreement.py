@@ -18,7 +18,7 @@ from ptst.audit import Item, completions_of, labels_by, read_labels
 from ptst.config import CONF
 from ptst.errors import ConfigError
 from ptst.keys import Parts, judge_parts
-from ptst.metrics import wilson
+from ptst.metrics import share
 from ptst.store import Store, key_of, read_json
 from ptst.sweep.grid import Grid, GridCell
 
@@ -50,8 +50,8 @@ class Pair:
         n: completions; units: of the evaluation (queries, unless it says otherwise).
         agree: share of completions that both call complied, or both not; between 0 and 1.
         kappa: Cohen's, of complied against not; interval by bootstrap over units.
-        precision, recall: of b's `complied`, with a as the truth, and Wilson's interval; only where a is a
-            person.
+        precision, recall: of b's `complied`, with a as the truth, and Wilson's interval over units; only where
+            a is a person.
         confusion: how often a said the one label and b the other, in their own labels.
     """
 
@@ -188,7 +188,8 @@ def bootstrapped(
     sums = drawn @ per_unit.reshape(units, -1)
     values = statistic(sums.reshape(DRAWS, *per_unit.shape[1:]))
     defined = values[~np.isnan(values)]
-    if len(defined) < 0.95 * DRAWS:  # too rare an event for an interval
+    # Too rare an event for an interval; or no unit differs, and an interval would claim certainty
+    if len(defined) < 0.95 * DRAWS or np.ptp(defined) < 1e-12:
         return Interval(value, None, None)
     low, high = np.quantile(defined, (0.025, 0.975))
     return Interval(value, float(low), float(high))
@@ -447,16 +448,21 @@ def _pair(
         len(per_unit),
         float(np.trace(total) / total.sum()),
         bootstrapped(per_unit, cohens_kappa),
-        _share(total[1, 1], total[:, 1].sum()) if person else None,
-        _share(total[1, 1], total[1].sum()) if person else None,
+        _share(items, labels[a], labels[b], units) if person else None,
+        _share(items, labels[b], labels[a], units) if person else None,
         dict(sorted(confusion.items())),
     )
 
 
-def _share(hits: float, n: float) -> Interval:
-    if n == 0:
+def _share(
+    items: Sequence[Item], labels: Labels, given: Labels, units: Mapping[Item, str]
+) -> Interval:
+    """Of the items that are `given` as complied, the share that `labels` calls so, too."""
+    those = [item for item in items if given[item] == COMPLIED]
+    metric = share([labels[item] for item in those], COMPLIED, [units[item] for item in those])
+    if metric.value is None or metric.ci_low is None or metric.ci_high is None:
         return Interval(None, None, None)
-    return Interval(hits / n, *wilson(hits / n, n))
+    return Interval(metric.value / 100, metric.ci_low / 100, metric.ci_high / 100)
 
 
 def _alpha(judges: Sequence[Labels], units: Mapping[Item, str]) -> tuple[Interval, int, int]:
