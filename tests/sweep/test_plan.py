@@ -333,6 +333,11 @@ def test_a_short_trial_run_counts_for_little() -> None:
     assert typical([(10.0, 5), (11.0, 5), (12.0, 5), (1.0, 1000)]) == 1.0
 
 
+def test_a_grid_of_api_models_takes_no_gpu(store: Store) -> None:
+    plan = make_plan(expand(["+sweeps=table3", "scale=paper"]), store)
+    assert (plan.hardware.gpu, plan.gpu_hours) == (False, 0.0)
+
+
 def test_where_no_gpu_is_the_papers_scale_assumes_one_and_says_so(
     paper: Grid, store: Store
 ) -> None:

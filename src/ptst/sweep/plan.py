@@ -269,8 +269,9 @@ def _gpus_of(grid: Grid, made: Mapping[str, list[_Made]]) -> Counter[str]:
 
 
 def _hardware(grid: Grid, gpus: Counter[str], estimates: Estimates) -> Hardware:
-    """What would run the grid; scale=paper is not for CPUs."""
-    devices = {cell.config.engine.device for cell in grid.distinct}
+    """What would run the grid; scale=paper is not for CPUs, but for those that ask an API."""
+    here = [cell.config for cell in grid.distinct if cell.config.model.api is None]
+    devices = {config.engine.device for config in here} or {"cpu"}
     name = None if devices == {"cpu"} else own_gpu()
     if name is not None:
         return _gpu(name, "this machine's", estimates)
