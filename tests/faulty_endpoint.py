@@ -25,7 +25,7 @@ the middle of an answer, `broken_json` sends half of one as if it were whole."""
 
 Choose = Callable[[str, int], str]
 """choose(prompt, number of the try, from 0) -> "" for an answer, "nonsense" for one without a rating, one of
-FAULTS, or "<status> <error code>" for an error that says so."""
+FAULTS, "<status> <error code>" for an error that says so, or "<status> <error code>: <message>"."""
 
 
 def drawn(share: float, nonsense: float = 0.0, seed: int = 0) -> Choose:
@@ -136,9 +136,13 @@ class Endpoint:
                 {"error": {"message": "busy"}}, status=int(fault), headers=headers
             )
         if re.match(r"\d{3} ", fault):
-            status, _, code = fault.partition(" ")
-            error = {"message": f"it says {code}, {request.headers['Authorization']}", "code": code}
-            return web.json_response({"error": error}, status=int(status))
+            status, _, said = fault.partition(" ")
+            code, _, prose = said.partition(": ")
+            message = prose or f"it says {code}, {request.headers['Authorization']}"
+            headers = self.retry_after if status == "429" else {}
+            return web.json_response(
+                {"error": {"message": message, "code": code}}, status=int(status), headers=headers
+            )
         if fault == "cut":
             request.transport.abort()
             return web.Response()

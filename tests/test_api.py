@@ -86,6 +86,33 @@ def test_retry_after_may_be_a_date() -> None:
     assert api._retry_after({}) == 0
 
 
+BUSY = (
+    "429 rate_limit_exceeded: Rate limit reached for zorble-1 on requests per min. Limit: 3 / min. You can "
+    "increase it by adding a payment method at https://platform.openai.com/account/billing.",
+    "429 RESOURCE_EXHAUSTED: You exceeded your current quota, please check your plan and billing details.",
+)
+"""A minute's limit, as OpenAI and Gemini word it."""
+
+
+@pytest.mark.parametrize("fault", BUSY)
+def test_a_rate_limit_that_speaks_of_billing_is_waited_for_like_any_other(fault: str) -> None:
+    with Endpoint(failing(1, fault), retry_after={"Retry-After": "1"}) as endpoint:
+        assert len(list(api.chat(whom(endpoint), asked(3), SAMPLING))) == 3
+    for first, second in endpoint.arrivals.values():
+        assert 1.0 <= second - first < 10
+
+
+def test_an_empty_account_is_known_by_code_or_type_whatever_the_rest_is() -> None:
+    for body in (
+        b'{"error": {"message": "m", "type": "insufficient_quota", "code": null}}',
+        b'{"message": "m", "code": "billing_not_active"}',
+    ):
+        assert "the account has nothing left (429 m)" in str(api.read_error(429, {}, body))
+    for body in (b'["insufficient_quota"]', b'{"error": "insufficient_quota"}', b"billing", b""):
+        said = str(api.read_error(429, {}, body))
+        assert said == f"429 {body.decode()}"
+
+
 def test_waits_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "FIRST_WAIT", 0.1)
     with Endpoint(failing(4, "500")) as endpoint:
@@ -103,6 +130,7 @@ def test_waits_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         ("403 forbidden", "the key may not do this"),
         ("404 model_not_found", "no such model or address"),
         ("429 insufficient_quota", "the account has nothing left"),
+        ("429 billing_hard_limit_reached", "the account has nothing left"),
         ("400 unsupported_parameter", "the request is not accepted"),
     ],
 )

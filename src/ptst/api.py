@@ -30,6 +30,9 @@ LONGEST_RETRY_AFTER = 600.0
 """Seconds; an endpoint that asks for more is left alone."""
 UNREACHABLE = 8
 """So many requests in a row without an answer, none answered in between: the endpoint is down."""
+NOTHING_LEFT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+"""Codes or types of OpenAI's errors for an account that waiting does not fill. The words beside them do not
+tell: those of a minute's limit speak of billing, too, where a payment would raise it."""
 
 Messages = Sequence[Mapping[str, str]]
 """A chat as the API takes it: {"role": ..., "content": ...} each."""
@@ -436,20 +439,22 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Exceptio
     """What an HTTP status that is not 200 means for this request and for all others."""
     text = body.decode(errors="replace")
     said = f"{status} {text[:500]}"
+    kinds: tuple[Any, ...] = ()
     try:
         content = json.loads(text)
         error = content.get("error", content)
+        kinds = error.get("code"), error.get("type")
         said = f"{status} {error['message']}"
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # then the body is all there is
-    text = text.lower()
-    if status == 429 and ("insufficient_quota" in text or "billing" in text):
+    if status == 429 and any(kind in NOTHING_LEFT for kind in kinds):
         return _Hopeless(f"the account has nothing left ({said})")
     if status in (408, 409, 425, 429) or status >= 500:
         return _Again(said, perhaps_paid=False, wait=_retry_after(headers))
     if status in (400, 413, 422):
         # Only what is known to be about this one request: a parameter that a model does not know, say,
         # would otherwise make every score of a run a missing one.
+        text = text.lower()
         for kind, signs in {
             "too_long": ("context_length", "context length", "too long", "request too large"),
             "content_filter": ("content_filter", "content_policy", "content management policy"),
