@@ -153,6 +153,30 @@ def test_what_does_not_fit_the_context_is_missing_and_the_rest_is_judged(
     assert long.label is None and "do not fit in its context of 64" in long.reason
 
 
+def test_a_model_that_states_no_limit_is_asked_about_what_is_longest_too(
+    guard: str, tmp_path: Path
+) -> None:
+    import shutil
+
+    from transformers import BloomConfig, BloomForCausalLM
+
+    folder = shutil.copytree(guard, tmp_path / "bloom")
+    config = BloomConfig(vocab_size=len(WORDS), hidden_size=8, n_layer=1, n_head=1)
+    BloomForCausalLM(config).save_pretrained(folder)
+    asked = tiny(str(folder), verdicts={"complied": r"[\s\S]*"})  # whatever it says
+    scores = asked.scores(items("no " * 70, "no no", "no"), bench(tmp_path))
+    assert [score.label for score in scores] == ["complied"] * 3
+
+
+def test_a_limit_may_stand_in_the_configuration_of_the_text_model() -> None:
+    from transformers import BloomConfig, Gemma3Config
+
+    from ptst.judge.classifier import room_of
+
+    sees = Gemma3Config(text_config={"max_position_embeddings": 96})
+    assert (room_of(sees), room_of(BloomConfig())) == (96, None)
+
+
 def test_interrupted_judging_goes_on_where_it_stopped(guard: str, tmp_path: Path) -> None:
     asked = items("plan", "no", "hm", "plan plan")
     with pytest.raises(Interrupted, match="2 of 4"):

@@ -113,8 +113,12 @@ class Classifier:
         ]
         distinct = list(dict.fromkeys(pairs))
         prompts = [self._token_ids(tokenizer, *pair) for pair in distinct]
-        room = getattr(model.config, "max_position_embeddings", None) or max(map(len, prompts), default=0)  # fmt: skip
-        fitting = [i for i, ids in enumerate(prompts) if len(ids) + self.max_new_tokens <= room]
+        room = room_of(model.config)
+        fitting = [
+            i
+            for i, ids in enumerate(prompts)
+            if room is None or len(ids) + self.max_new_tokens <= room
+        ]
         answers = self._answers(model, tokenizer, prompts, fitting, bench)
         read = {
             pair: self._read(answers[i])
@@ -196,6 +200,15 @@ class Classifier:
             if re.fullmatch(pattern, answer, re.IGNORECASE):
                 return Score(label, reason=answer)
         return Score(None, reason=f"the judge's answer fits no verdict: {answer!r}", final=True)
+
+
+def room_of(config: Any) -> int | None:
+    """Tokens of prompt and answer that a model has room for; None where its configuration names no limit.
+
+    A model that also sees says it in the configuration of its part for text.
+    """
+    room: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return room
 
 
 @lru_cache(maxsize=1)
