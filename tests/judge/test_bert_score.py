@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from conftest import BENCH
 
 from ptst.errors import ConfigError, DataError, Interrupted
 from ptst.judge.bert_score import BertScore, precision_and_recall
+from ptst.keys import judge_parts
+from ptst.store import key_of
 
 TEXTS = (
     "Take the tea twice a day, and rest.",
@@ -137,9 +141,34 @@ def test_another_layer_gives_other_scores_and_one_too_many_is_refused(roberta: P
         judge(roberta, layer=0)
 
 
+def test_key_follows_content_not_place(roberta: Path, tmp_path: Path) -> None:
+    def key(**fields: Any) -> str:
+        return key_of(judge_parts({"_target_": "ptst.judge.bert_score.BertScore", **fields}))
+
+    copy = shutil.copytree(roberta, tmp_path / "copy")
+    own = {"revision": None, "layer": 2}
+    assert key(path=str(roberta), **own) == key(path=str(copy), batch_size=3, **own)
+    assert key(path=str(copy), **own) != key(path=str(copy), **own | {"layer": 1})
+    before = key(path=str(copy), **own)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.5}))
+    assert key(path=str(copy), **own) != before
+    # Of a hub model its id and commit: what stores hold of them has this key.
+    assert judge_parts({"_target_": "ptst.judge.bert_score.BertScore"})["judge"] == {
+        "_target_": "ptst.judge.bert_score.BertScore",
+        "path": "FacebookAI/roberta-large",
+        "revision": "722cf37b1afa9454edce342e7895e588b6ff1d59",
+        "layer": 17,
+    }
+
+
 def test_what_cannot_be_scored_says_why(roberta: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"query 0: its reference, `output`, is empty"):
         values(judge(roberta), [("rest", " ")])
+    nothing = r"judge\.path=.*: no such model directory"
+    with pytest.raises(ConfigError, match=nothing):
+        values(judge(tmp_path), PAIRS)
+    (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         values(judge(tmp_path), PAIRS)
     judge(roberta).check()

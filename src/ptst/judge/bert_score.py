@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ptst import models
+from ptst.config import Model
 from ptst.errors import ConfigError, DataError, Interrupted
 from ptst.judge import Bench, Score
 
@@ -27,9 +29,12 @@ class BertScore:
     rescaling, is assumed (they are the package's defaults). An empty completion has 0.
     """
 
-    path: str = "FacebookAI/roberta-large"
-    """A Hugging Face model id, or a directory; its tokenizer and weights (safetensors)."""
-    revision: str | None = "722cf37b1afa9454edce342e7895e588b6ff1d59"
+    path: str = field(default="FacebookAI/roberta-large", metadata={"key": False})  # see `identity`
+    """A Hugging Face model id, or a directory (then its content counts in the key); its tokenizer and weights
+    (safetensors)."""
+    revision: str | None = field(
+        default="722cf37b1afa9454edce342e7895e588b6ff1d59", metadata={"key": False}
+    )
     """Commit of the hub repository; null with another `path`."""
     layer: int = 17
     """The layer whose output is compared, from 1."""
@@ -43,6 +48,10 @@ class BertScore:
         for name in ("layer", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"judge.{name}={getattr(self, name)} must be at least 1.")
+
+    def identity(self) -> dict[str, Any]:
+        """What the key has in place of `path` and `revision`: a directory counts by its content."""
+        return models.weights(self._model, "judge.path")
 
     def check(self) -> None:
         """Whether its model can be had and has the layer, by its configuration; before anything is trained.
@@ -91,24 +100,22 @@ class BertScore:
     def _encoder(self, device: str) -> _Encoder:
         from transformers import AutoModel, AutoTokenizer
 
-        from ptst.models import pick_device
-
         config = self._config()
         config.num_hidden_layers = self.layer  # those above are not needed
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, **self._where)
+            tokenizer = AutoTokenizer.from_pretrained(**self._where)
             model = AutoModel.from_pretrained(
-                self.path, config=config, use_safetensors=True, dtype="float32", **self._where
+                config=config, use_safetensors=True, dtype="float32", **self._where
             )
         except (OSError, ValueError) as error:
             raise self._unavailable(error) from error
-        return _Encoder(tokenizer, model.to(pick_device(device)).eval())
+        return _Encoder(tokenizer, model.to(models.pick_device(device)).eval())
 
     def _config(self) -> Any:
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(self.path, **self._where)
+            config = AutoConfig.from_pretrained(**self._where)
         except (OSError, ValueError) as error:
             raise self._unavailable(error) from error
         if config.num_hidden_layers < self.layer:
@@ -118,8 +125,17 @@ class BertScore:
         return config
 
     @property
+    def _model(self) -> Model:
+        return Model("the judge", self.path, revision=self.revision)
+
+    @property
     def _where(self) -> dict[str, Any]:
-        return {"revision": self.revision, "trust_remote_code": False}
+        folder = models.local_folder(self._model, "judge.path")  # the one that `identity` read
+        return {
+            "pretrained_model_name_or_path": str(folder or self.path),
+            "revision": self.revision,
+            "trust_remote_code": False,
+        }
 
     def _unavailable(self, error: Exception) -> ConfigError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
