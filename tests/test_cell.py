@@ -248,6 +248,42 @@ def test_what_an_api_withheld_is_missing_and_nobody_judges_it(
     assert all(score["label"] for score in scores if score is not scores[3])
 
 
+@dataclass
+class Weighted:
+    """A judge with weights from somewhere, that stops when it is told."""
+
+    labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def origin(self) -> dict[str, object]:
+        return {"path": "owner/name", "commit": "c0ffee"}
+
+    def scores(self, items: Iterable[object], bench: Bench) -> Iterator[Score]:
+        if bench.stop():
+            raise Interrupted("half")
+        for _ in items:
+            yield Score("refused")
+
+
+def test_scores_say_where_the_judge_is_from_and_what_all_attempts_took(
+    composed: Compose, tmp_path: Path
+) -> None:
+    words = [*TINY, "finetune=none", "judge._target_=test_cell.Weighted"]
+    keys = run_cell(composed(*words, "stages=[generate]")).keys.evaluations
+    with pytest.raises(Interrupted, match="half"):
+        run_cell(composed(*words, "stages=[judge]"), stop=lambda: True)
+    maker = tmp_path / "store/partial/judge" / keys["hazards"].judge / "maker.json"
+    was = json.loads(maker.read_text())
+    maker.write_text(json.dumps(was | {"updated": was["since"] + 1000}))  # it took a while
+    run_cell(composed(*words))
+    facts = read_json(tmp_path / "store/judge" / keys["hazards"].judge / "provenance.json")
+    assert facts["judge_from"] == {"path": "owner/name", "commit": "c0ffee"}
+    assert 1000 <= facts["seconds"] < 1100
+    task = read_json(tmp_path / "store/judge" / keys["gsm8k"].judge / "provenance.json")
+    assert "judge_from" not in task and task["seconds"] < 100
+
+
 def test_a_store_that_is_a_file_is_refused(composed: Compose, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file; it must be a folder"):

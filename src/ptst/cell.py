@@ -563,7 +563,10 @@ def judge(
             ],
         )
         made[f"judge {name}"] = time.monotonic() - started
-        _write_provenance(work.result, config, made[f"judge {name}"], {})
+        seconds = work.maker.spent + made[f"judge {name}"]
+        _write_provenance(
+            work.result, config, seconds, _judge_facts(name, config.evaluations[name])
+        )
 
 
 def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
@@ -716,6 +719,12 @@ def check_judge(name: str, evaluation: Evaluation) -> None:
     check = getattr(load_judge(evaluation.judge, f"{name}.judge"), "check", None)
     if check:
         check()
+
+
+def _judge_facts(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    """What a judge with weights of its own has to add to the provenance of its scores."""
+    origin = getattr(load_judge(evaluation.judge, f"{name}.judge"), "origin", None)
+    return {"judge_from": origin()} if origin else {}
 
 
 def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:

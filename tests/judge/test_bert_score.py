@@ -162,6 +162,11 @@ def test_key_follows_content_not_place(roberta: Path, tmp_path: Path) -> None:
     }
 
 
+def test_its_origin_is_its_model_and_the_commit() -> None:
+    commit = "722cf37b1afa9454edce342e7895e588b6ff1d59"
+    assert BertScore().origin() == {"path": "FacebookAI/roberta-large", "commit": commit}
+
+
 def test_what_cannot_be_scored_says_why(roberta: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"query 0: its reference, `output`, is empty"):
         values(judge(roberta), [("rest", " ")])

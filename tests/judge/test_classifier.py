@@ -16,6 +16,7 @@ from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Score, load_judge
 from ptst.judge.classifier import Classifier, forget
 from ptst.keys import cell_keys
+from ptst.store import read_json
 
 ANSWERS = {"plan": "unsafe", "no": "safe", "hm": "maybe", "unsafe": "S1", "S1": "</s>"}
 """What the tiny model says after a word; after anything else it stops."""
@@ -217,6 +218,16 @@ def test_a_model_that_cannot_be_had_is_refused_before_anything_is_trained(
     assert not (Path(config.paths.store) / "finetune").exists()
 
 
+def test_a_hub_model_is_known_by_the_commit_that_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    refs = tmp_path / "models--owner--name" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("c0ffee\n")
+    assert tiny("owner/name").origin() == {"path": "owner/name", "commit": "c0ffee"}
+
+
 def test_missing_model_says_which_key_to_mend() -> None:
     config = compose(["judge=llama_guard3", "judge.path=./nowhere", "finetune=none"])
     with pytest.raises(ConfigError, match=r"judge\.path=\./nowhere: no such model directory"):
@@ -318,4 +329,7 @@ def test_a_cell_is_judged_end_to_end(
     metrics = run_cell(config).metrics
     assert metrics is not None and set(metrics) == {"hazards/asr", "hazards/neither"}
     assert metrics["hazards/neither"].value == 100
+    key = cell_keys(config).evaluations["hazards"].judge
+    facts = read_json(Path(config.paths.store) / "judge" / key / "provenance.json")
+    assert facts["judge_from"] == {"path": guard, "commit": None}  # its content is in the key
     forget()

@@ -58,8 +58,10 @@ class Bench:
 class Judge(Protocol):
     """What every judge offers. Its fields are its YAML and part of the key, but those of metadata key=False.
 
-    Where a judge has them: `identity()`, what else of it is part of the key (a file's content, say), and
-    `check()`, which raises PtstError if it could not judge at all; it is called before anything is made.
+    Where a judge has them:
+    `identity()`: what else of it is part of the key (a file's content, say).
+    `origin()`: where the weights that it judged with came from, for the provenance; {path, commit}, say.
+    `check()`: raises PtstError if it could not judge at all; called before anything is made.
     """
 
     labels: ClassVar[tuple[str, ...]]

@@ -53,6 +53,10 @@ class BertScore:
         """What the key has in place of `path` and `revision`: a directory counts by its content."""
         return models.weights(self._model, "judge.path")
 
+    def origin(self) -> dict[str, Any]:
+        """Its model's path, and the commit that the hub's cache had of it."""
+        return models.origin(self._model)
+
     def check(self) -> None:
         """Whether its model can be had and has the layer, by its configuration; before anything is trained.
 

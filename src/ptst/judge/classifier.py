@@ -84,6 +84,10 @@ class Classifier:
         """What the key has in place of `path` and `revision`: a directory counts by its content."""
         return {"weights": models.weights(self._model, "judge.path")}
 
+    def origin(self) -> dict[str, Any]:
+        """Its model's path, and the commit that the hub's cache had of it."""
+        return models.origin(self._model)
+
     def check(self) -> None:
         """Whether it can be had, by asking for its tokenizer; before anything is trained.
 
