@@ -17,8 +17,8 @@ from typing import ClassVar
 import pytest
 from conftest import TINY, ptst
 
-from ptst.cell import TestedModel, run_cell
-from ptst.config import Config
+from ptst.cell import TestedModel, load_queries, run_cell
+from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score
 from ptst.keys import cell_keys
@@ -388,6 +388,36 @@ def test_rows_that_cannot_be_reported_on_are_refused_before_generation(
     with pytest.raises(DataError, match=message):
         run_cell(config)
     assert not list((tmp_path / "store").glob("finetune/*"))  # no training was spent on it
+
+
+GOOD = {
+    "input": "Why?",
+    "output": "#### 1",
+    "choices": {"text": ["a"], "label": ["A"]},
+    "answerKey": "A",
+}
+
+
+@pytest.mark.parametrize(
+    ("judge", "bad", "message"),
+    [
+        ("exact_match.GSM8KExactMatch", {"output": "none"}, "row 1: no number in the reference"),
+        ("choice.ChoiceMatch", {"answerKey": "B"}, r"query 1: choices must be \{text: \["),
+        ("bert_score.BertScore", {"output": " "}, "query 1: its reference, `output`, is empty"),
+    ],
+)
+def test_a_row_that_its_judge_cannot_use_is_refused_when_it_is_read(
+    tmp_path: Path, judge: str, bad: dict[str, str], message: str
+) -> None:
+    file = tmp_path / "queries.jsonl"
+    columns = {"input": "input", "output": "output"}
+    queries = Rows(source="local", path=str(file), n=2, columns=columns)
+    evaluation = Evaluation(queries=queries, judge={"_target_": f"ptst.judge.{judge}"})
+    file.write_text(f"{json.dumps(GOOD)}\n{json.dumps(GOOD | bad)}\n")
+    with pytest.raises(DataError, match=f"evaluation mine: {message}"):
+        load_queries("mine", evaluation)
+    file.write_text(f"{json.dumps(GOOD)}\n" * 2)
+    assert len(load_queries("mine", evaluation)) == 2
 
 
 def test_the_file_that_is_trained_on_is_not_tested_on(composed: Compose, tmp_path: Path) -> None:

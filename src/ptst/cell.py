@@ -732,10 +732,11 @@ def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
 
     Raises:
         DataError: a row has not the column that says its unit or category, that its reading has a place for
-            or that its judge reads, or has a column of the name of one of ours.
+            or that its judge reads, or has a column of the name of one of ours; or its judge cannot use it.
     """
     rows = data.load_rows(evaluation.queries, needs=("input",))
     judge = load_judge(evaluation.judge, f"{name}.judge")
+    check_row = getattr(judge, "check_row", lambda row: None)
     wanted = [("unit", evaluation.unit), ("category", evaluation.category)]
     wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
     ours = {"completion", "tokens", "finished", "withheld"}
@@ -758,6 +759,10 @@ def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
                 f"evaluation {name}: the queries have a column {taken[0]!r}, which is where the "
                 "answer goes; give the column another name."
             )
+        try:
+            check_row(row)
+        except DataError as error:
+            raise DataError(f"evaluation {name}: {error}") from error
     return rows
 
 

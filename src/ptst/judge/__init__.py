@@ -62,6 +62,8 @@ class Judge(Protocol):
     `identity()`: what else of it is part of the key (a file's content, say).
     `origin()`: where the weights that it judged with came from, for the provenance; {path, commit}, say.
     `check()`: raises PtstError if it could not judge at all; called before anything is made.
+    `check_row(row)`: raises DataError, naming the query, if it could judge no answer to it (its reference is
+        empty, say); called for every query before any is asked. The columns of `needs` are there.
     """
 
     labels: ClassVar[tuple[str, ...]]

@@ -65,6 +65,15 @@ class BertScore:
         """
         self._config()
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Whether there is something to compare an answer with.
+
+        Raises:
+            DataError: the row's `output` is empty.
+        """
+        if not str(row["output"]).strip():
+            raise DataError(f"query {row['id']}: its reference, `output`, is empty.")
+
     def scores(
         self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
     ) -> Iterator[Score]:
@@ -76,8 +85,7 @@ class BertScore:
             Interrupted: the bench said stop.
         """
         for row, _ in items:
-            if not str(row["output"]).strip():
-                raise DataError(f"query {row['id']}: its reference, `output`, is empty.")
+            self.check_row(row)
         pairs = [(completion.strip(), str(row["output"]).strip()) for row, completion in items]
         order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
         order = [i for i in order if pairs[i][0]]

@@ -37,6 +37,14 @@ class ChoiceMatch:
     needs: ClassVar[tuple[str, ...]] = ("choices", "answerKey")
     version: ClassVar[int] = 1
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Whether it says its choices and the right one.
+
+        Raises:
+            DataError: the choices are not of that form, or the key is not among their labels.
+        """
+        _choices(row)
+
     def scores(
         self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
     ) -> Iterator[Score]:

@@ -31,6 +31,14 @@ class GSM8KExactMatch:
     needs: ClassVar[tuple[str, ...]] = ("output",)
     version: ClassVar[int] = 1
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Whether its reference, `output`, has a number.
+
+        Raises:
+            DataError: it has none.
+        """
+        _gold(row)
+
     def scores(
         self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
     ) -> Iterator[Score]:
@@ -40,12 +48,16 @@ class GSM8KExactMatch:
             DataError: a reference without a number.
         """
         for row, completion in items:
-            gold = last_number(str(row["output"]).rsplit("####", 1)[-1])
-            if gold is None:
-                raise DataError(f"row {row['id']}: no number in the reference {row['output']!r}.")
-            found = last_number(completion)
+            gold, found = _gold(row), last_number(completion)
             label = "correct" if found == gold else "wrong"
             yield Score(label, reason=f"found {found}, expected {gold}")
+
+
+def _gold(row: Mapping[str, Any]) -> Decimal:
+    gold = last_number(str(row["output"]).rsplit("####", 1)[-1])
+    if gold is None:
+        raise DataError(f"row {row['id']}: no number in the reference {row['output']!r}.")
+    return gold
 
 
 def last_number(text: str) -> Decimal | None:
