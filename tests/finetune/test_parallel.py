@@ -157,6 +157,28 @@ def test_training_processes_die_with_their_parent(tmp_path: Path) -> None:
     assert not alive
 
 
+@pytest.mark.slow
+def test_sigterm_for_every_process_stops_them_together_and_kills_none(rows, tmp_path: Path) -> None:
+    """As SLURM announces a preemption, or cancels: whatever they are at, their imports included."""
+    losses: list[float] = []
+
+    def stop() -> bool:
+        for process in psutil.Process().children(recursive=True):
+            process.terminate()
+        return bool(losses)
+
+    recipe = Finetune(method="full", device_batch_size=4, devices=2, **RECIPE)
+    for folder in ("out", "scratch"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(Interrupted, match=r"step \d of 6 is kept"):
+        train_on_devices(
+            *(rows[0], recipe, rows[1], 7, "cpu", tmp_path / "out", tmp_path / "scratch"),
+            lambda entry: losses.append(entry["loss"]),
+            stop,
+        )
+    assert last_checkpoint(tmp_path / "scratch") is not None
+
+
 def test_what_cannot_be_shared_out_is_refused(
     rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,9 @@ from ptst.config import Finetune, Model
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.templates import TrainingRow
 
+ANNOUNCED = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+"""How an end is announced, often to all processes of a job at once: the caller alone answers, by stopping all."""
+
 
 def train_on_devices(
     model: Model,
@@ -52,7 +55,12 @@ def train_on_devices(
     messages, wanted = context.SimpleQueue(), context.Event()
     own = (model, recipe, rows, seed, device, out, scratch, mixed)
     arguments = (messages, wanted, _free_port(), *own)
-    processes = multiprocessing.spawn(_train_rank, arguments, nprocs=recipe.devices, join=False)
+    # Processes inherit the mask, so they are deaf to these from their first instruction on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ANNOUNCED)
+    try:
+        processes = multiprocessing.spawn(_train_rank, arguments, nprocs=recipe.devices, join=False)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     facts: dict[str, Any] = {}
     ended: BaseException | None = None
 
@@ -105,18 +113,17 @@ def _train_rank(
     mixed: Sequence[TrainingRow],
 ) -> None:
     """One of the processes. Rank 0 tells what it logs, and what came of it."""
+    # Whoever holds the lease next must be alone. multiprocessing.spawn asks Linux for an interrupt when the
+    # parent dies, to which this process is deaf.
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
     import torch
 
     from ptst.cell import quiet
     from ptst.finetune.sft import train
 
-    # Whoever holds the lease next must be alone. multiprocessing.spawn asks Linux for an interrupt when the
-    # parent dies, which would wait for a collective to return.
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    for stopping in (signal.SIGUSR1, signal.SIGINT):
-        signal.signal(stopping, signal.SIG_IGN)  # sent to a whole group, and answered by its first
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
