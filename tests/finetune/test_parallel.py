@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -177,6 +178,25 @@ def test_sigterm_for_every_process_stops_them_together_and_kills_none(rows, tmp_
             stop,
         )
     assert last_checkpoint(tmp_path / "scratch") is not None
+
+
+def _tell_and_die_or_hang(rank: int, messages: Any, *_: object) -> None:
+    if rank == 0:
+        messages.put(("refused", "training diverged at step 3"))
+        os.abort()
+    time.sleep(600)  # as in a collective with the one that died
+
+
+@pytest.mark.slow
+def test_what_a_process_told_before_one_died_is_the_reason_and_none_is_left(
+    rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptst.finetune.parallel._train_rank", _tell_and_die_or_hang)
+    before = set(psutil.Process().children())
+    with pytest.raises(PtstError, match=r"^training diverged at step 3$"):
+        train_on_devices(rows[0], Finetune(devices=2), rows[1], 0, "cpu", tmp_path, tmp_path, print)
+    left = set(psutil.Process().children()) - before
+    assert not [process for process in left if "spawn_main" in str(process.cmdline())]
 
 
 def test_what_cannot_be_shared_out_is_refused(

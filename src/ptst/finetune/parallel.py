@@ -81,9 +81,11 @@ def train_on_devices(
             if stop():
                 wanted.set()
     except multiprocessing.ProcessExitedException as error:
-        raise PtstError(
-            f"one of {recipe.devices} training processes died: {error} (out of memory?)"
-        ) from error
+        listen()  # what one of them told may be why another died
+        if ended is None:
+            raise PtstError(
+                f"one of {recipe.devices} training processes died: {error} (out of memory?)"
+            ) from error
     except multiprocessing.ProcessRaisedException:
         listen()
         if ended is None:
