@@ -3,7 +3,8 @@
 SLURM announces a time limit and, where the cluster is set so, a preemption by SIGUSR1; elsewhere the latter by
 SIGTERM, as it does scancel. Either way the work stops at its next step, where all of it is kept, and the job is
 queued again unless SLURM is ending it. A job some of whose cells failed exits with 1, so that SLURM and
-what waits for it know.
+what waits for it know; one that only fine-tunes, if its fine-tuning is not there: what waits for it tests the
+other cells, and a failed one fails again there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
     """Run a task.
 
     Returns:
-        0; 1 if a cell failed, or the job was cut off.
+        0; 1 if a cell failed (of a job that only fine-tunes: the fine-tuning), or the job was cut off.
     """
     file, index = Path(arguments[0]), int(arguments[1])
     job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}"
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
     from ptst.progress import say
     from ptst.slurm.cluster import is_overdue, requeue
     from ptst.slurm.ledger import read
+    from ptst.store import Store
     from ptst.sweep.run import run_job
 
     entry = read(file)
@@ -64,6 +66,8 @@ def main(arguments: list[str]) -> int:
     say(
         f"{entry.name} {job}: {len(task.cells) - failed} of {len(task.cells)} cells without failure"
     )
+    if entry.stages == ("finetune",):
+        failed = not Store(file.parents[2]).has("finetune", str(task.finetune))
     if failed:
         return 1
     if is_overdue(job):
