@@ -17,7 +17,7 @@ from typing import ClassVar
 import pytest
 from conftest import TINY, ptst
 
-from ptst.cell import TestedModel, load_queries, run_cell
+from ptst.cell import TestedModel, finetune, generate, judge, load_queries, run_cell
 from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score
@@ -557,6 +557,28 @@ def test_two_processes_asked_for_the_same_cell_share_the_work(tmp_path: Path) ->
     made = sum("finetune" in out.split("made:")[1] for out, _ in outputs)
     assert made == 1
     assert artifacts(tmp_path / "store") == {"finetune": 1, "generate": 2, "judge": 2, "cell": 1}
+
+
+def test_every_stage_that_waits_for_another_process_stops_when_asked(
+    composed: Compose, tmp_path: Path
+) -> None:
+    config = composed(*TINY)
+    keys, store = cell_keys(config), Store(tmp_path / "store")
+    own, model = keys.evaluations["hazards"], TestedModel(config, keys, store)
+    stages = {
+        ("finetune", keys.finetune): lambda: finetune(config, keys, store, {}, lambda: True),
+        ("generate", own.generate): lambda: generate(
+            "hazards", config, [], own, model, store, {}, lambda: True
+        ),
+        ("judge", own.judge): lambda: judge("hazards", config, own, store, {}, lambda: True),
+    }
+    for (stage, key), walk in stages.items():
+        with (
+            store.make(stage, key or "", {}),
+            pytest.raises(Interrupted, match=f"waiting for another process to make {stage} {key}"),
+        ):
+            walk()
+    assert store.failure(keys.finetune or "") is None
 
 
 def test_each_epochs_weights_are_tested_and_the_fine_tuning_is_shared(

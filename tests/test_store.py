@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ptst.errors import Interrupted
 from ptst.store import RowsKey, Store, fingerprint, key_of, read_json, write_atomic
 
 PARTS = {"format": 1, "x": 2}
@@ -102,6 +103,19 @@ def test_waiting_for_another_maker_is_said(
         assert work is None
     process.join(20)
     assert "another process is making finetune k" in capsys.readouterr().err
+
+
+def test_waiting_for_another_maker_ends_where_work_is_to_stop(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    answers = iter([False, True])
+    with store.make("finetune", "k", PARTS):
+        with (
+            pytest.raises(Interrupted, match="waiting for another process to make finetune k"),
+            store.make("finetune", "k", PARTS, stop=lambda: next(answers)),
+        ):
+            pytest.fail("two make it")
+        assert store.is_being_made("finetune", "k")  # by the other, whose lease is untouched
+    assert store.has("finetune", "k")
 
 
 def _make_slowly(root: Path, counter: Path) -> None:

@@ -169,7 +169,7 @@ def _finetune(
     config: Config, keys: CellKeys, store: Store, made: dict[str, float], stop: Stop
 ) -> None:
     assert keys.finetune is not None
-    with store.make("finetune", keys.finetune, keys.finetune_parts) as work:
+    with store.make("finetune", keys.finetune, keys.finetune_parts, stop) as work:
         store.forget_failure(keys.finetune)
         if work is None:
             return
@@ -388,7 +388,7 @@ def generate(
     does not give it, why, as `withheld`; where each query is answered several times also `sample`, from 0: all answers of the first sample, then all of the second. A sample
     is what `decoding.seed` raised by its number gives by itself.
     """
-    with store.make("generate", keys.generate, keys.generate_parts) as work:
+    with store.make("generate", keys.generate, keys.generate_parts, stop) as work:
         if work is None:
             return
         started = time.monotonic()
@@ -515,7 +515,7 @@ def judge(
     Raises:
         PtstError: some queries were not judged, and may be if the judge is asked again.
     """
-    with store.make("judge", keys.judge, keys.judge_parts) as work:
+    with store.make("judge", keys.judge, keys.judge_parts, stop) as work:
         if work is None:
             return
         started = time.monotonic()

@@ -15,14 +15,14 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from ptst.errors import PtstError
+from ptst.errors import Interrupted, PtstError
 from ptst.progress import console
 
 T = TypeVar("T")
@@ -203,7 +203,13 @@ class Store:
         return self.path(stage, key).is_dir()
 
     @contextmanager
-    def make(self, stage: str, key: str, parts: Mapping[str, Any]) -> Iterator[Work | None]:
+    def make(
+        self,
+        stage: str,
+        key: str,
+        parts: Mapping[str, Any],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Work | None]:
         """Make an artifact, unless it is there: then, or once another process has made it, None.
 
         One process at a time holds the lease on a key; others wait here. The lease is a lock of the
@@ -212,12 +218,16 @@ class Store:
 
         Args:
             parts: what `key` was made of; kept beside the artifact as key.json.
+            stop: whether to wait no longer for another process.
+
+        Raises:
+            Interrupted: `stop` said so.
         """
         folder = self.root / "partial" / stage / key
         if self.has(stage, key) and not folder.exists():
             yield None
             return
-        with self._lease(stage, key):
+        with self._lease(stage, key, stop):
             if self.has(stage, key):
                 shutil.rmtree(folder, ignore_errors=True)  # its maker died while tidying up
                 yield None
@@ -290,17 +300,24 @@ class Store:
         return self.root / "leases" / f"{stage}-{key}.lock"
 
     @contextmanager
-    def _lease(self, stage: str, key: str) -> Iterator[None]:
+    def _lease(self, stage: str, key: str, stop: Callable[[], bool]) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
         path = self._lock(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
-        try:
-            lock.acquire(timeout=3)
-        except Timeout:
-            console().print(f"  another process is making {stage} {key}; waiting for it")
-            lock.acquire()
+        told = False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                if stop():
+                    raise Interrupted(
+                        f"waiting for another process to make {stage} {key}"
+                    ) from None
+                if not told:
+                    console().print(f"  another process is making {stage} {key}; waiting for it")
+                told = True
         try:
             yield
         finally:
