@@ -115,6 +115,18 @@ def test_submitting_again_submits_only_what_is_new(full: Cluster, tmp_path: Path
     assert sorted(id_ for waits in waited_for for id_ in waits) == sorted(queued)
 
 
+def test_jobs_of_a_sweep_whose_name_is_not_ascii_are_found(full: Cluster, tmp_path: Path) -> None:
+    """squeue pads a name to so many bytes."""
+    sweep = [*GRID, *own(tmp_path), 'sweep.name="prüfung"']
+    assert main(["-m", *sweep, SLURM]) == 0
+    first = items(tmp_path, full)
+    assert set(first.values()) == {1}
+    assert main(["-m", *sweep, SLURM]) == 0
+    assert items(tmp_path, full) == first
+    assert main(["cancel", *sweep]) == 0
+    assert not items(tmp_path, full)
+
+
 def test_a_limit_on_parallel_jobs_holds_over_all_arrays(full: Cluster, tmp_path: Path) -> None:
     limits = ["hydra.launcher.finetune.parallel=1", "hydra.launcher.generate.parallel=2"]
     assert main(["-m", *GRID, *own(tmp_path), SLURM, "seed=0,1,2", *limits]) == 0

@@ -240,7 +240,8 @@ class _Planner:
         lane: int | None = None,
     ) -> None:
         """Submit one array: written down before, and after with its id."""
-        sweep = re.sub(r"[^\w.-]", "-", self.grid.name)[:80]
+        # ASCII alone, because squeue pads its columns to bytes
+        sweep = re.sub(r"[^\w.-]", "-", self.grid.name, flags=re.ASCII)[:80]
         name = f"ptst-{sweep}-{stage}-{uuid4().hex[:10]}"
         tasks = {
             index: Task(
