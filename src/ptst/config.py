@@ -293,7 +293,7 @@ class Scale:
     train_rows: dict[str, int | None] = field(default_factory=dict)
     """How many rows of each data set are drawn for training; None: all."""
     gpu: bool = False
-    """Whether fine-tuning and generating need a GPU: what jobs ask a cluster for."""
+    """Whether models that run here need a GPU: what jobs ask a cluster for."""
     test_rows: dict[str, int | None] = field(default_factory=dict)
     """How many of each data set's test rows its own task is tested on; None: all."""
 

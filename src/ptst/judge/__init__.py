@@ -64,6 +64,7 @@ class Judge(Protocol):
     `check()`: raises PtstError if it could not judge at all; called before anything is made.
     `check_row(row)`: raises DataError, naming the query, if it could judge no answer to it (its reference is
         empty, say); called for every query before any is asked. The columns of `needs` are there.
+    `needs_gpu`: whether it runs a model here that is too large for a CPU, so that jobs ask a cluster for a GPU.
     """
 
     labels: ClassVar[tuple[str, ...]]

@@ -48,6 +48,7 @@ class Classifier:
     batch_size: int = field(default=16, metadata={"key": False})
     judges_harm: ClassVar[bool] = True
     """`complied` is a harmful answer, so on a harmless query it says nothing."""
+    needs_gpu: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("input",)
     version: ClassVar[int] = 1
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ptst.config import Config
 from ptst.errors import ConfigError
+from ptst.judge import load_judge
 
 WHERE = "hydra.launcher"
 
@@ -19,7 +22,7 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     gpus: int | None = None
-    """Per job; None: what the cells need (scale.gpu, finetune.devices)."""
+    """Per job; None: what the cells need, see `gpus_of`."""
     cpus: int = 8
     """Per job; also the number of its threads."""
     memory: str | None = "64G"
@@ -103,22 +106,32 @@ def seconds_of(time: str, where: str) -> int:
     return ((int(found[1] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def gpus_of(resources: Resources, stage: str, cells: list[Config]) -> int:
-    """GPUs that a job of a stage asks for.
+def gpus_of(resources: Resources, stages: Sequence[str], cells: Sequence[Config]) -> int:
+    """GPUs that a job asks for, of those cells that need any at their scale: for each model that runs in it.
+
+    Args:
+        stages: what the job does, where the cells' own stages have it.
 
     Raises:
         ConfigError: fewer than its fine-tunings use.
     """
     wanted = 0
+    judges: dict[str, Mapping[str, Any]] = {}  # one of each class
     for config in cells:
-        needs = config.scale.gpu and config.engine.device != "cpu"
-        if stage == "finetune":
-            wanted = max(wanted, config.finetune.devices if needs else 0)
-        elif stage == "generate":
-            wanted = max(wanted, 1 if needs else 0)
+        if not config.scale.gpu or config.engine.device == "cpu":
+            continue
+        own = set(stages) & set(config.stages)
+        if config.model.api is None and "finetune" in own:
+            wanted = max(wanted, config.finetune.devices)
+        if config.model.api is None and "generate" in own:
+            wanted = max(wanted, 1)
+        if "judge" in own:
+            judges |= {e.judge["_target_"]: e.judge for e in config.evaluations.values()}
+    if any(getattr(load_judge(node, "judge"), "needs_gpu", False) for node in judges.values()):
+        wanted = max(wanted, 1)
     if resources.gpus is None:
         return wanted
-    if stage == "finetune" and resources.gpus < wanted and wanted > 1:
+    if "finetune" in stages and resources.gpus < wanted and wanted > 1:
         raise ConfigError(
             f"{WHERE}.finetune.gpus={resources.gpus}, but finetune.devices={wanted}: leave gpus at null."
         )

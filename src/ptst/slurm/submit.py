@@ -320,7 +320,7 @@ class _Planner:
 def _request(grid: Grid, settings: SlurmSettings, stage: str) -> list[str]:
     """The arguments of sbatch that say what a stage's jobs need, and how they may end."""
     resources: Resources = getattr(settings, stage)
-    gpus = gpus_of(resources, stage, [cell.config for cell in grid.distinct])
+    gpus = gpus_of(resources, _stages(stage, settings), [cell.config for cell in grid.distinct])
     asked = {
         "partition": resources.partition,
         "account": resources.account,
