@@ -188,6 +188,24 @@ def test_a_failed_cell_fails_its_job_and_keeps_no_other_from_its_score(
     assert [cluster.states()[entry.id(0)] for entry in entries(tmp_path)] == ["FAILED", "FAILED"]
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_another_judge_reads_the_completions_that_were_queued_before(
+    on: Login, tmp_path: Path, apart: bool
+) -> None:
+    cluster = on()
+    sweeps = [own(tmp_path), [*own(tmp_path), "judge=keywords"]]
+    for sweep in sweeps:
+        assert main(["-m", *sweep, *SLURM, f"hydra.launcher.judge_apart={apart}"]) == 0
+    over(cluster, tmp_path)
+    for sweep in sweeps:
+        assert_whole(sweep, tmp_path)
+    made = [entry.stages[0] for entry in entries(tmp_path)]
+    assert made == ["finetune", "generate", *(["judge", "judge"] if apart else ["generate"])]
+    assert {cluster.states()[entry.id(0)] for entry in entries(tmp_path)} == {"COMPLETED"}
+    said = log(tmp_path, "generate") + log(tmp_path, "judge")
+    assert "another process is making" not in said  # none waited with its resources idle
+
+
 def test_a_time_limit_is_a_pause(on: Login, tmp_path: Path) -> None:
     cluster = on()
     sweep = merged(*own(tmp_path), *LONG)

@@ -115,6 +115,76 @@ def test_submitting_again_submits_only_what_is_new(full: Cluster, tmp_path: Path
     assert sorted(id_ for waits in waited_for for id_ in waits) == sorted(queued)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_another_judge_waits_for_queued_completions_and_makes_none_itself(
+    full: Cluster, tmp_path: Path, apart: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*GRID, *own(tmp_path)]
+    launch = [SLURM, f"hydra.launcher.judge_apart={apart}"]
+    assert main(["-m", *words, *launch]) == 0
+    first, before = items(tmp_path, full), entries(tmp_path)
+    cells = {cell.keys.cell: cell.keys for cell in expand(words).distinct}
+    generating = {
+        keys.generate: entry.id(index)
+        for entry in before
+        if entry.stages[0] == "generate"
+        for index, task in entry.tasks.items()
+        for cell in task.cells
+        for keys in cells[cell].evaluations.values()
+    }
+    tuned_by = {t.finetune: e.id(i) for e in before if e.stages[0] == "finetune" for i, t in e.tasks.items()}  # fmt: skip
+    capsys.readouterr()
+    assert main(["-m", *words, "judge=keywords", *launch]) == 0
+    new = entries(tmp_path)[len(before) :]
+    assert {entry.stages for entry in new} == {("judge",) if apart else ("generate", "judge")}
+    by_cell = {cell.keys.cell: cell.keys for cell in expand([*words, "judge=keywords"]).distinct}
+    depends = full.states("Dependency")
+    judged = []
+    for entry in new:
+        ((index, task),) = entry.tasks.items()
+        judged += task.cells
+        for cell in task.cells:
+            for keys in by_cell[cell].evaluations.values():
+                assert f"afterany:{generating[keys.generate]}(" in depends[entry.id(index)]
+        if task.finetune:
+            assert f"afterok:{tuned_by[task.finetune]}(" in depends[entry.id(index)]
+    assert sorted(judged) == sorted(by_cell)
+    assert "5 tasks of earlier submissions" in capsys.readouterr().err  # 2 train, 3 generate
+    # A third judge waits for the same, and not for the second; and neither is submitted once more
+    for sweep, more in ((["judge=keywords_zou2023"], len(new)), (["judge=keywords"], 0), ([], 0)):
+        count = len(entries(tmp_path))
+        assert main(["-m", *words, *sweep, *launch]) == 0
+        added = entries(tmp_path)[count:]
+        assert len(added) == more
+        for entry, twin in zip(added, new, strict=False):
+            assert entry.after == twin.after
+    assert first - items(tmp_path, full) == Counter()
+    assert main(["cancel", *words]) == 0  # the others need what was queued first
+    kept = {key for stage, key in items(tmp_path, full) if stage == "finetune"}
+    assert kept == set(tuned_by)
+    states = states_of(expand([*words, "judge=keywords"]), Store(tmp_path / "store"))
+    assert {state.state for state in states.values()} == {"queued"}
+
+
+def test_where_only_some_completions_are_queued_the_rest_is_made_after_them(
+    full: Cluster, tmp_path: Path
+) -> None:
+    words = [*GRID, *own(tmp_path), "template@train_template=chat_llama"]
+    assert main(["-m", *words, "stages=[generate,finetune]", SLURM]) == 0
+    before = entries(tmp_path)
+    more = [word for word in words if not word.startswith("evaluation=")]
+    more += ["evaluation=[hazards,lookalikes]", "evaluation.lookalikes.queries.n=10"]
+    assert main(["-m", *more, SLURM]) == 0
+    new = entries(tmp_path)[len(before) :]
+    assert {entry.stages for entry in new} == {("generate", "judge")}
+    generating = {e.id(i) for e in before if e.stages == ("generate",) for i in e.tasks}
+    assert {entry.after[0] for entry in new} == generating
+    for id_ in generating:  # without which the second sweep's make all, and are enough
+        full.run("scancel", id_)
+    assert main(["-m", *more, SLURM]) == 0
+    assert len(entries(tmp_path)) == len(before) + len(new)
+
+
 def test_jobs_of_a_sweep_whose_name_is_not_ascii_are_found(full: Cluster, tmp_path: Path) -> None:
     """squeue pads a name to so many bytes."""
     sweep = [*GRID, *own(tmp_path), 'sweep.name="prüfung"']

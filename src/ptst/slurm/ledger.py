@@ -26,6 +26,8 @@ class Task:
     numbers: tuple[int, ...]
     finetune: str | None
     """Key of the fine-tuning that it makes, or that all its cells test."""
+    generate: tuple[str, ...] = ()
+    """Keys of the completions that it makes, where they are not there by then."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,12 @@ def read(file: Path) -> Submission:
     """Read an entry."""
     plain = read_json(file)
     plain["tasks"] = {
-        int(index): Task(tuple(task["cells"]), tuple(task["numbers"]), task["finetune"])
+        int(index): Task(
+            tuple(task["cells"]),
+            tuple(task["numbers"]),
+            task["finetune"],
+            tuple(task.get("generate", ())),  # older entries have none
+        )
         for index, task in plain["tasks"].items()
     }
     for key in ("stages", "after", "command"):

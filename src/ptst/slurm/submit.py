@@ -1,8 +1,9 @@
 """From a frozen grid to jobs in SLURM's queue: only what is missing in the store and not queued already.
 
 Fine-tunings go first, as job arrays. What tests a fine-tuning waits for that one alone: a task of an array of
-tests has the index of its fine-tuning, and `aftercorr` joins the two. Judging in jobs of its own waits for its
-completions, however their job ended, so that one failed cell keeps no other from being judged.
+tests has the index of its fine-tuning, and `aftercorr` joins the two. What needs completions that another job is to
+make (judging in jobs of its own, or a second sweep with another judge) waits for that job, however it ends, so that
+one failed cell keeps no other from being judged.
 
 Everything can be killed at any moment: see ptst.slurm.ledger.
 """
@@ -27,10 +28,13 @@ from ptst.slurm.ledger import Submission, Task
 from ptst.slurm.settings import WHERE, Resources, SlurmSettings, check_settings, gpus_of, seconds_of
 from ptst.store import Store, write_atomic
 from ptst.sweep.grid import Grid, GridCell
-from ptst.sweep.run import generated, is_done, reading
+from ptst.sweep.run import is_done, reading
 
 Item = tuple[str, str]
-"""What a job is for: ("finetune", the fine-tuning's key) or ("generate" or "judge", the cell's key)."""
+"""What a job is for: ("finetune" or "generate", the artifact's key) or ("judge", the cell's key)."""
+
+Sources = tuple[tuple[str, int], ...]
+"""Tasks (job, index) that something waits for."""
 
 Thing = TypeVar("Thing")
 
@@ -102,9 +106,10 @@ def submit(grid: Grid, store: Store, settings: SlurmSettings) -> Submitted:
                 plan.judge()
         except ClusterFull as full:
             left = str(full)
-        cells = {cell.keys.cell for cell in grid.distinct}
+        wanted = {item for cell in grid.distinct for item in _items_of(cell)}
         serving = sum(
-            (entry.id(index), entry.name) in active and bool(cells & set(task.cells))
+            (entry.id(index), entry.name) in active
+            and not wanted.isdisjoint(_items(entry.stages, task))
             for entry in entries
             for index, task in entry.tasks.items()
         )
@@ -121,7 +126,7 @@ class _Planner:
     lock: int
     max_array_size: int
     made_by: dict[Item, tuple[str, int]] = field(default_factory=dict)
-    """The active task (job, index) that an item will come from."""
+    """The active task (job, index) that an item will come from; of several the first, for which the others wait."""
     waits: dict[str, list[list[str]]] = field(default_factory=dict)
     """By stage with a limit (`parallel`): in each of so many lanes the jobs that the next one waits for."""
     new: list[Submission] = field(default_factory=list)
@@ -142,7 +147,7 @@ class _Planner:
         there = [index for index in entry.tasks if (entry.id(index), entry.name) in active]
         for index in there:
             for item in _items(entry.stages, entry.tasks[index]):
-                self.made_by[item] = (str(entry.job), index)
+                self.made_by.setdefault(item, (str(entry.job), index))
         if there and entry.sweep == self.grid.name and entry.stages[0] in self.waits:
             for lane in self.waits[entry.stages[0]]:
                 lane.append(str(entry.job))
@@ -180,12 +185,18 @@ class _Planner:
             self._array("finetune", dict(enumerate(chunk)), ())
 
     def generate(self) -> None:
-        """Completions, and unless judged apart their scores: with their fine-tuning's index, or at once."""
+        """Completions, and unless judged apart their scores: with their fine-tuning's index, or at once.
+
+        A cell some of whose completions are queued waits for those, and makes the others then.
+        """
         wanted = [cell for cell in self.cells if self._to_generate(cell)]
         at_once: dict[str, list[GridCell]] = {}
         joined: dict[str, dict[int, list[GridCell]]] = {}
+        queued: dict[Sources, list[GridCell]] = {}
         for cell in wanted:
-            if self._lacks_completions(cell) and (source := self._finetuned_by(cell)):
+            if sources := self._completed_by(cell):
+                queued.setdefault(sources, []).append(cell)
+            elif self._lacks_completions(cell) and (source := self._finetuned_by(cell)):
                 joined.setdefault(source[0], {}).setdefault(source[1], []).append(cell)
             else:
                 at_once.setdefault(_sharing(cell, self.settings.cells_per_job), []).append(cell)
@@ -198,39 +209,59 @@ class _Planner:
             for number in range(max(map(len, parts.values()))):
                 array = {index: own[number] for index, own in parts.items() if number < len(own)}
                 self._array("generate", array, [f"aftercorr:{job}"])
+        self._after_completions("generate", queued, size)
 
     def judge(self) -> None:
         """Scores, in jobs of their own."""
-        tasks: dict[tuple[str, int] | None, list[GridCell]] = {}
+        tasks: dict[Sources, list[GridCell]] = {}
         for cell in self.cells:
             if "judge" in cell.config.stages and ("judge", cell.keys.cell) not in self.made_by:
-                tasks.setdefault(self.made_by.get(("generate", cell.keys.cell)), []).append(cell)
-        ready = list(_chunks(tasks.pop(None, []), self.settings.cells_per_job or 50))
+                tasks.setdefault(self._completed_by(cell), []).append(cell)
+        ready = list(_chunks(tasks.pop((), []), self.settings.cells_per_job or 50))
         for chunk in _chunks(ready, self.max_array_size):
             self._array("judge", dict(enumerate(chunk)), ())
-        for number, (source, cells) in enumerate(tasks.items()):
-            assert source is not None
-            after = [f"afterany:{source[0]}_{source[1]}"]
+        self._after_completions("judge", tasks, len(self.cells))
+
+    def _after_completions(
+        self, stage: str, tasks: Mapping[Sources, Sequence[GridCell]], size: int
+    ) -> None:
+        """Jobs of at most `size` cells that wait for the tasks that make their completions, however those end."""
+        jobs = [
+            (sources, part) for sources, cells in tasks.items() for part in _chunks(cells, size)
+        ]
+        for number, (sources, cells) in enumerate(jobs):
+            after = [f"afterany:{job}_{index}" for job, index in sources]
             if tuned := self._finetuned_by(cells[0]):
                 after.append(f"afterok:{tuned[0]}_{tuned[1]}")
-            self._array("judge", {0: cells}, after, lane=number)
+            self._array(stage, {0: cells}, after, lane=number)
 
     def _to_generate(self, cell: GridCell) -> bool:
-        stages = cell.config.stages
-        if not {"generate", "judge"} & set(stages) or ("generate", cell.keys.cell) in self.made_by:
-            return False
-        if not self.settings.judge_apart and "judge" in stages:
-            return True
-        return self._lacks_completions(cell)
+        if "judge" in cell.config.stages and not self.settings.judge_apart:
+            return ("judge", cell.keys.cell) not in self.made_by
+        return "generate" in cell.config.stages and any(
+            ("generate", key) not in self.made_by for key in self._lacking(cell)
+        )
 
     def _lacks_completions(self, cell: GridCell) -> bool:
         """Whether a cell is to make completions that are not there."""
-        return "generate" in cell.config.stages and not generated(cell.keys, self.store)
+        return "generate" in cell.config.stages and bool(self._lacking(cell))
+
+    def _lacking(self, cell: GridCell) -> list[str]:
+        """Keys of the cell's completions that are not there."""
+        keys = [own.generate for own in cell.keys.evaluations.values()]
+        return [key for key in keys if not self.store.has("generate", key)]
+
+    def _completed_by(self, cell: GridCell) -> Sources:
+        """The tasks that are to make completions that a cell lacks."""
+        lacking = [("generate", key) for key in self._lacking(cell)]
+        return tuple(sorted({self.made_by[item] for item in lacking if item in self.made_by}))
 
     def _finetuned_by(self, cell: GridCell) -> tuple[str, int] | None:
-        """The task that makes a cell's fine-tuning; None where that is there, or there is none."""
+        """The task that makes a cell's fine-tuning; None where that is there, or nothing is to make it."""
         key = cell.keys.finetune
-        return None if not key or self.store.has("finetune", key) else self.made_by["finetune", key]
+        if not key or self.store.has("finetune", key):
+            return None
+        return self.made_by.get(("finetune", key))
 
     def _array(
         self,
@@ -248,13 +279,14 @@ class _Planner:
                 tuple(cell.keys.cell for cell in own),
                 tuple(self.numbers[id(cell)] for cell in own),
                 own[0].keys.finetune,
+                _completions(own) if stage == "generate" else (),
             )
             for index, own in cells.items()
         }
         entry = Submission(
             name,
             self.grid.name,
-            _stages(stage, self.settings),
+            _stages(stage, self.settings, self.grid),
             str(self.grid.frozen.resolve()),
             tasks,
             tuple(condition.split(":", 1)[1] for condition in after),
@@ -296,7 +328,7 @@ class _Planner:
             waiting[:] = [str(entry.job)]
         for index, task in tasks.items():
             for item in _items(entry.stages, task):
-                self.made_by[item] = (str(entry.job), index)
+                self.made_by.setdefault(item, (str(entry.job), index))
         self.new.append(entry)
 
     def _resources(self, stage: str) -> Resources:
@@ -320,7 +352,9 @@ class _Planner:
 def _request(grid: Grid, settings: SlurmSettings, stage: str) -> list[str]:
     """The arguments of sbatch that say what a stage's jobs need, and how they may end."""
     resources: Resources = getattr(settings, stage)
-    gpus = gpus_of(resources, _stages(stage, settings), [cell.config for cell in grid.distinct])
+    gpus = gpus_of(
+        resources, _stages(stage, settings, grid), [cell.config for cell in grid.distinct]
+    )
     asked = {
         "partition": resources.partition,
         "account": resources.account,
@@ -343,14 +377,28 @@ def _request(grid: Grid, settings: SlurmSettings, stage: str) -> list[str]:
     ]
 
 
-def _stages(stage: str, settings: SlurmSettings) -> tuple[str, ...]:
-    return (stage, "judge") if stage == "generate" and not settings.judge_apart else (stage,)
+def _stages(stage: str, settings: SlurmSettings, grid: Grid) -> tuple[str, ...]:
+    """What the jobs that ask for a stage's resources do. All cells of a grid have the same stages."""
+    judges = not settings.judge_apart and "judge" in grid.cells[0].config.stages
+    return (stage, "judge") if stage == "generate" and judges else (stage,)
 
 
 def _items(stages: Sequence[str], task: Task) -> list[Item]:
-    if stages[0] == "finetune":
-        return [("finetune", str(task.finetune))]
-    return [(stage, cell) for stage in stages for cell in task.cells]
+    keys = {"finetune": (str(task.finetune),), "generate": task.generate, "judge": task.cells}
+    return [(stage, key) for stage in stages for key in keys[stage]]
+
+
+def _items_of(cell: GridCell) -> list[Item]:
+    """What a cell is made of, whichever of its stages it is to walk."""
+    generations = [("generate", own.generate) for own in cell.keys.evaluations.values()]
+    return [("finetune", str(cell.keys.finetune)), *generations, ("judge", cell.keys.cell)]
+
+
+def _completions(cells: Sequence[GridCell]) -> tuple[str, ...]:
+    """Keys of the completions that a job of these cells makes."""
+    generating = [cell for cell in cells if "generate" in cell.config.stages]
+    keys = (own.generate for cell in generating for own in cell.keys.evaluations.values())
+    return tuple(dict.fromkeys(keys))
 
 
 def _sharing(cell: GridCell, cells_per_job: int | None) -> str:

@@ -68,12 +68,13 @@ def jobs_of(grid: Grid, store: Store) -> dict[str, CellJob]:
             continue  # sbatch did not come through; the next submission tidies up
         for index, task in entry.tasks.items():
             for stage in entry.stages:
-                for key in [str(task.finetune)] if stage == "finetune" else task.cells:
+                keys = (*task.cells, *task.generate)  # completions may be queued for another cell
+                for key in [str(task.finetune)] if stage == "finetune" else keys:
                     latest[stage, key] = (entry, index)
     wanted: dict[str, tuple[str, Submission, int]] = {}
     for cell in grid.distinct:
-        item = _next_item(cell, store)
-        if item in latest:
+        item = next((item for item in _next_items(cell, store) if item in latest), None)
+        if item is not None:
             wanted[cell.keys.cell] = (item[0], *latest[item])
 
     def id_of(entry: Submission, index: int) -> str:
@@ -97,13 +98,14 @@ def jobs_of(grid: Grid, store: Store) -> dict[str, CellJob]:
     return found
 
 
-def _next_item(cell: GridCell, store: Store) -> tuple[str, str]:
-    """What of a cell's stages comes next."""
+def _next_items(cell: GridCell, store: Store) -> list[tuple[str, str]]:
+    """What of a cell's stages comes next, as its own job or, after that, another cell's has it."""
     keys = cell.keys
     if store.has("cell", keys.cell):
-        return "", ""
+        return []
     if keys.finetune and not store.has("finetune", keys.finetune):
-        return "finetune", keys.finetune
-    if not all(store.has("generate", e.generate) for e in keys.evaluations.values()):
-        return "generate", keys.cell
-    return "judge", keys.cell
+        return [("finetune", keys.finetune)]
+    completions = [own.generate for own in keys.evaluations.values()]
+    if lacking := [key for key in completions if not store.has("generate", key)]:
+        return [("generate", key) for key in (keys.cell, *lacking)]
+    return [("judge", keys.cell)]
