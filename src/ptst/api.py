@@ -136,10 +136,14 @@ def known_prices() -> dict[str, Price]:
     return {str(model): Price(**price) for model, price in estimates.judging.prices.items()}
 
 
+def most_tokens(messages: Messages) -> int:
+    """The most tokens that a chat can be: no tokenizer makes more of them than bytes."""
+    return sum(len(message["content"].encode()) + 16 for message in messages)
+
+
 def worst_case(messages: Messages, sampling: Mapping[str, Any], budget: Budget) -> float:
-    """The most that a call can cost, in USD: no tokenizer makes more tokens than bytes."""
-    tokens = sum(len(message["content"].encode()) + 16 for message in messages)
-    return budget.price.of(tokens, sampling["max_tokens"]) + budget.beyond
+    """The most that a call can cost, in USD."""
+    return budget.price.of(most_tokens(messages), sampling["max_tokens"]) + budget.beyond
 
 
 def chat(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from ptst.api import (
     Messages,
     NotReached,
     Refused,
+    most_tokens,
     read_answer,
     read_error,
     worst_case,
@@ -52,7 +54,8 @@ def chat_in_batches(
     Args:
         requests: by a name that means this request, now and in later runs.
         records: a folder for what is under way, the same for later runs.
-        budget: its price is the one without batches; needs `max_tokens` in `sampling`.
+        budget: its price is the one without batches; needs `max_tokens` in `sampling`. What recorded batches
+            under way may cost, whoever sent them, is not spent again.
         stop: asked once a second. What is under way goes on at the provider, for the next run to fetch.
 
     Raises:
@@ -91,13 +94,11 @@ def _batches(
     stop: Callable[[], bool],
     who: str,
 ) -> Iterator[tuple[str, Answer]]:
-    earlier = [
-        p for p in sorted(records.glob("*.json")) if set(read_json(p)["keys"]) & set(requests)
-    ]
+    earlier = [p for p, record in _recorded(records).items() if set(record["keys"]) & set(requests)]
     under_way = [path for path in earlier if _found(client, path)]
     asked = {key for path in under_way for key in read_json(path)["keys"]}
     unasked = {key: messages for key, messages in requests.items() if key not in asked}
-    affordable = _affordable(unasked, sampling, budget)
+    affordable = _affordable(unasked, sampling, records, budget)
     new = iter(affordable)
     while chunk := list(islice(new, LONGEST_BATCH)):
         under_way.append(_send(client, endpoint, chunk, requests, sampling, records))
@@ -125,15 +126,17 @@ def _batches(
                 cost = worst if None in tokens else budget.price.of(*tokens)  # type: ignore[arg-type]
                 budget.spent += SHARE_OF_PRICE * cost
             yield key, answer
-        left = [key for key in record["keys"] if key not in requests]
+        left = {key: n for key, n in _keys(record).items() if key not in requests}
         if left:
             write_json(path, {**record, "keys": left})
         else:
             path.unlink(missing_ok=True)
     if missing := len(requests) - len(answered):
         if budget and (unsent := len(unasked) - len(affordable)):
+            others = _may_cost(records, sampling, budget)
             raise BudgetReached(
-                f"{who}: {budget.spent:.4f} of budget_usd={budget.usd:g} USD are spent; {unsent} of "
+                f"{who}: {budget.spent:.4f} of budget_usd={budget.usd:g} USD are spent"
+                f"{f' and batches under way may cost up to {others:.4f}' if others else ''}; {unsent} of "
                 f"{len(requests)} requests were not sent, because they may cost more than what is left."
             )
         raise NotReached(
@@ -142,13 +145,37 @@ def _batches(
         )
 
 
+def _recorded(folder: Path) -> dict[Path, dict[str, Any]]:
+    """What is under way, by the record's path; without what another process drops at this moment."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        with suppress(FileNotFoundError):
+            found[path] = read_json(path)
+    return found
+
+
+def _keys(record: Mapping[str, Any]) -> dict[str, int]:
+    """The requests of a batch, with the most tokens that each can be (0 where an older record does not say)."""
+    keys = record["keys"]
+    return keys if isinstance(keys, dict) else dict.fromkeys(keys, 0)
+
+
+def _may_cost(records: Path, sampling: Mapping[str, Any], budget: Budget) -> float:
+    """The most that all batches recorded as under way can cost, in USD."""
+    tokens = [n for record in _recorded(records).values() for n in _keys(record).values()]
+    return SHARE_OF_PRICE * budget.price.of(sum(tokens), len(tokens) * sampling["max_tokens"])
+
+
 def _affordable(
-    requests: Mapping[str, Messages], sampling: Mapping[str, Any], budget: Budget | None
+    requests: Mapping[str, Messages],
+    sampling: Mapping[str, Any],
+    records: Path,
+    budget: Budget | None,
 ) -> list[str]:
-    """The first requests whose worst cases together fit the budget."""
+    """The first requests whose worst cases together fit what the budget has left, batches under way deducted."""
     if not budget:
         return list(requests)
-    taken, left = [], budget.usd - budget.spent
+    taken, left = [], budget.usd - budget.spent - _may_cost(records, sampling, budget)
     for key, messages in requests.items():
         left -= SHARE_OF_PRICE * worst_case(messages, sampling, budget)
         if left < 0:
@@ -168,7 +195,8 @@ def _send(
     """Send a batch; its record, from which a later run finds it."""
     name = uuid4().hex
     path = records / f"{name}.json"
-    write_json(path, {"name": name, "id": None, "keys": keys})
+    record = {"name": name, "id": None, "keys": {key: most_tokens(requests[key]) for key in keys}}
+    write_json(path, record)
     lines = [
         json.dumps(
             {
@@ -189,7 +217,7 @@ def _send(
         completion_window="24h",
         metadata={"ptst": name},
     )
-    write_json(path, {"name": name, "id": batch.id, "keys": keys})
+    write_json(path, {**record, "id": batch.id})
     return path
 
 

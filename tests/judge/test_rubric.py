@@ -285,6 +285,28 @@ def test_a_batch_keeps_to_the_budget_at_half_the_price(bench: Bench) -> None:
     )
 
 
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("first", [0, 4])  # of the queries of the batch under way, or of others
+def test_what_batches_under_way_may_cost_is_not_spent_again(bench: Bench, first: int) -> None:
+    with Endpoint(usage=(1000, 200), polls=9) as endpoint:
+        # As dear as a request can be: in a batch 0.01 USD each
+        judge = asking(
+            endpoint, batch=True, max_tokens=200, budget_usd=0.065, price=api.Price(0.0, 100.0)
+        )
+        stopping = Bench(bench.kept, "cpu", bench.tell, lambda: bool(endpoint.batches))
+        with pytest.raises(Interrupted):
+            list(judge.scores(items(4), stopping))
+        scores = list(judge.scores(items(8)[first:], bench))
+    asked = [
+        line for file in endpoint.files.values() for line in file.split(b"\n") if b'"url"' in line
+    ]
+    assert len(asked) == 6  # 4 under way and 2 more: 0.06 USD
+    under_way = "" if first == 0 else " and batches under way may cost up to 0.0400"
+    spent = "0.0600" if first == 0 else "0.0200"
+    said = f"{spent} of budget_usd=0.065 USD are spent{under_way}; 2 of {8 - first} requests"
+    assert said in scores[-1].reason
+
+
 PROCESS = """
 import sys
 from pathlib import Path
