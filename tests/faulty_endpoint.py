@@ -71,6 +71,8 @@ class Endpoint:
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     polls: int = 2
     """How often a batch is looked at before it has ended."""
+    gone: set[str] = field(default_factory=set)
+    """Ids of batches and files that it no longer has."""
     under_way: int = 0
     most: int = 0
 
@@ -197,6 +199,8 @@ class Endpoint:
     async def _download(self, request: Any) -> Any:
         from aiohttp import web
 
+        if request.match_info["id"] in self.gone:
+            return web.json_response({"error": {"message": "No such File object"}}, status=404)
         return web.Response(body=self.files[request.match_info["id"]])
 
     async def _make_batch(self, request: Any) -> Any:
@@ -227,6 +231,8 @@ class Endpoint:
     async def _look_at_batch(self, request: Any) -> Any:
         from aiohttp import web
 
+        if request.match_info["id"] in self.gone:
+            return web.json_response({"error": {"message": "No batch found"}}, status=404)
         batch = self.batches[request.match_info["id"]]
         batch["looked"] += 1
         if batch["looked"] > self.polls and batch["status"] == "in_progress":

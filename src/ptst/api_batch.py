@@ -31,6 +31,7 @@ from ptst.api import (
     worst_case,
 )
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.progress import say
 from ptst.store import read_json, write_json
 
 POLL_SECONDS = 30.0
@@ -94,24 +95,20 @@ def _batches(
     stop: Callable[[], bool],
     who: str,
 ) -> Iterator[tuple[str, Answer]]:
-    earlier = [p for p, record in _recorded(records).items() if set(record["keys"]) & set(requests)]
-    under_way = [path for path in earlier if _found(client, path)]
-    asked = {key for path in under_way for key in read_json(path)["keys"]}
-    unasked = {key: messages for key, messages in requests.items() if key not in asked}
-    affordable = _affordable(unasked, sampling, records, budget)
-    new = iter(affordable)
-    while chunk := list(islice(new, LONGEST_BATCH)):
-        under_way.append(_send(client, endpoint, chunk, requests, sampling, records))
-    answered, trouble = set(), ""
-    for path in under_way:
-        record = read_json(path)
-        batch = _ended(client, record["id"], stop)
+    import openai
+
+    answered: set[str] = set()
+    trouble = ""
+
+    def fetched(path: Path, batch: Any) -> Iterator[tuple[str, Answer]]:
+        nonlocal trouble
         if batch.status == "failed":
             path.unlink()
             said = "; ".join(e.message or "" for e in (batch.errors and batch.errors.data) or [])
             codes = {e.code for e in (batch.errors and batch.errors.data) or []}
             kind = NotReached if "token_limit_exceeded" in codes else PtstError
             raise kind(f"{who}: batch {batch.id} failed: {said or 'it does not say why'}")
+        record = read_json(path)
         for key, line in _lines(client, batch):
             if key not in requests or key not in record["keys"]:
                 continue  # another run's, who will fetch it
@@ -131,6 +128,32 @@ def _batches(
             write_json(path, {**record, "keys": left})
         else:
             path.unlink(missing_ok=True)
+
+    under_way = []
+    for path, record in _recorded(records).items():
+        if not set(record["keys"]) & set(requests) or not _found(client, path):
+            continue
+        try:
+            batch = client.batches.retrieve(read_json(path)["id"])
+            if batch.status in UNDER_WAY:
+                under_way.append(path)
+            else:  # now, because what it has no answer to is sent below
+                yield from fetched(path, batch)
+        except openai.NotFoundError as error:
+            _drop(path, who, error)
+    asked = answered.union(*(read_json(path)["keys"] for path in under_way))
+    unasked = {key: messages for key, messages in requests.items() if key not in asked}
+    affordable = _affordable(unasked, sampling, records, budget)
+    new = iter(affordable)
+    while chunk := list(islice(new, LONGEST_BATCH)):
+        under_way.append(_send(client, endpoint, chunk, requests, sampling, records))
+    for path in under_way:
+        try:
+            yield from fetched(path, _ended(client, read_json(path)["id"], stop))
+        except (
+            openai.NotFoundError
+        ) as error:  # not asked again here, lest it be paid for in a circle
+            trouble = _drop(path, who, error)
     if missing := len(requests) - len(answered):
         if budget and (unsent := len(unasked) - len(affordable)):
             others = _may_cost(records, sampling, budget)
@@ -232,6 +255,18 @@ def _found(client: Any, path: Path) -> bool:
             return True
     path.unlink()
     return False
+
+
+def _drop(path: Path, who: str, error: Any) -> str:
+    """Drop the record of what the provider no longer has (results may be deleted after a month); what is told."""
+    record = read_json(path)
+    path.unlink()
+    said = (
+        f"{who}: batch {record['id']}, or its result, is gone ({error.message}); "
+        f"its {len(record['keys'])} requests are to be asked again"
+    )
+    say(said)
+    return said
 
 
 def _ended(client: Any, batch_id: str, stop: Callable[[], bool]) -> Any:

@@ -270,6 +270,40 @@ def test_a_batch_under_way_is_found_again_and_not_paid_for_twice(bench: Bench, l
 
 
 @pytest.mark.usefixtures("often")
+@pytest.mark.parametrize(
+    ("gone", "said"), [("batch-0", "No batch found"), ("file-1", "No such File")]
+)
+def test_what_is_gone_at_the_provider_is_asked_again(
+    bench: Bench, gone: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Endpoint(polls=9) as endpoint:
+        judge = asking(endpoint, batch=True)
+        stopping = Bench(bench.kept, "cpu", bench.tell, lambda: bool(endpoint.batches))
+        with pytest.raises(Interrupted):
+            list(judge.scores(items(10), stopping))
+        endpoint.polls, endpoint.gone = 0, {gone}  # file-1 is the result of file-0, the upload
+        assert values(judge.scores(items(10), bench)) == [i % 5 + 1 for i in range(10)]
+        assert len(endpoint.batches) == 2
+    told = capsys.readouterr().err
+    assert "batch batch-0, or its result, is gone" in told and said in told
+    assert "10 requests are to be asked again" in told
+    assert not list(bench.kept.glob("rubric-*/batches/*"))
+
+
+@pytest.mark.usefixtures("often")
+def test_a_result_that_is_gone_as_soon_as_it_is_made_is_not_paid_for_in_a_circle(
+    bench: Bench,
+) -> None:
+    with Endpoint(polls=0) as endpoint:
+        judge = asking(endpoint, batch=True)
+        endpoint.gone = {"file-1"}
+        (score,) = judge.scores(items(1), bench)
+        assert score.label is None and not score.final and "batch-0, or its result" in score.reason
+        assert len(endpoint.batches) == 1
+        assert values(judge.scores(items(1), bench)) == [1]
+
+
+@pytest.mark.usefixtures("often")
 def test_a_batch_keeps_to_the_budget_at_half_the_price(bench: Bench) -> None:
     with Endpoint() as endpoint:
         # 200 tokens at most are 0.02 USD, in a batch 0.01; 50 tokens are 0.0025
