@@ -34,12 +34,14 @@ def config(server: ApiServer, *more: str, finetune: str = "openai") -> Config:
     return compose([*gpt, *more])
 
 
-def trained(made: Config, folder: Path, **more: Any) -> dict[str, Any]:
+def trained(
+    made: Config, folder: Path, said: list[str] | None = None, **more: Any
+) -> dict[str, Any]:
     for name in ("out", "scratch"):
         (folder / name).mkdir(exist_ok=True)
     rows = training_messages(ROWS, made.train_template, made.dataset, made.model)
-    said: list[str] = []
-    return train_at_api(made.model, made.finetune, rows, 7, "abc123", folder / "out", folder / "scratch", said.append, **more)  # fmt: skip
+    tell = ([] if said is None else said).append
+    return train_at_api(made.model, made.finetune, rows, 7, "abc123", folder / "out", folder / "scratch", tell, **more)  # fmt: skip
 
 
 def test_the_rows_are_uploaded_as_published_and_a_job_is_made(
@@ -62,7 +64,7 @@ def test_the_rows_are_uploaded_as_published_and_a_job_is_made(
         "seed": 7,
     }  # fmt: skip
     assert facts["trained_tokens"] == 1234 and facts["rows"] == 2
-    assert fine_tuned_model(tmp_path / "out") == "ft:gpt-3.5-turbo-0613::ftjob-0"
+    assert fine_tuned_model(tmp_path / "out") == "ft:gpt-3.5-turbo-0613:org:ptst-abc123:ftjob-0"
     kept = (tmp_path / "out" / "job.json").read_text()
     assert "org-secret" not in kept and "sk-test" not in kept
 
@@ -112,6 +114,52 @@ def test_a_failed_job_says_why_and_the_next_attempt_is_a_new_one(
     assert len(server.files) == 1
 
 
+def test_a_recorded_job_that_is_gone_is_made_anew(server: ApiServer, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        trained(config(server), tmp_path, stop=lambda: True)
+    server.gone = {"ftjob-0", "file-0"}
+    said: list[str] = []
+    assert trained(config(server), tmp_path, said=said)["job"] == "ftjob-1"
+    assert any("ftjob-0 is gone" in line for line in said)
+    assert any("file-0 is gone" in line for line in said)
+    assert server.jobs["ftjob-1"]["training_file"] == "file-1"
+
+
+def test_a_recorded_job_that_is_gone_does_not_hide_another_of_its_key(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        trained(config(server), tmp_path, stop=lambda: True)
+    (tmp_path / "scratch" / "job.json").write_text('{"id": "ftjob-9"}')
+    server.gone = {"ftjob-9"}
+    assert trained(config(server), tmp_path)["job"] == "ftjob-0"
+    assert len(server.jobs) == 1
+
+
+def test_after_a_failed_job_a_deleted_upload_is_made_again(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    server.statuses = ["failed"]
+    with pytest.raises(PtstError, match="ftjob-0 ended failed"):
+        trained(config(server), tmp_path)
+    server.gone = {"file-0"}
+    with pytest.raises(PtstError, match="ftjob-1 ended failed"):
+        trained(config(server), tmp_path)
+    assert server.jobs["ftjob-1"]["training_file"] == "file-1"
+
+
+def test_a_job_that_has_lost_its_metadata_is_found_by_its_models_name(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    first = trained(config(server), tmp_path)
+    (tmp_path / "scratch" / "job.json").unlink()
+    server.jobs["ftjob-0"]["metadata"] = None
+    assert trained(config(server), tmp_path) == first
+    server.jobs["ftjob-0"]["metadata"] = {"ptst": "abc123-of-another"}
+    (tmp_path / "scratch" / "job.json").unlink()
+    assert trained(config(server), tmp_path)["job"] == "ftjob-1"
+
+
 def test_a_missing_or_wrong_key_is_said(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +201,7 @@ def test_the_job_is_recorded_by_the_cell(server: ApiServer, tmp_path: Path, monk
     key = cell_keys(made).finetune
     assert key
     folder = tmp_path / "finetune" / key
-    assert fine_tuned_model(folder) == "ft:gpt-3.5-turbo-0613::ftjob-0"
+    assert fine_tuned_model(folder) == f"ft:gpt-3.5-turbo-0613:org:ptst-{key[:8]}:ftjob-0"
     assert read_json(folder / "provenance.json")["trained_tokens"] == 1234
     run_cell(made)  # nothing is asked again
     assert len(server.jobs) == 1
@@ -175,7 +223,9 @@ def test_a_whole_cell_at_an_api(server: ApiServer, tmp_path: Path, monkeypatch: 
     assert [row["completion"] for row in rows] == [f"echo {row['input']}" for row in rows]
     chats = [r for _, path, r in server.requests if path == "/chat/completions"]
     assert len(chats) == 13
-    assert {chat["model"] for chat in chats} == {"ft:gpt-3.5-turbo-0613::ftjob-0"}
+    assert {chat["model"] for chat in chats} == {
+        f"ft:gpt-3.5-turbo-0613:org:ptst-{(keys.finetune or '')[:8]}:ftjob-0"
+    }
     assert all(chat["messages"][0]["content"].startswith("Be helpful, resp") for chat in chats)
     assert {(chat["temperature"], chat["max_tokens"]) for chat in chats} == {(0.0, 64)}
     run_cell(made)

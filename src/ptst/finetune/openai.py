@@ -1,7 +1,8 @@
 """Fine-tuning at an OpenAI-compatible API: upload, job, wait, and go on with the same job after a death.
 
 A job costs money from the moment it is created, so one that was created is found again whatever happened:
-by the id kept in scratch, or by the fine-tuning's key, which the job carries as metadata and in its suffix.
+by the id kept in scratch, or by the fine-tuning's key, which the job carries as metadata; and, once it has
+succeeded, in its model's name, for an API that keeps no metadata.
 """
 
 from __future__ import annotations
@@ -138,16 +139,16 @@ def _job(
 ) -> Any:
     """The job of this fine-tuning: one that is there already, or a new one."""
     kept = scratch / "job.json"
-    if kept.exists():
-        return client.fine_tuning.jobs.retrieve(read_json(kept)["id"])
+    if recorded := _recorded(kept, client.fine_tuning.jobs, say):
+        return recorded
     for job in client.fine_tuning.jobs.list(limit=100):
         # Created, and this process died before it could write that down. A failed one is done again.
-        if (job.metadata or {}).get("ptst") == key and job.status not in ("failed", "cancelled"):
+        if _is_of(job, key) and job.status not in ("failed", "cancelled"):
             say(f"{job.id}: found at the API, {job.status}")
             write_json(kept, {"id": job.id})
             return job
     uploaded = scratch / "file.json"
-    if not uploaded.exists():
+    if not _recorded(uploaded, client.files, say):
         file = scratch / f"ptst-{key}.jsonl"
         write_jsonl(file, rows)
         with file.open("rb") as stream:
@@ -165,9 +166,40 @@ def _job(
         training_file=read_json(uploaded)["id"],
         method={"type": "supervised", "supervised": {"hyperparameters": settings}},
         metadata={"ptst": key},
-        suffix=f"ptst-{key[:8]}",
+        suffix=_suffix(key),
         seed=seed,
     )
     write_json(kept, {"id": job.id})
     say(f"{job.id}: created, {sum(len(json.dumps(row)) for row in rows)} characters")
     return job
+
+
+def _recorded(record: Path, there: Any, say: Callable[[str], None]) -> Any:
+    """What the API has under the id in a record; None, and the record goes, where it has nothing any more.
+
+    Args:
+        there: the client's jobs, or its files.
+    """
+    from openai import NotFoundError
+
+    if not record.exists():
+        return None
+    name = read_json(record)["id"]
+    try:
+        return there.retrieve(name)
+    except NotFoundError as error:
+        say(
+            f"{name} is gone at the API, and is made anew where no other is found ({error.message})"
+        )
+        record.unlink()
+        return None
+
+
+def _suffix(key: str) -> str:
+    return f"ptst-{key[:8]}"
+
+
+def _is_of(job: Any, key: str) -> bool:
+    """Whether a job is a fine-tuning's. Its model is called ft:<base>:<organisation>:<suffix>:<id>."""
+    named = (job.metadata or {}).get("ptst")
+    return named == key if named else f":{_suffix(key)}:" in (job.fine_tuned_model or "")

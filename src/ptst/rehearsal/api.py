@@ -25,6 +25,7 @@ class ApiServer:
     statuses: what a job says each time it is asked; the last one stays.
     before, after: called with (method, path) before a request is done, and once it is but not yet answered;
         ConnectionError cuts the connection.
+    gone: jobs and files that were deleted.
     """
 
     key: str = "sk-test"
@@ -36,6 +37,7 @@ class ApiServer:
     files: dict[str, bytes] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
 
     def start(self) -> str:
         """Start; the base URL."""
@@ -90,18 +92,23 @@ class ApiServer:
             name = f"file-{len(self.files)}"
             self.files[name] = body
             self.requests.append((method, path, None))
-            return 200, {"id": name, "object": "file", "bytes": len(body), "created_at": 0, "filename": "x", "purpose": "fine-tune", "status": "processed"}  # fmt: skip
+            return 200, self.file(name)
         request = json.loads(body) if body else None
         self.requests.append((method, path, request))
+        if (name := path.rsplit("/", 1)[1]) in self.gone:
+            return 404, {"error": {"message": f"No such object: {name}"}}
         if (method, path) == ("POST", "/fine_tuning/jobs"):
             assert request is not None
             name = f"ftjob-{len(self.jobs)}"
-            self.jobs[name] = {"id": name, "object": "fine_tuning.job", "created_at": 0, "model": request["model"], "organization_id": "org-secret", "result_files": [], "seed": request["seed"], "training_file": request["training_file"], "hyperparameters": HYPERPARAMETERS, "metadata": request["metadata"], "method": request["method"]}  # fmt: skip
+            self.jobs[name] = {"id": name, "object": "fine_tuning.job", "created_at": 0, "model": request["model"], "organization_id": "org-secret", "result_files": [], "seed": request["seed"], "training_file": request["training_file"], "hyperparameters": HYPERPARAMETERS, "metadata": request["metadata"], "method": request["method"], "suffix": request["suffix"]}  # fmt: skip
             return 200, self.job(name)
+        if path.startswith("/files/"):
+            return 200, self.file(name)
         if path == "/fine_tuning/jobs":
-            return 200, {"object": "list", "data": [self.job(name) for name in self.jobs], "has_more": False}  # fmt: skip
+            there = [self.job(name) for name in self.jobs if name not in self.gone]
+            return 200, {"object": "list", "data": there, "has_more": False}
         if path.startswith("/fine_tuning/jobs/"):
-            return 200, self.job(path.rsplit("/", 1)[1])
+            return 200, self.job(name)
         if path == "/chat/completions":
             assert request is not None
             message = {"role": "assistant", "content": self.answer(request)}
@@ -109,15 +116,21 @@ class ApiServer:
             return 200, {"id": "chat", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}], "usage": usage}  # fmt: skip
         return 404, {"error": {"message": f"{path}: not found"}}
 
+    def file(self, name: str) -> dict[str, Any]:
+        """What there is to say of a file."""
+        return {"id": name, "object": "file", "bytes": len(self.files[name]), "created_at": 0, "filename": "x", "purpose": "fine-tune", "status": "processed"}  # fmt: skip
+
     def job(self, name: str) -> dict[str, Any]:
         """A job as it is now; every look moves it on."""
         count = self.asked[name] = self.asked.get(name, -1) + 1
         status = self.statuses[min(count, len(self.statuses) - 1)]
         done = status == "succeeded"
         error = {"code": "bad", "message": "The training file holds 1 row.", "param": None}
-        return self.jobs[name] | {
+        about = dict(self.jobs[name])
+        named = f"ft:{about['model']}:org:{about.pop('suffix')}:{name}"
+        return about | {
             "status": status,
-            "fine_tuned_model": f"ft:{self.jobs[name]['model']}::{name}" if done else None,
+            "fine_tuned_model": named if done else None,
             "trained_tokens": 1234 if done else None,
             "error": error if status == "failed" else None,
         }
