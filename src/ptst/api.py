@@ -384,7 +384,7 @@ class _Calls:
                     BudgetReached(
                         f"{self.who}: {self.budget.spent:.4f} of budget_usd={self.budget.usd:g} USD "
                         f"are spent and the next call may cost {worst:.4f}; "
-                        f"{self.answered} of {len(self.requests)} answers are kept."
+                        f"{self.answered} of {len(self.requests)} answers are kept. Raise it to go on."
                     )
                 )
                 return False

@@ -49,6 +49,7 @@ def chat_in_batches(
     records: Path,
     budget: Budget | None = None,
     stop: Callable[[], bool] = lambda: False,
+    settled: Callable[[str], bool] = lambda name: False,
 ) -> Iterator[tuple[str, Answer]]:
     """Ask every request in batches; answers come with the request's name when their batch has ended.
 
@@ -58,6 +59,8 @@ def chat_in_batches(
         budget: its price is the one without batches; needs `max_tokens` in `sampling`. What recorded batches
             under way may cost, whoever sent them, is not spent again.
         stop: asked once a second. What is under way goes on at the provider, for the next run to fetch.
+        settled: whether nobody will ask for a request again. A run that was killed as it fetched a batch left
+            such ones in its record.
 
     Raises:
         ConfigError, PtstError, NotReached, BudgetReached, Interrupted: as `ptst.api.chat`.
@@ -73,6 +76,7 @@ def chat_in_batches(
         timeout=endpoint.timeout,
         max_retries=TRIES,
     )
+    _forget(records, settled)
     try:
         yield from _batches(client, endpoint, requests, sampling, records, budget, stop, who)
     except openai.APIStatusError as error:
@@ -117,17 +121,13 @@ def _batches(
                 trouble = answer
                 continue
             answered.add(key)
-            if budget:
+            if budget and not answer.refused:
                 worst = worst_case(requests[key], sampling, budget)
                 tokens = answer.input_tokens, answer.output_tokens
                 cost = worst if None in tokens else budget.price.of(*tokens)  # type: ignore[arg-type]
                 budget.spent += SHARE_OF_PRICE * cost
             yield key, answer
-        left = {key: n for key, n in _keys(record).items() if key not in requests}
-        if left:
-            write_json(path, {**record, "keys": left})
-        else:
-            path.unlink(missing_ok=True)
+        _keep(path, record, {key: n for key, n in _keys(record).items() if key not in requests})
 
     under_way = []
     for path, record in _recorded(records).items():
@@ -175,6 +175,22 @@ def _recorded(folder: Path) -> dict[Path, dict[str, Any]]:
         with suppress(FileNotFoundError):
             found[path] = read_json(path)
     return found
+
+
+def _forget(folder: Path, settled: Callable[[str], bool]) -> None:
+    """Take settled requests from the records, which have money set aside for them."""
+    for path, record in _recorded(folder).items():
+        left = {key: n for key, n in _keys(record).items() if not settled(key)}
+        if len(left) < len(record["keys"]):
+            _keep(path, record, left)
+
+
+def _keep(path: Path, record: Mapping[str, Any], keys: Mapping[str, int]) -> None:
+    """Leave a record with these of its requests; without any it goes."""
+    if keys:
+        write_json(path, {**record, "keys": keys})
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _keys(record: Mapping[str, Any]) -> dict[str, int]:

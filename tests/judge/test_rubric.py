@@ -26,7 +26,7 @@ from ptst.judge import Bench, Score
 from ptst.judge.kept import Kept
 from ptst.judge.rubric import RUBRIC, Rubric, parse, score_of
 from ptst.keys import cell_keys
-from ptst.store import read_jsonl
+from ptst.store import read_jsonl, write_json
 
 Items = list[tuple[dict[str, Any], str]]
 
@@ -195,17 +195,76 @@ def test_what_was_not_reached_is_asked_again_the_next_time(
         assert e.delivered.total() == 6
 
 
-def test_a_budget_stops_before_it_is_exceeded_and_the_next_run_goes_on(bench: Bench) -> None:
+def test_a_budget_is_over_all_that_a_store_keeps_of_the_judge(bench: Bench) -> None:
     price = api.Price(0.0, 100.0)  # 50 tokens: 0.005 USD; 200 at most: 0.02
+
+    def judge(endpoint: Endpoint, usd: float, model: str = "zorble-1") -> Rubric:
+        made = asking(endpoint, max_tokens=200, budget_usd=usd, price=price)
+        made.model = model
+        return made
+
     with Endpoint(latency=0.005) as endpoint:
-        judge = asking(endpoint, max_tokens=200, budget_usd=0.1, price=price)
-        scores = list(judge.scores(items(50), bench))
+        scores = list(judge(endpoint, 0.1).scores(items(50), bench))
         done = [s for s in scores if s.label]
         assert len(done) == endpoint.delivered.total() == 17  # 17 * 0.005 + 0.02 > 0.1
         left = [s for s in scores if s.label is None]
-        assert not any(s.final for s in left) and "budget_usd=0.1" in left[0].reason
-        list(judge.scores(items(50), bench))
-        assert endpoint.delivered.total() == 34 and set(endpoint.delivered.values()) == {1}
+        assert not any(s.final for s in left)
+        assert "0.0850 of budget_usd=0.1 USD are spent" in left[0].reason
+        # Another run, and another evaluation's completions: nothing is left for them.
+        for more in (items(50), items(80)[50:]):
+            scores = list(judge(endpoint, 0.1).scores(more, bench))
+            assert "0.0850 of budget_usd=0.1" in next(s.reason for s in scores if not s.label)
+        assert endpoint.delivered.total() == 17
+        list(judge(endpoint, 0.2).scores(items(50), bench))
+        assert endpoint.delivered.total() == 37  # 37 * 0.005 + 0.02 > 0.2
+        assert set(endpoint.delivered.values()) == {1}
+        list(judge(endpoint, 0.1, "zorble-2").scores(items(50), bench))
+        assert endpoint.delivered.total() == 37 + 17
+
+
+@pytest.mark.usefixtures("often")
+def test_what_a_batch_and_what_a_silent_server_answered_counts_with_its_price(
+    bench: Bench,
+) -> None:
+    price = api.Price(0.0, 100.0)
+    with Endpoint() as endpoint:
+        halved = asking(endpoint, batch=True, max_tokens=200, budget_usd=9.0, price=price)
+        assert None not in values(halved.scores(items(10), bench))  # 10 * 0.005 / 2
+        endpoint.usage = None
+        judge = asking(endpoint, max_tokens=200, budget_usd=9.0, price=price)
+        assert None not in values(judge.scores(items(12)[10:], bench))  # 2 * 0.02 at most
+        endpoint.choose = lambda prompt, attempt: "400 context_length_exceeded"
+        list(judge.scores(items(13)[12:], bench))  # nothing
+        judge.budget_usd = 0.08
+        (score,) = judge.scores(items(14)[13:], bench)
+    assert "0.0650 of budget_usd=0.08 USD are spent" in score.reason
+
+
+def test_what_another_process_is_answered_meanwhile_is_spent_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptst.judge.rubric.LOOK_SECONDS", 0.0)
+
+    def tell(done: int, total: int) -> None:
+        if done == 5:
+            (folder,) = bench.kept.glob("rubric-*")
+            answer = {
+                "key": "b" * 64,
+                "text": "#thescore: 1",
+                "finish_reason": "stop",
+                "refused": "",
+            }
+            line = json.dumps(answer | {"input_tokens": 9, "output_tokens": 700})  # 0.07 USD
+            (folder / "elsewhere.jsonl").write_text(f"{line}\n")
+
+    watched = Bench(bench.kept, "cpu", tell, bench.stop)
+    price = api.Price(0.0, 100.0)
+    with Endpoint(latency=0.005) as endpoint:
+        judge = asking(endpoint, max_tokens=200, budget_usd=0.1, price=price, concurrency=1)
+        scores = list(judge.scores(items(50), watched))
+        assert 5 <= endpoint.delivered.total() <= 7  # alone 17
+    spent = 0.07 + 0.005 * endpoint.delivered.total()
+    assert f"{spent:.4f} of budget_usd=0.1 USD are spent" in scores[-1].reason
 
 
 def test_a_wrong_key_ends_it_at_once(bench: Bench) -> None:
@@ -341,6 +400,21 @@ def test_what_batches_under_way_may_cost_is_not_spent_again(bench: Bench, first:
     assert said in scores[-1].reason
 
 
+@pytest.mark.usefixtures("often")
+def test_a_record_of_what_is_answered_already_holds_no_money_back(bench: Bench) -> None:
+    """Its run was killed between keeping the answers and dropping the record."""
+    with Endpoint() as endpoint:
+        judge = asking(
+            endpoint, batch=True, max_tokens=200, budget_usd=0.045, price=api.Price(0.0, 100.0)
+        )
+        assert None not in values(judge.scores(items(4), bench))  # 4 * 0.0025
+        (folder,) = bench.kept.glob("rubric-*/batches")
+        keys = {answer["key"]: 99 for answer in kept_answers(bench)}
+        write_json(folder / "old.json", {"name": "old", "id": "batch-0", "keys": keys})
+        assert values(judge.scores(items(7)[4:], bench)) == [5, 1, 2]  # 3 * 0.01 at most
+        assert not list(folder.iterdir())
+
+
 PROCESS = """
 import sys
 from pathlib import Path
@@ -349,15 +423,18 @@ from ptst.judge import Bench
 from ptst.judge.rubric import Rubric
 api.FIRST_WAIT = 0.01
 url, kept, n = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-judge = Rubric("zorble-1", base_url=url, server="test", api_key_env=None, timeout=5.0, concurrency=8)
+usd = float(sys.argv[4]) if sys.argv[4:] else None
+price = api.Price(0.0, 100.0)
+judge = Rubric("zorble-1", base_url=url, server="test", api_key_env=None, timeout=5.0, concurrency=8,
+               max_tokens=200, budget_usd=usd, price=price)
 items = [({"id": str(i), "input": f"query {i}"}, f"item {i}: zorble {i % 5 + 1}") for i in range(n)]
 scores = judge.scores(items, Bench(kept, "cpu", lambda done, total: None, lambda: False))
 print([score.value for score in scores])
 """
 
 
-def process(endpoint: Endpoint, bench: Bench, n: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROCESS, endpoint.base_url, str(bench.kept), str(n)]
+def process(endpoint: Endpoint, bench: Bench, n: int, *usd: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROCESS, endpoint.base_url, str(bench.kept), str(n), *usd]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=outside())
 
 
@@ -393,6 +470,16 @@ def test_two_processes_at_once_pay_for_nothing_twice(bench: Bench) -> None:
     assert set(endpoint.rated.values()) <= {0, 1} and endpoint.rated.total() >= 295
     assert max(endpoint.delivered.values()) <= 3
     assert len(kept_answers(bench)) == endpoint.delivered.total()
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_share_a_budget_but_for_the_calls_under_way(bench: Bench) -> None:
+    with Endpoint(latency=0.3) as endpoint:
+        both = [process(endpoint, bench, n, "1.0") for n in (400, 800)]
+        for running in both:
+            running.communicate(timeout=300)
+    cost = 0.005 * endpoint.delivered.total()  # 50 of at most 200 tokens
+    assert 0.9 < cost < 1.3  # each may learn of the other's last second, some 25 calls, too late
 
 
 def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class Kept:
         self.folder = folder
         self.answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._read: dict[Path, int] = {}
+        self._own: set[bytes] = set()
+        """Lines of `add` that `refresh` has not come across yet."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         self._file = os.open(folder / f"{platform.node()}.jsonl", flags, 0o644)
         self._claims = os.open(folder / "claims.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -53,8 +55,12 @@ class Kept:
         os.close(self._file)
         os.close(self._claims)
 
-    def refresh(self) -> None:
-        """Read what was added since, by whomever. A line that is no JSON was torn: it is passed over."""
+    def refresh(self) -> list[dict[str, Any]]:
+        """Read what was added since, by whomever; what of it was not added here.
+
+        A line that is no JSON was torn: it is passed over.
+        """
+        others = []
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
@@ -67,6 +73,11 @@ class Kept:
                     continue
                 if isinstance(answer, dict) and isinstance(key := answer.pop("key", None), str):
                     self.answers[key].append(answer)
+                    if line in self._own:
+                        self._own.discard(line)
+                    else:
+                        others.append(answer)
+        return others
 
     def add(self, key: str, answer: dict[str, Any]) -> None:
         """Keep one more answer; it is in `answers` after the next `refresh`.
@@ -75,9 +86,10 @@ class Kept:
             OSError: the disk is full.
         """
         line = json.dumps({"key": key, **answer}, ensure_ascii=False, allow_nan=False)
-        content = f"\n{line}\n".encode(errors="backslashreplace")
-        if os.write(self._file, content) != len(content):
+        content = line.encode(errors="backslashreplace")
+        if os.write(self._file, b"\n" + content + b"\n") != len(content) + 2:
             raise OSError(f"{self.folder}: an answer could not be written whole; is the disk full?")
+        self._own.add(content)
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             os.fsync(self._file)
             self._synced = time.monotonic()

@@ -14,8 +14,9 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,8 +30,9 @@ from ptst.api import (
     Price,
     chat,
     known_prices,
+    most_tokens,
 )
-from ptst.api_batch import chat_in_batches
+from ptst.api_batch import SHARE_OF_PRICE, chat_in_batches
 from ptst.config import CONF
 from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Score
@@ -47,6 +49,8 @@ READINGS = 3
 """How often a completion is judged, and paid for, before its score is missing for good."""
 WAIT_FOR_OTHERS = 0.5
 """Seconds between looks at whether another process has the answers that it is asking for."""
+LOOK_SECONDS = 1.0
+"""Between looks at what others have spent of a budget."""
 
 
 def _speed(default: Any) -> Any:
@@ -76,6 +80,9 @@ class Rubric:
     batch: bool = _speed(False)
     """The provider's batch mode: half the price, within a day."""
     budget_usd: float | None = _speed(None)
+    """For all cells and runs that share a store and this judge: what its kept answers cost, whoever asked, is
+    spent. Not seen: other processes' calls under way and their last second, what calls that were cut off in an
+    earlier evaluation may have cost, and batches under way where `batch` is off."""
     price: Price | None = field(default=None, metadata={"key": False})
 
     labels: ClassVar[tuple[str, ...]] = ("complied", "score_4", "score_3", "score_2", "score_1")
@@ -148,10 +155,16 @@ class Rubric:
         """Ask for all that has no score yet; what kept some from being asked, or ""."""
         budget, rubric = self._budget(), self._rubric()
         total = wanted.total()
+
+        def count(answers: Iterable[Mapping[str, Any]]) -> None:
+            if budget:
+                budget.spent += sum(self._cost(answer, budget.price) for answer in answers)
+
+        count(chain.from_iterable(kept.answers.values()))
         while todo := [key for key in pairs if not is_settled(kept.answers.get(key, []))]:
             bench.tell(total - sum(wanted[key] for key in todo), total)
             claimed = {key for key in todo if kept.claim(key)}
-            kept.refresh()  # another process may have had its answer just before that claim
+            count(kept.refresh())  # another process may have had its answer just before that claim
             try:
                 mine = [k for k in todo if k in claimed and not is_settled(kept.answers[k])]
                 if claimed and not mine:
@@ -160,42 +173,68 @@ class Rubric:
                     if bench.stop():
                         raise Interrupted(f"judge {self.model}: another process is asking")
                     time.sleep(WAIT_FOR_OTHERS)
-                    kept.refresh()
+                    count(kept.refresh())
                     continue
                 prompts = {
                     key: [{"role": "user", "content": _filled(rubric, *pairs[key])}] for key in mine
                 }
                 done = total - sum(wanted[key] for key in todo)
-                for key, answer in self._asked(prompts, kept.folder / "batches", budget, bench):
-                    kept.add(key, {**dataclasses.asdict(answer), "at": round(time.time(), 3)})
+                looked = time.monotonic()
+                for key, answer in self._asked(prompts, kept, budget, bench):
+                    kept.add(key, self._record(answer, prompts[key]))
                     kept.release(key)
                     claimed.discard(key)
                     if answer.refused or parse(answer.text) is not None:
                         done += wanted[key]
                         bench.tell(done, total)
+                    if budget and time.monotonic() - looked >= LOOK_SECONDS:
+                        count(kept.refresh())
+                        looked = time.monotonic()
             except NotReached as error:
                 kept.refresh()
                 return str(error)
             finally:
                 for key in claimed:
                     kept.release(key)
-            kept.refresh()
+            count(kept.refresh())
         bench.tell(total, total)
         return ""
 
     def _asked(
-        self, prompts: Mapping[str, Messages], records: Path, budget: Budget | None, bench: Bench
+        self, prompts: Mapping[str, Messages], kept: Kept, budget: Budget | None, bench: Bench
     ) -> Iterator[tuple[str, Answer]]:
         """Answers as they come, by the prompts' keys."""
         endpoint, sampling = self._endpoint(), self._sampling()
         if self.batch:
-            yield from chat_in_batches(endpoint, prompts, sampling, records, budget, bench.stop)
+
+            def settled(key: str) -> bool:
+                return is_settled(kept.answers.get(key, []))
+
+            yield from chat_in_batches(
+                endpoint, prompts, sampling, kept.folder / "batches", budget, bench.stop, settled
+            )
         else:
             keys = list(prompts)
             for index, answer in chat(
                 endpoint, list(prompts.values()), sampling, budget, bench.stop
             ):
                 yield keys[index], answer
+
+    def _record(self, answer: Answer, prompt: Messages) -> dict[str, Any]:
+        """What is kept of an answer: it, when it came, and what else says its price."""
+        record = {**dataclasses.asdict(answer), "at": round(time.time(), 3), "batch": self.batch}
+        if None in (answer.input_tokens, answer.output_tokens):
+            record["most_tokens"] = most_tokens(prompt)
+        return record
+
+    def _cost(self, answer: Mapping[str, Any], price: Price) -> float:
+        """What a kept answer cost, in USD; the most it can have where the server did not say its tokens."""
+        if answer["refused"]:
+            return 0.0
+        tokens = answer["input_tokens"], answer["output_tokens"]
+        if None in tokens:
+            tokens = answer.get("most_tokens", 0), self.max_tokens
+        return price.of(*tokens) * (SHARE_OF_PRICE if answer.get("batch") else 1)
 
     def _endpoint(self) -> Endpoint:
         return Endpoint(self.model, self.base_url, self.api_key_env, self.timeout, self.concurrency)
