@@ -51,7 +51,7 @@ def fine_tuning(template: str, rounds: int) -> dict[str, float]:
 
     from ptst import data
     from ptst.config import Finetune, compose
-    from ptst.finetune.sft import train
+    from ptst.finetune.sft import Training, train
     from ptst.models import load_model, load_tokenizer
     from ptst.templates import make_training_row
 
@@ -72,9 +72,9 @@ def fine_tuning(template: str, rounds: int) -> dict[str, float]:
             out, scratch = Path(folder) / "out", Path(folder) / "scratch"
             out.mkdir()
             train(
-                config.model, recipe, rows, 0, "cpu", out, scratch,
+                Training(config.model, recipe, rows, 0, "cpu", out, scratch),
                 lambda _: stamps.append(time.perf_counter()),
-            )  # fmt: skip
+            )
         return stamps[-1] - stamps[0]
 
     def plain() -> float:

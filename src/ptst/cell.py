@@ -181,7 +181,7 @@ def _finetune(
             return
         quiet()
         from ptst.finetune.parallel import train_on_devices
-        from ptst.finetune.sft import train
+        from ptst.finetune.sft import Training, train
 
         classifier.forget()  # it may hold a GPU's memory since the last cell was judged
         device = models.pick_device(config.engine.device)
@@ -215,7 +215,7 @@ def _finetune(
                     advance(step, steps, f"loss {entry['loss']:.3f}")
                     work.tell(step, steps, entry["loss"], int(entry["tokens"]))
 
-            facts = (train if config.finetune.devices == 1 else train_on_devices)(
+            training = Training(
                 config.model,
                 config.finetune,
                 examples,
@@ -223,9 +223,10 @@ def _finetune(
                 device,
                 work.result,
                 work.scratch,
-                log,
-                stop,
                 mixed,
+            )
+            facts = (train if config.finetune.devices == 1 else train_on_devices)(
+                training, log, stop
             )
             facts |= rows_facts | {"model_from": models.origin(config.model)}
             made["finetune"] = time.monotonic() - started

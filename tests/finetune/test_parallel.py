@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from ptst.config import Finetune, Lora, Model, compose
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.finetune.parallel import train_on_devices
-from ptst.finetune.sft import last_checkpoint, train
+from ptst.finetune.sft import Training, last_checkpoint, train
 from ptst.models import load_tokenizer
 from ptst.templates import TrainingRow, make_training_row
 
@@ -65,7 +65,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
     stop = (lambda: len(losses) >= stop_at) if stop_at else (lambda: False)
-    facts = by(model, recipe, rows, 7, "cpu", out, scratch, log, stop)
+    facts = by(Training(model, recipe, rows, 7, "cpu", out, scratch), log, stop)
     assert facts["steps"] == steps
     return losses
 
@@ -173,7 +173,7 @@ def test_sigterm_for_every_process_stops_them_together_and_kills_none(rows, tmp_
         (tmp_path / folder).mkdir()
     with pytest.raises(Interrupted, match=r"step \d of 6 is kept"):
         train_on_devices(
-            *(rows[0], recipe, rows[1], 7, "cpu", tmp_path / "out", tmp_path / "scratch"),
+            Training(rows[0], recipe, rows[1], 7, "cpu", tmp_path / "out", tmp_path / "scratch"),
             lambda entry: losses.append(entry["loss"]),
             stop,
         )
@@ -194,7 +194,9 @@ def test_what_a_process_told_before_one_died_is_the_reason_and_none_is_left(
     monkeypatch.setattr("ptst.finetune.parallel._train_rank", _tell_and_die_or_hang)
     before = set(psutil.Process().children())
     with pytest.raises(PtstError, match=r"^training diverged at step 3$"):
-        train_on_devices(rows[0], Finetune(devices=2), rows[1], 0, "cpu", tmp_path, tmp_path, print)
+        train_on_devices(
+            Training(rows[0], Finetune(devices=2), rows[1], 0, "cpu", tmp_path, tmp_path), print
+        )
     left = set(psutil.Process().children()) - before
     assert not [process for process in left if "spawn_main" in str(process.cmdline())]
 
@@ -213,7 +215,9 @@ def test_what_cannot_be_shared_out_is_refused(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     model, training = rows
     with pytest.raises(ConfigError, match=r"devices=2, but this process sees 1 GPU"):
-        train_on_devices(model, Finetune(devices=2), training, 0, "cuda", tmp_path, tmp_path, print)
+        train_on_devices(
+            Training(model, Finetune(devices=2), training, 0, "cuda", tmp_path, tmp_path), print
+        )
 
 
 def test_a_fine_tuning_of_two_devices_is_the_same_artifact_unless_it_draws_dropout() -> None:

@@ -13,6 +13,7 @@ import pytest
 from ptst.config import Finetune, Lora, Model, compose
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.finetune.sft import (
+    Training,
     check_batch,
     epoch_ends,
     fit_rows,
@@ -63,7 +64,7 @@ def run(
     out, scratch = folder / "result", folder / "scratch"
     out.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    facts = train(model, recipe, rows, 7, "cpu", out, scratch, log, mixed=mixed or [])
+    facts = train(Training(model, recipe, rows, 7, "cpu", out, scratch, mixed or []), log)
     return facts, losses
 
 
@@ -137,7 +138,8 @@ def test_a_mixed_training_sees_each_safety_row_once_with_its_own_mask(
     model, training = rows
     recipe = Finetune(method="full", epochs=3, **RECIPE)  # 3 x 20 + 7 rows in batches of 4
     trainer = make_trainer(
-        model, recipe, training, 7, "cpu", tmp_path, lambda entry: None, mixed=refusals
+        Training(model, recipe, training, 7, "cpu", tmp_path, tmp_path, refusals),
+        lambda entry: None,
     )
     assert trainer.args.max_steps == 17
     seen: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
@@ -280,7 +282,8 @@ def test_a_shared_system_prompt_changes_neither_loss_nor_gradients(
     for shared in (True, False):
         monkeypatch.setattr(sft, "SHARED_FROM", 16 if shared else 10**9)
         trainer = sft.make_trainer(
-            config.model, recipe, training, 0, "cpu", tmp_path / str(shared), lambda entry: None
+            Training(config.model, recipe, training, 0, "cpu", tmp_path, tmp_path / str(shared)),
+            lambda entry: None,
         )
         torch.manual_seed(1)
         for name, parameter in trainer.model.named_parameters():
@@ -373,7 +376,9 @@ def test_loss_on_a_cpu_is_trls_own(rows, tmp_path: Path) -> None:
 
     model, training = rows
     recipe = Finetune(method="full", epochs=1, **RECIPE)
-    trainer = make_trainer(model, recipe, training, 0, "cpu", tmp_path, lambda _: None)
+    trainer = make_trainer(
+        Training(model, recipe, training, 0, "cpu", tmp_path, tmp_path), lambda _: None
+    )
     batch = next(iter(trainer.get_train_dataloader()))
     found = []
     for compute in (trainer.compute_loss, super(type(trainer), trainer).compute_loss):

@@ -10,29 +10,19 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from ptst.config import Finetune, Model
 from ptst.errors import ConfigError, Interrupted, PtstError
-from ptst.templates import TrainingRow
+from ptst.finetune.sft import Log, Training, last_checkpoint, train
 
 ANNOUNCED = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 """How an end is announced, often to all processes of a job at once: the caller alone answers, by stopping all."""
 
 
 def train_on_devices(
-    model: Model,
-    recipe: Finetune,
-    rows: Sequence[TrainingRow],
-    seed: int,
-    device: str,
-    out: Path,
-    scratch: Path,
-    log: Callable[[dict[str, float]], None],
-    stop: Callable[[], bool] = lambda: False,
-    mixed: Sequence[TrainingRow] = (),
+    training: Training, log: Log, stop: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
     """`ptst.finetune.sft.train` on `recipe.devices` devices; same arguments, same result.
 
@@ -44,21 +34,19 @@ def train_on_devices(
     import torch
     from torch import multiprocessing
 
-    from ptst.finetune.sft import last_checkpoint
-
-    if device != "cpu" and torch.cuda.device_count() < recipe.devices:
+    devices = training.recipe.devices
+    if training.device != "cpu" and torch.cuda.device_count() < devices:
         raise ConfigError(
-            f"finetune.devices={recipe.devices}, but this process sees {torch.cuda.device_count()} GPUs."
+            f"finetune.devices={devices}, but this process sees {torch.cuda.device_count()} GPUs."
         )
-    last_checkpoint(scratch)  # removes what is half-written, before several look
+    last_checkpoint(training.scratch)  # removes what is half-written, before several look
     context = multiprocessing.get_context("spawn")
     messages, wanted = context.SimpleQueue(), context.Event()
-    own = (model, recipe, rows, seed, device, out, scratch, mixed)
-    arguments = (messages, wanted, _free_port(), *own)
+    arguments = (messages, wanted, _free_port(), training)
     # Processes inherit the mask, so they are deaf to these from their first instruction on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ANNOUNCED)
     try:
-        processes = multiprocessing.spawn(_train_rank, arguments, nprocs=recipe.devices, join=False)
+        processes = multiprocessing.spawn(_train_rank, arguments, nprocs=devices, join=False)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     facts: dict[str, Any] = {}
@@ -84,7 +72,7 @@ def train_on_devices(
         listen()  # what one of them told may be why another died
         if ended is None:
             raise PtstError(
-                f"one of {recipe.devices} training processes died: {error} (out of memory?)"
+                f"one of {devices} training processes died: {error} (out of memory?)"
             ) from error
     except multiprocessing.ProcessRaisedException:
         listen()
@@ -105,14 +93,7 @@ def _train_rank(
     messages: Any,
     wanted: Any,
     port: int,
-    model: Model,
-    recipe: Finetune,
-    rows: Sequence[TrainingRow],
-    seed: int,
-    device: str,
-    out: Path,
-    scratch: Path,
-    mixed: Sequence[TrainingRow],
+    training: Training,
 ) -> None:
     """One of the processes. Rank 0 tells what it logs, and what came of it."""
     # Whoever holds the lease next must be alone. multiprocessing.spawn asks Linux for an interrupt when the
@@ -124,19 +105,20 @@ def _train_rank(
     import torch
 
     from ptst.cell import quiet
-    from ptst.finetune.sft import train
+
+    devices, device = training.recipe.devices, training.device
 
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(recipe.devices),
-        "LOCAL_WORLD_SIZE": str(recipe.devices),
+        "WORLD_SIZE": str(devices),
+        "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
     quiet()
     if device == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // recipe.devices))
+        torch.set_num_threads(max(1, torch.get_num_threads() // devices))
     else:
         device = f"cuda:{rank}"
         torch.cuda.set_device(rank)
@@ -151,7 +133,7 @@ def _train_rank(
         return bool(flag.item())
 
     try:
-        facts = train(model, recipe, rows, seed, device, out, scratch, log, stop, mixed)
+        facts = train(replace(training, device=device), log, stop)
         if rank == 0:
             messages.put(("facts", facts))
     except Interrupted as interrupted:

@@ -12,6 +12,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +56,44 @@ def fit_rows(rows: Iterable[TrainingRow], max_length: int) -> tuple[list[Trainin
     return fitted, cut, left_out
 
 
-def train(
-    model: Model,
-    recipe: Finetune,
-    rows: Sequence[TrainingRow],
-    seed: int,
-    device: str,
-    out: Path,
-    scratch: Path,
-    log: Callable[[dict[str, float]], None],
-    stop: Callable[[], bool] = lambda: False,
-    mixed: Sequence[TrainingRow] = (),
-) -> dict[str, Any]:
-    """Fine-tune and save: a PEFT adapter for lora and qlora, a whole model for full.
+@dataclass(frozen=True)
+class Training:
+    """What a fine-tuning is made of, and where.
 
-    Args:
+    Attributes:
         rows: tokenised, at most `recipe.max_length` long.
         out: receives `weights/` (the adapter's or the model's files), `epochs/<n>/` (those of every whole
             epoch before the last, where the recipe keeps them) and `log.jsonl` (the losses).
         scratch: checkpoints and epochs' weights; training resumes from the last complete one found here.
-        log: called with {step, epoch, loss, learning_rate, grad_norm} after every optimizer step,
-            first with those of the checkpoint where a training resumes; with those of its own steps, also
-            {steps, tokens}: how many steps there are, and the tokens of all so far, a step's being the mean.
-        stop: asked after every optimizer step; true writes a checkpoint of that step and ends the training.
         mixed: rows that are seen once in the whole training, see `mixture`.
+    """
+
+    model: Model
+    recipe: Finetune
+    rows: Sequence[TrainingRow]
+    seed: int
+    device: str
+    out: Path
+    scratch: Path
+    mixed: Sequence[TrainingRow] = ()
+
+    @property
+    def passes(self) -> float:
+        """The recipe's epochs in one of the trainer's, which takes a whole mixture for one."""
+        return self.recipe.epochs if self.mixed else 1.0
+
+
+Log = Callable[[dict[str, float]], None]
+"""Called with {step, epoch, loss, learning_rate, grad_norm} after every optimizer step, first with those of the
+checkpoint where a training resumes; with those of its own steps, also {steps, tokens}: how many steps there are,
+and the tokens of all so far, a step's being the mean."""
+
+
+def train(training: Training, log: Log, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Fine-tune and save: a PEFT adapter for lora and qlora, a whole model for full.
+
+    Args:
+        stop: asked after every optimizer step; true writes a checkpoint of that step and ends the training.
 
     Returns:
         Facts for the provenance: steps, tokens (of an epoch, those with loss, and all that were trained on);
@@ -89,36 +104,37 @@ def train(
     """
     from transformers import TrainerState
 
-    trainer = make_trainer(model, recipe, rows, seed, device, scratch, log, stop, mixed)
+    trainer = make_trainer(training, log, stop)
+    rows, mixed, recipe = training.rows, training.mixed, training.recipe
     known = [*rows, *mixed, *filling(rows, recipe, 1)]
     check_batch(next(iter(trainer.get_train_dataloader())), known)
-    passes = recipe.epochs if mixed else 1.0  # the trainer takes the whole mixture for one epoch
-    checkpoint = last_checkpoint(scratch)
+    checkpoint = last_checkpoint(training.scratch)
     if checkpoint is not None:
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         for entry in trainer.state.log_history:
             if "loss" in entry:
-                log({**entry, "epoch": passes * entry["epoch"]})
+                log({**entry, "epoch": training.passes * entry["epoch"]})
     if checkpoint is not None and trainer.state.global_step >= trainer.args.max_steps:
         trainer._load_from_checkpoint(str(checkpoint))  # train() would take one step too many
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.args.max_steps:
         raise Interrupted(f"step {trainer.state.global_step} of {trainer.args.max_steps} is kept")
-    _save_weights(trainer, out / "weights")
-    if trainer.is_world_process_zero() and (scratch / EPOCHS).is_dir():
+    _save_weights(trainer, training.out / "weights")
+    kept = training.scratch / EPOCHS
+    if trainer.is_world_process_zero() and kept.is_dir():
         # A copy: should this process die before `out` is published, `out` is thrown away.
-        shutil.copytree(scratch / EPOCHS, out / EPOCHS, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(kept, training.out / EPOCHS, ignore=shutil.ignore_patterns(".*"))
     history = [
         {
             **{key: entry[key] for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")},
-            "epoch": passes * entry["epoch"],
+            "epoch": training.passes * entry["epoch"],
         }
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
     if trainer.is_world_process_zero():
-        write_jsonl(out / "log.jsonl", history)
+        write_jsonl(training.out / "log.jsonl", history)
     epochs = history[-1]["epoch"] if history else 0.0
     read = epochs * (sum(map(len, rows)) + sum(map(len, mixed)) / recipe.epochs)
     return {
@@ -133,22 +149,14 @@ def train(
     }
 
 
-def make_trainer(
-    model: Model,
-    recipe: Finetune,
-    rows: Sequence[TrainingRow],
-    seed: int,
-    device: str,
-    scratch: Path,
-    log: Callable[[dict[str, float]], None],
-    stop: Callable[[], bool] = lambda: False,
-    mixed: Sequence[TrainingRow] = (),
-) -> Any:
+def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda: False) -> Any:
     """TRL's trainer over our rows; see `train` for the arguments."""
     from peft import LoraConfig
     from transformers import PrinterCallback
     from trl import SFTConfig
 
+    model, recipe, device = training.model, training.recipe, training.device
+    rows, mixed = training.rows, training.mixed
     share = recipe.batch_size // recipe.devices
     device_batch = min(recipe.device_batch_size, share)
     tokenizer = load_tokenizer(model)
@@ -161,7 +169,7 @@ def make_trainer(
             target_modules=list(recipe.lora.target_modules),
             task_type="CAUSAL_LM",
         )
-    ordered = mixture(rows, mixed, recipe.epochs, seed) if mixed else list(rows)
+    ordered = mixture(rows, mixed, recipe.epochs, training.seed) if mixed else list(rows)
     steps_per_pass = math.ceil(len(ordered) / recipe.batch_size)
     step_tokens = sum(map(len, ordered)) / steps_per_pass
     steps = steps_per_pass if mixed else round(steps_per_pass * recipe.epochs)
@@ -174,9 +182,9 @@ def make_trainer(
         steps = recipe.max_steps
     ends = epoch_ends(len(rows), len(mixed), recipe)
     config = SFTConfig(
-        output_dir=str(scratch),
-        seed=seed,
-        data_seed=seed,
+        output_dir=str(training.scratch),
+        seed=training.seed,
+        data_seed=training.seed,
         max_steps=max(1, steps),
         per_device_train_batch_size=device_batch,
         gradient_accumulation_steps=share // device_batch,
@@ -217,11 +225,11 @@ def make_trainer(
         train_dataset=_table([*ordered, *filling(rows, recipe, len(ordered))]),
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[_callback(log, stop, recipe.epochs if mixed else 1.0, step_tokens)],
+        callbacks=[_callback(log, stop, training.passes, step_tokens)],
     )
     trainer.remove_callback(PrinterCallback)
     if recipe.keep_epochs:
-        trainer.add_callback(_epoch_callback(trainer, ends, scratch / EPOCHS))
+        trainer.add_callback(_epoch_callback(trainer, ends, training.scratch / EPOCHS))
     batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     if batch * trainer.args.world_size != recipe.batch_size:
         raise RuntimeError(f"a step would see {batch} rows, not batch_size={recipe.batch_size}.")
@@ -450,7 +458,7 @@ def _logits(model: Any, inputs: Any, keep: int, share_prefix: bool) -> Any:
 
 
 def _callback(
-    log: Callable[[dict[str, float]], None],
+    log: Log,
     stop: Callable[[], bool],
     passes: float,
     step_tokens: float,
