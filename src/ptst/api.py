@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ptst.config import CONF
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.sweep.estimates import Price
 
 OPENAI = "https://api.openai.com/v1"
 TRIES = 8
@@ -44,18 +44,6 @@ class NotReached(PtstError):
 
 class BudgetReached(NotReached):
     """The next request might have cost more than what is left."""
-
-
-@dataclass
-class Price:
-    """USD per million tokens."""
-
-    input: float
-    output: float
-
-    def of(self, input_tokens: float, output_tokens: float) -> float:
-        """What so many tokens cost, in USD."""
-        return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
 @dataclass(frozen=True)
@@ -126,14 +114,6 @@ class Budget:
     spent: float = 0.0
     reserved: float = 0.0
     beyond: float = 0.0
-
-
-def known_prices() -> dict[str, Price]:
-    """USD per million tokens by model, from conf/estimates.yaml."""
-    from omegaconf import OmegaConf
-
-    estimates: Any = OmegaConf.load(CONF / "estimates.yaml")
-    return {str(model): Price(**price) for model, price in estimates.judging.prices.items()}
 
 
 def most_tokens(messages: Messages) -> int:

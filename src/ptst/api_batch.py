@@ -33,12 +33,11 @@ from ptst.api import (
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.progress import say
 from ptst.store import read_json, write_json
+from ptst.sweep.estimates import BATCH_SHARE
 
 POLL_SECONDS = 30.0
 LONGEST_BATCH = 10_000
 """Requests; the provider takes 50,000, and 200 MB."""
-SHARE_OF_PRICE = 0.5
-"""OpenAI's, as published in 2025."""
 UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 
 
@@ -125,7 +124,7 @@ def _batches(
                 worst = worst_case(requests[key], sampling, budget)
                 tokens = answer.input_tokens, answer.output_tokens
                 cost = worst if None in tokens else budget.price.of(*tokens)  # type: ignore[arg-type]
-                budget.spent += SHARE_OF_PRICE * cost
+                budget.spent += BATCH_SHARE * cost
             yield key, answer
         _keep(path, record, {key: n for key, n in _keys(record).items() if key not in requests})
 
@@ -202,7 +201,7 @@ def _keys(record: Mapping[str, Any]) -> dict[str, int]:
 def _may_cost(records: Path, sampling: Mapping[str, Any], budget: Budget) -> float:
     """The most that all batches recorded as under way can cost, in USD."""
     tokens = [n for record in _recorded(records).values() for n in _keys(record).values()]
-    return SHARE_OF_PRICE * budget.price.of(sum(tokens), len(tokens) * sampling["max_tokens"])
+    return BATCH_SHARE * budget.price.of(sum(tokens), len(tokens) * sampling["max_tokens"])
 
 
 def _affordable(
@@ -216,7 +215,7 @@ def _affordable(
         return list(requests)
     taken, left = [], budget.usd - budget.spent - _may_cost(records, sampling, budget)
     for key, messages in requests.items():
-        left -= SHARE_OF_PRICE * worst_case(messages, sampling, budget)
+        left -= BATCH_SHARE * worst_case(messages, sampling, budget)
         if left < 0:
             break
         taken.append(key)

@@ -27,18 +27,17 @@ from ptst.api import (
     Endpoint,
     Messages,
     NotReached,
-    Price,
     chat,
-    known_prices,
     most_tokens,
 )
-from ptst.api_batch import SHARE_OF_PRICE, chat_in_batches
+from ptst.api_batch import chat_in_batches
 from ptst.config import CONF
 from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Score
 from ptst.judge.kept import Kept
 from ptst.judge.neutral import neutral
 from ptst.store import key_of, write_json
+from ptst.sweep.estimates import BATCH_SHARE, Price, read_estimates
 
 RUBRIC = CONF / "judge" / "rubric.txt"
 PLACES = re.compile(r"\{(query|completion)\}")
@@ -234,7 +233,7 @@ class Rubric:
         tokens = answer["input_tokens"], answer["output_tokens"]
         if None in tokens:
             tokens = answer.get("most_tokens", 0), self.max_tokens
-        return price.of(*tokens) * (SHARE_OF_PRICE if answer.get("batch") else 1)
+        return price.of(*tokens) * (BATCH_SHARE if answer.get("batch") else 1)
 
     def _endpoint(self) -> Endpoint:
         return Endpoint(self.model, self.base_url, self.api_key_env, self.timeout, self.concurrency)
@@ -245,7 +244,7 @@ class Rubric:
     def _budget(self) -> Budget | None:
         if self.budget_usd is None:
             return None
-        price = self.price or known_prices().get(self.model)
+        price = self.price or read_estimates().judging.prices.get(self.model)
         if price is None:
             raise ConfigError(
                 f"judge.budget_usd={self.budget_usd:g}, but what {self.model} costs is not known: set "

@@ -22,6 +22,8 @@ from ptst.store import read_json
 from ptst.sweep.gpus import visible_gpus
 
 ESTIMATES = CONF / "estimates.yaml"
+BATCH_SHARE = 0.5
+"""Of the price, for calls in batches: OpenAI's, as published in 2025."""
 BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
@@ -75,6 +77,10 @@ class Price:
 
     input: float = MISSING
     output: float = MISSING
+
+    def of(self, input_tokens: float, output_tokens: float) -> float:
+        """What so many tokens cost, in USD."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
 @dataclass

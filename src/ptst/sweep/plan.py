@@ -27,6 +27,7 @@ from ptst.metrics import known_sum
 from ptst.provenance import hardware as this_machine
 from ptst.store import Store, key_of, read_json
 from ptst.sweep.estimates import (
+    BATCH_SHARE,
     BYTES_PER_WEIGHT,
     ESTIMATES,
     Estimates,
@@ -466,8 +467,8 @@ def _paid(left: Iterable[_Job], basis: _Basis) -> PaidCalls:
             usd.append(None)
         else:
             into, out = judging.call.input_tokens, judging.call.output_tokens
-            share = 0.5 if setting.get("batch") else 1.0
-            usd.append(n * share * (into * price.input + out * price.output) / 1e6)
+            share = BATCH_SHARE if setting.get("batch") else 1.0
+            usd.append(n * share * price.of(into, out))
     n = known_sum(calls)
     return PaidCalls(
         n,
