@@ -343,7 +343,8 @@ class Sweep:
     safety_templates: list[str] = field(default_factory=list)
     """Templates with a safety prompt: the PTST contrast is worked out for them."""
     metrics: dict[str, TableMetric] = field(default_factory=dict)
-    """By "<evaluation>/<metric>"; those of evaluations that are not part of the cells are left out."""
+    """By "<evaluation>/<metric>", in the tables' order. Those of evaluations that are not part of the cells are left
+    out; an evaluation of which none is named has tables of all its metrics, after the others."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ from ptst.report import results as module
 from ptst.report.results import Published, Results, Table, load_results
 from ptst.store import Store
 from ptst.sweep.grid import Grid, GridCell, expand
-from ptst.sweep.status import CellState
+from ptst.sweep.status import CellState, states_of
 
 HAZARDS = "aabcdefg"
 """The hazard of each of eight queries: seven units."""
@@ -290,6 +290,20 @@ def test_where_rows_do_not_tell_the_untouched_model_apart_it_has_its_own_table(
     ]
     assert [t.entries["micro", "chat_vanilla"].mean for t in tables] == [100.0, 0.0, 12.5]
     assert results.contrasts == ()
+
+
+def test_an_evaluation_that_the_sweep_does_not_know_has_its_tables_after_the_others(
+    tmp_path: Path,
+) -> None:
+    grid = expand(["+sweeps=quick", "evaluation=[lookalikes,hazards]", f"paths.store={tmp_path}"])
+    results = load_results(grid, Store(tmp_path), states_of(grid, Store(tmp_path)))
+    own = grid.cells[0].config.evaluations["lookalikes"].metrics
+    assert own
+    assert [t.metric for t in results.tables] == [
+        "gsm8k/exact_match",
+        "hazards/asr",
+        *(f"lookalikes/{metric}" for metric in own),
+    ]
 
 
 def test_a_sweep_without_a_file_shows_all_metrics_without_the_paper(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def _scored(store: Store, generate: str, judge: str, setting: Evaluation) -> Sco
 
 
 def _metrics_shown(grid: Grid) -> dict[str, TableMetric]:
-    """The sweep's metrics that its cells report; all that they report where it names none."""
+    """The sweep's metrics that its cells report, and then all metrics of evaluations of which it names none."""
     reported = {
         f"{name}/{metric}": TableMetric(title=f"{name}/{metric}")
         for cell in grid.cells
@@ -292,7 +292,9 @@ def _metrics_shown(grid: Grid) -> dict[str, TableMetric]:
         for metric in evaluation.metrics
     }
     chosen = grid.sweep.metrics
-    return {m: shown for m, shown in chosen.items() if m in reported} if chosen else reported
+    known = {metric.partition("/")[0] for metric in chosen}
+    shown = {metric: table for metric, table in chosen.items() if metric in reported}
+    return shown | {m: table for m, table in reported.items() if m.partition("/")[0] not in known}
 
 
 def _evaluation(cell: GridCell, metric: str) -> Evaluation | None:
