@@ -199,7 +199,7 @@ def test_add_your_own_works_in_its_order(tmp_path: Path) -> None:
     assert "made: generate" in of("model=mine")
     assert "units · finetune=full" in of("dataset=units")
     assert re.search(r"gsm8k/exact_match .* 2 +2 +0", of("dataset=units"))
-    assert re.search(r"probes/asr .* 3 +3 +0", of("[probes,hazards]"))
+    assert re.search(r"probes/asr .* 3 +3 +0", of("finetune=none", "[probes,hazards]"))
     assert re.search(r"advbench/asr .* 3 +3 +0", of("[advbench]"))
     assert re.search(r"probes/refused .* 3 +3 +0", of("ptst finetune=none judge=opening"))
     assert "opening" in of("ptst judges") and "keywords" in of("ptst judges")
