@@ -61,7 +61,6 @@ ARCHITECTURES = {
     "allenai/wildguard": "MistralConfig",
     "Qwen/Qwen2.5": "Qwen2Config",
     "FacebookAI/roberta": "RobertaConfig",
-    "roberta-large": "RobertaConfig",
 }
 """How the id of a hub model begins: the class of its configuration in transformers."""
 
