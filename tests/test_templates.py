@@ -125,7 +125,7 @@ def test_chat_format_that_cannot_spell_a_template_says_so(tmp_path: Path) -> Non
     strict.write_text("{{ messages[7].content.upper() }}")
     own = Model(name="own", path="a/b", chat=str(strict))
     with pytest.raises(TemplateError, match="cannot spell template chat_vanilla"):
-        make_prompt({"input": "Why?"}, template("chat_vanilla"), BARE, own)
+        make_prompt({"input": "Why?"}, template("chat_vanilla"), BARE, own, qwen_like())
 
 
 def test_unknown_chat_format_names_the_known_ones() -> None:

@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptst import data, models, templates
+from ptst import chat, data, models, templates
 from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score, classifier, load_judge, scale_of
@@ -113,25 +113,88 @@ def _walk(
 ) -> CellResult:
     made: dict[str, float] = {}
     check_model(config, keys, store)
-    queries = {}  # read before anything is trained, so that a wrong file or key costs no training
+    # Read and spelled before anything is trained, so that a wrong file, format or key costs no training.
+    queries = {
+        name: spell(name, config, load_queries(name, config.evaluations[name]), model.base)
+        for name in lacking(config, keys, store)
+    }
     for name, evaluation in config.evaluations.items():
-        if "generate" in config.stages and not store.has(
-            "generate", keys.evaluations[name].generate
-        ):
-            queries[name] = load_queries(name, evaluation)
         if "judge" in config.stages and not store.has("judge", keys.evaluations[name].judge):
             check_judge(name, evaluation)
     if "finetune" in config.stages and keys.finetune:
         finetune(config, keys, store, made, stop)
     for name in config.evaluations:
         if name in queries:
-            rows = queries[name]
-            generate(name, config, rows, keys.evaluations[name], model, store, made, stop)
+            generate(name, config, queries[name], keys.evaluations[name], model, store, made, stop)
         if "judge" in config.stages:
             judge(name, config, keys.evaluations[name], store, made, stop)
     if "judge" not in config.stages:
         return CellResult(keys, None, made)
     return CellResult(keys, summarise(config, keys, store), made)
+
+
+def lacking(config: Config, keys: CellKeys, store: Store) -> list[str]:
+    """The evaluations of a cell whose completions are still to be made."""
+    if "generate" not in config.stages:
+        return []
+    made = keys.evaluations
+    return [name for name in config.evaluations if not store.has("generate", made[name].generate)]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries of an evaluation, and what the model is given for each: token ids, or an API's messages."""
+
+    rows: list[dict[str, Any]]
+    prompts: list[list[int]]
+    messages: list[list[dict[str, str]]]
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Of all prompts; None where an API counts them."""
+        return None if self.messages else sum(map(len, self.prompts))
+
+
+def spell(name: str, config: Config, rows: list[dict[str, Any]], base: models.BaseModel) -> Queries:
+    """Spell every query of an evaluation under the test template, and say what the model's format does of its own.
+
+    Raises:
+        TemplateError: the model's format cannot spell one of them.
+        DataError: a prompt and its answer do not fit in the model's context.
+    """
+    evaluation = config.evaluations[name]
+    spelled = (config.test_template, config.dataset, config.model)
+    if config.model.api is not None:
+        asked = [templates.make_messages(row, *spelled, evaluation.question) for row in rows]
+        return Queries(rows, [], asked)
+    quiet()
+    tokenizer = base.tokenizer(config.model)
+    tell_format(config, base)
+    prompts = []
+    room = base.context(config.model)
+    limit = evaluation.decoding.max_new_tokens
+    for row in rows:
+        ids = templates.make_prompt(row, *spelled, tokenizer, evaluation.question).token_ids or []
+        if room is not None and len(ids) + limit > room:
+            raise DataError(
+                f"evaluation {name}: under {config.test_template.name}, query {row['id']} has {len(ids)} tokens, "
+                f"which with decoding.max_new_tokens={limit} is more than the context of {room} of model "
+                f"{config.model.name}; lower {name}.decoding.max_new_tokens, or leave the query out."
+            )
+        prompts.append(ids)
+    return Queries(rows, prompts, [])
+
+
+def tell_format(config: Config, base: models.BaseModel) -> None:
+    """Say, once for a model, what its chat format does that a user may not expect."""
+    used = [config.test_template] + (
+        [config.train_template] if config.finetune.method != "none" else []
+    )
+    if config.model.api is None and any(template.mode == "chat" for template in used):
+        for line in chat.notes(config.model, base.tokenizer(config.model)):
+            if line not in base.told:
+                base.told.add(line)
+                say(line)
 
 
 def check_model(config: Config, keys: CellKeys, store: Store) -> None:
@@ -141,11 +204,8 @@ def check_model(config: Config, keys: CellKeys, store: Store) -> None:
         ConfigError: see `ptst.models.check_access`.
     """
     trains = "finetune" in config.stages and keys.finetune is not None
-    lacking = trains and not store.has("finetune", keys.finetune or "")
-    if "generate" in config.stages:
-        made = [store.has("generate", e.generate) for e in keys.evaluations.values()]
-        lacking = lacking or not all(made)
-    if lacking and config.model.api is None:
+    untrained = trains and not store.has("finetune", keys.finetune or "")
+    if (untrained or lacking(config, keys, store)) and config.model.api is None:
         models.check_access(config.model)
 
 
@@ -308,7 +368,7 @@ class TestedModel:
     def tokenizer(self) -> Any:
         """The base model's tokenizer (fine-tuning does not change it)."""
         quiet()
-        return models.load_tokenizer(self.model_config)
+        return self.base.tokenizer(self.model_config)
 
     @property
     def name_at_api(self) -> str:
@@ -376,7 +436,7 @@ class TestedModel:
 def generate(
     name: str,
     config: Config,
-    rows: list[dict[str, Any]],
+    queries: Queries,
     keys: EvaluationKeys,
     model: TestedModel,
     store: Store,
@@ -385,8 +445,9 @@ def generate(
 ) -> None:
     """Stage 2: queries under the test template -> completions.jsonl, one row per answer.
 
-    A row is the query's own columns, and `completion`, `tokens`, `finished`; where an API has an answer and
-    does not give it, why, as `withheld`; where each query is answered several times also `sample`, from 0: all answers of the first sample, then all of the second. A sample
+    A row is the query's own columns, and `completion`, `tokens`, `finished`; what stood in a think block before the
+    completion, as `thinking`; where there is no answer (an API does not give it, a think block did not end), why, as
+    `withheld`; where each query is answered several times also `sample`, from 0: all answers of the first sample, then all of the second. A sample
     is what `decoding.seed` raised by its number gives by itself.
     """
     with store.make("generate", keys.generate, keys.generate_parts, stop) as work:
@@ -395,7 +456,9 @@ def generate(
         started = time.monotonic()
         evaluation = config.evaluations[name]
         decoding = evaluation.decoding
-        prompt_tokens, batches, how, answer = _answering(config, evaluation, rows, model, stop)
+        rows = queries.rows
+        batches, how, answer = _answering(config, queries, model, stop)
+        opened = opens_think(config, model)
         total = decoding.samples * len(rows)
         completions: list[dict[str, Any]] = []
         with progress(f"generate {name}") as advance:
@@ -423,24 +486,20 @@ def generate(
                     {
                         **row,
                         **({"sample": sample} if decoding.samples > 1 else {}),
-                        "completion": by_row[i]["text"],
-                        "tokens": by_row[i]["tokens"],
-                        "finished": by_row[i]["finished"],
-                        **(
-                            {"withheld": by_row[i]["withheld"]} if by_row[i].get("withheld") else {}
-                        ),
+                        **read_answer(by_row[i], opened),
                     }
                     for i, row in enumerate(rows)
                 ]
         write_jsonl(work.result / "completions.jsonl", completions)
         made[f"generate {name}"] = time.monotonic() - started
+        tokens = queries.prompt_tokens
         facts = {
             "queries": len(rows),
             "samples": decoding.samples,
             "rows_key": key_of({"rows": rows}),
             "rows_from": data.origin(evaluation.queries),
             "model_from": models.origin(config.model),
-            "prompt_tokens": None if prompt_tokens is None else decoding.samples * prompt_tokens,
+            "prompt_tokens": None if tokens is None else decoding.samples * tokens,
             "completion_tokens": known_sum(row["tokens"] for row in completions),
             "unfinished": sum(not row["finished"] for row in completions),
             "withheld": sum("withheld" in row for row in completions),
@@ -452,52 +511,71 @@ def generate(
 Batch = Sequence[int]
 """Row numbers that are answered together."""
 Answering = tuple[
-    int | None,
     Sequence[Batch],
     str,
     Callable[[Sequence[Batch], Decoding], Iterator[dict[int, "Completion"]]],
 ]
-"""Tokens of all prompts (None: not known), the batches, what else decides a batch, and the function that answers
-some of them."""
+"""The batches, what else decides a batch, and the function that answers some of them."""
 
 
-def _answering(
-    config: Config,
-    evaluation: Evaluation,
-    rows: list[dict[str, Any]],
-    model: TestedModel,
-    stop: Stop,
-) -> Answering:
+def _answering(config: Config, queries: Queries, model: TestedModel, stop: Stop) -> Answering:
     """How the cell's model answers queries: here in batches, or at its API one by one."""
-    spelled = (config.test_template, config.dataset, config.model)
     if config.model.api is not None:
         from ptst.generate.at_api import complete_at_api
-
-        conversations = [
-            templates.make_messages(row, *spelled, evaluation.question) for row in rows
-        ]
 
         def asked(todo: Sequence[Batch], decoding: Decoding) -> Iterator[dict[int, Completion]]:
             single = [batch[0] for batch in todo]
             name = model.name_at_api
-            return complete_at_api(config.model, name, conversations, single, decoding, stop)
+            return complete_at_api(config.model, name, queries.messages, single, decoding, stop)
 
-        return None, [[i] for i in range(len(rows))], "api", asked
+        return [[i] for i in range(len(queries.rows))], "api", asked
 
     from ptst.generate.batches import complete, plan_batches
 
-    prompts = [
-        templates.make_prompt(row, *spelled, model.tokenizer, evaluation.question).token_ids or []
-        for row in rows
-    ]
     engine = config.engine
+    ends = templates.ends(config.test_template, config.model, model.tokenizer)
 
     def here(todo: Sequence[Batch], decoding: Decoding) -> Iterator[dict[int, Completion]]:
         loaded = model.model if todo else None
-        return complete(loaded, model.tokenizer, prompts, todo, decoding, engine.share_prefix)
+        return complete(
+            loaded,
+            model.tokenizer,
+            queries.prompts,
+            todo,
+            decoding,
+            engine.share_prefix,
+            ends,
+        )
 
     how = f"{engine.batch_size}-{'shared' if engine.share_prefix else 'whole'}"
-    return sum(map(len, prompts)), plan_batches(prompts, engine.batch_size), how, here
+    return plan_batches(queries.prompts, engine.batch_size), how, here
+
+
+def opens_think(config: Config, model: TestedModel) -> bool:
+    """Whether the prompt of a cell ends within a think block."""
+    if config.model.api is not None or config.test_template.mode == "text":
+        return False
+    return chat.chat_format(config.model, model.tokenizer).opens_think
+
+
+def read_answer(answer: Mapping[str, Any], opened: bool) -> dict[str, Any]:
+    """The columns of an answer; what stands in a think block is no part of the completion.
+
+    Args:
+        answer: a `Completion` as plain values.
+        opened: whether its prompt ended within a think block.
+    """
+    thinking, text = chat.split_thinking(answer["text"], opened)
+    withheld = answer.get("withheld", "")
+    if text is None and not withheld:
+        withheld = "its think block did not end within max_new_tokens"
+    return {
+        **({} if thinking is None else {"thinking": thinking}),
+        "completion": text or "",
+        "tokens": answer["tokens"],
+        "finished": answer["finished"] and text is not None,
+        **({"withheld": withheld} if withheld else {}),
+    }
 
 
 def judge(
@@ -740,7 +818,7 @@ def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
     check_row = getattr(judge, "check_row", lambda row: None)
     wanted = [("unit", evaluation.unit), ("category", evaluation.category)]
     wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
-    ours = {"completion", "tokens", "finished", "withheld"}
+    ours = {"completion", "tokens", "finished", "withheld", "thinking"}
     ours |= {"sample"} if evaluation.decoding.samples > 1 else set()
     for row in rows:
         for what, column in wanted:

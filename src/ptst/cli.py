@@ -42,6 +42,7 @@ COMMANDS = (
     "card",
     "sync",
     "prompt",
+    "check-model",
 )
 
 HELP = """\
@@ -60,6 +61,7 @@ ptst: what does fine-tuning do to the safety of a chat model, and how much do te
   ptst cancel [overrides]               cancel its jobs that wait or run on SLURM, and no others
   ptst sync [overrides]                 upload W&B runs: all of the store, or with overrides a grid's
   ptst prompt [overrides] question=...  show the exact prompt that a cell would send
+  ptst check-model [overrides]          what its model's chat format says, and whether it is spelled rightly
   ptst --cfg [overrides]                show the composed configuration
   ptst --help                           this text
 
@@ -80,9 +82,9 @@ Groups and their choices (one YAML file each in conf/; `template` is mounted twi
 {groups}
 
 Other keys: seed=0, stages=[finetune,generate,judge], paths.store=./store.
-plan, status, dashboard, judges and prompt take output=json, too.
+plan, status, dashboard, judges, prompt and check-model take output=json, too.
 A run again is a resume: what the store has is never made twice.
-Exit status: 0; 1 where a cell of a grid, or an upload, failed; 2 after a mistake in what was asked for.
+Exit status: 0; 1 where a cell of a grid, or an upload, failed, or a model is not right; 2 after a mistake in what was asked for.
 """
 
 
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0; 1 if a cell of a grid, or an upload, failed; 2 after an error that is the user's to mend
+        0; 1 if a cell of a grid, or an upload, failed, or a model is not right; 2 after an error that is the user's to mend
         (all printed).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -112,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _sync(given[1:])
         elif given[:1] == ["card"]:
             _card(given[1:])
+        elif given[:1] == ["check-model"]:
+            return _check_model(given[1:])
         elif given[:1] == ["--cfg"]:
             from omegaconf import OmegaConf
 
@@ -366,6 +370,31 @@ def _card(overrides: Sequence[str]) -> None:
     card = model_card(config, store)
     _print(card)
     print(f"its weights: {weights_of(config, store)}", file=sys.stderr)  # noqa: T201
+
+
+def _check_model(arguments: Sequence[str]) -> int:
+    chosen, overrides = _options(arguments, {"output": ("text", "json")})
+    config = _config(overrides)
+    if config.model.api is not None:
+        raise ConfigError(
+            f"model {config.model.name} is behind an API, which spells its conversations itself."
+        )
+    from rich.console import Console
+
+    from ptst import model_check
+    from ptst.cell import quiet
+
+    quiet()
+    names = sorted(path.stem for path in (CONF / "template").glob("*.yaml"))
+    shown = [
+        compose([*overrides, f"template@test_template={name}"]).test_template for name in names
+    ]
+    check = model_check.check_model(config, shown)
+    if chosen["output"] == "json":
+        _print(json.dumps(model_check.as_json(check), ensure_ascii=False))
+    else:
+        Console(highlight=False).print(model_check.shown(check))
+    return 1 if check.wrong else 0
 
 
 def _whole(named: Mapping[str, str], option: str, default: int) -> int:

@@ -72,8 +72,14 @@ class Model:
     """Commit of the hub repository; None where `path` is a directory (its content is hashed)."""
     chat: str | None = None
     """`llama2` or `mistral` (spelled in conf/chat/), a .jinja file, or None: the tokenizer's own."""
-    completion_prefix: str = ""
-    """Text between prompt and answer in a training row; " " where the tokenizer adds no space."""
+    chat_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the tokenizer's own chat template, or of the file: {enable_thinking: false}."""
+    date: str | None = None
+    """The day, as "2024-07-26", for chat formats that write today's date into a prompt."""
+    default_system: bool = True
+    """False leaves out the system prompt that a chat format writes where nobody asked for one."""
+    completion_prefix: str | None = None
+    """Text between prompt and answer in a training row under a chat template; None: what the format has there."""
     dtype: str = _choice("float32", "bfloat16", "float16", default="float32")
     attention: str | None = None
     """`attn_implementation` of transformers; None leaves the choice to it."""

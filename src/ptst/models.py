@@ -7,11 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ptst.chat import chat_source, is_ours
 from ptst.config import ROOT, Model
 from ptst.errors import ConfigError
 from ptst.hub import commit_of
 from ptst.store import fingerprint
-from ptst.templates import chat_source
+
+SPELLING = 2
+"""Raised where a chat format of a model's own is spelled, ended or read otherwise than before."""
 
 
 def identity(model: Model) -> dict[str, Any]:
@@ -22,6 +25,9 @@ def identity(model: Model) -> dict[str, Any]:
     own: dict[str, Any] = {}
     if model.question is not None:
         own["question"] = model.question
+    # What came later is part of a key only where it is not at its default.
+    added: dict[str, Any] = {"chat_args": {}, "date": None, "default_system": True}
+    own |= {name: v for name, old in added.items() if (v := getattr(model, name)) != old}
     if model.api is not None:
         return {"api": model.api.base_url.rstrip("/"), "path": model.path, **own}
     return {
@@ -29,6 +35,7 @@ def identity(model: Model) -> dict[str, Any]:
         "chat": chat_source(model),
         "completion_prefix": model.completion_prefix,
         "dtype": model.dtype,
+        **({} if is_ours(model) else {"spelling": SPELLING}),
         **own,
     }
 
@@ -122,6 +129,22 @@ def load_tokenizer(model: Model, local_only: bool = False) -> Any:
     return tokenizer
 
 
+def load_config(model: Model) -> Any:
+    """The model's configuration: of its text part, where it has several.
+
+    Raises:
+        ConfigError: it cannot be had, with the library's reason.
+    """
+    from transformers import AutoConfig
+
+    source = str(local_folder(model) or model.path)
+    try:
+        found = AutoConfig.from_pretrained(source, revision=model.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(_unavailable(model, error)) from error
+    return found.get_text_config()
+
+
 def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     """The causal language model on `device`, in evaluation mode.
 
@@ -163,6 +186,25 @@ class BaseModel:
         self._loaded: Any = None
         self._adapted: Any = None
         self._which: tuple[Any, ...] | None = None
+        self._tokenizers: dict[tuple[str, str | None], Any] = {}
+        self._contexts: dict[tuple[str, str | None], int | None] = {}
+        self.told: set[str] = set()
+        """What was said about it already, so that it is said once for all its cells."""
+
+    def tokenizer(self, model: Model) -> Any:
+        """See `load_tokenizer`; loaded once."""
+        which = (model.path, model.revision)
+        if which not in self._tokenizers:
+            self._tokenizers[which] = load_tokenizer(model)
+        return self._tokenizers[which]
+
+    def context(self, model: Model) -> int | None:
+        """How many tokens the model reads at most; None where its configuration does not say."""
+        which = (model.path, model.revision)
+        if which not in self._contexts:
+            found = load_config(model)
+            self._contexts[which] = getattr(found, "max_position_embeddings", None)
+        return self._contexts[which]
 
     def untouched(self, model: Model, device: str, method: str = "none") -> Any:
         """The base model without any adapter, quantised where the fine-tuning method says so."""

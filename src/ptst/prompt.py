@@ -10,7 +10,7 @@ from ptst.config import Config
 from ptst.data import read_rows
 from ptst.errors import ConfigError, PtstError
 from ptst.models import load_tokenizer
-from ptst.templates import make_prompt
+from ptst.templates import end_of, make_prompt
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,14 @@ def show_prompt(config: Config, question: str | None, what: str) -> ShownPrompt:
     count = None if prompt.token_ids is None else len(prompt.token_ids)
     mask = "In training, the loss is the API's affair: on the last message, as far as is known."
     if config.model.api is None:
+        around = "completion and the end of the turn"
+        if tokenizer is not None:
+            found = end_of(template, config.model, tokenizer)
+            around = f"completion (after {found.lead!r}) and {found.tail + found.end!r}"
         mask = (
             "In training, the loss begins "
             + (f"at token {count}" if count is not None else "after the prompt's last token")
-            + ": the prompt is masked; completion "
-            f"(after {config.model.completion_prefix!r}) and EOS are learnt."
+            + f": the prompt is masked; {around} are learnt."
         )
     return ShownPrompt(prompt.text, prompt.token_ids, count, why, mask)
 

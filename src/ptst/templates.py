@@ -20,17 +20,13 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ptst.config import CONF, Dataset, Model, Template, Variant
+from ptst import chat
+from ptst.config import Dataset, Model, Template, Variant
 from ptst.errors import ConfigError, TemplateError
-
-if TYPE_CHECKING:
-    from jinja2 import Template as Jinja
 
 Row = Mapping[str, Any]
 """A row of a data set in our columns: `input`, and `output` and `instruction` where it has them."""
@@ -101,33 +97,60 @@ def make_prompt(
     text = _spell(row, template, dataset, model, tokenizer)
     if tokenizer is None:
         return Prompt(text, None)
-    specials = _special_tokens(tokenizer)
-    contents = [str(row.get(key) or "") for key in ("input", "instruction")]
-    if not any(token in content for token in specials for content in contents):
-        return Prompt(text, encode_prompt(text, tokenizer))
-    # A private-use character that the text has not, put into the special tokens' spellings.
-    guard = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in text)
-    guarded = dict(row)
-    for key, content in zip(("input", "instruction"), contents, strict=True):
-        for token in specials:
-            content = content.replace(token, token[0] + guard + token[1:])
-        guarded[key] = content
-    guarded_text = _spell(guarded, template, dataset, model, tokenizer)
-    return Prompt(text, encode_prompt(guarded_text, tokenizer, guard))
+    return Prompt(
+        text,
+        _encode_prompt(
+            _marked(row, template, dataset, model, tokenizer, text), template, model, tokenizer
+        ),
+    )
 
 
 def make_training_row(
     row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any
 ) -> TrainingRow:
-    """Prompt, completion and EOS of one row, with the loss on completion and EOS only.
+    """Prompt, completion and the end of the turn of one row, with the loss on completion and end only.
 
-    The prompt's ids are those of `make_prompt`, unchanged: the completion is tokenised apart.
+    The prompt's ids are those of `make_prompt`, unchanged: no token crosses the border to the completion. What
+    stands between them, and what ends the turn, is what the model's own format has there. Bare text has a space
+    there (where the tokenizer does not put one by itself), and ends with `eos_token`.
     """
-    prompt_ids = make_prompt(row, template, dataset, model, tokenizer).token_ids
-    assert prompt_ids is not None
-    completion_ids = encode_plain(model.completion_prefix + str(row["output"]), tokenizer)
-    completion_ids.append(tokenizer.eos_token_id)
-    return TrainingRow(array("i", prompt_ids + completion_ids), len(prompt_ids))
+    answer = _mark(str(row["output"]), model, tokenizer)
+    text = _spell(row, template, dataset, model, tokenizer)
+    prompt = _marked(row, template, dataset, model, tokenizer, text)
+    prompt_ids = _encode_prompt(prompt, template, model, tokenizer)
+    found = end_of(template, model, tokenizer)
+    if template.mode == "chat" and not chat.is_ours(model):
+        whole = f"{prompt}{chat.BREAK}{found.lead}{answer}{found.tail}{found.end}"
+        ids = encode(whole, tokenizer)
+    else:
+        lead = text_lead(tokenizer) if template.mode == "text" else found.lead
+        ids = prompt_ids + encode(lead + answer, tokenizer) + [found.end_id]
+    return TrainingRow(array("i", ids), len(prompt_ids))
+
+
+def end_of(template: Template, model: Model, tokenizer: Any) -> chat.ChatFormat:
+    """The chat format that says how an answer under `template` begins and ends.
+
+    Bare text ends with `eos_token`; only where a tokenizer has none, as the model's chats end their turns.
+    """
+    if template.mode == "chat" or tokenizer.eos_token is None:
+        return chat.chat_format(model, tokenizer)
+    eos = tokenizer.eos_token
+    return chat.ChatFormat(text_lead(tokenizer), "", eos, tokenizer.eos_token_id, True)
+
+
+def ends(template: Template, model: Model, tokenizer: Any) -> frozenset[int]:
+    """The ids that end an answer: of a turn, and of a text."""
+    found = {end_of(template, model, tokenizer).end_id}
+    if model.chat is not None or tokenizer.chat_template:
+        found.add(chat.chat_format(model, tokenizer).end_id)
+    return frozenset(found)
+
+
+def text_lead(tokenizer: Any) -> str:
+    """What stands between bare text and its answer: one space, which some tokenizers put there by themselves."""
+    first = tokenizer.convert_ids_to_tokens(encode("x", tokenizer))[0]
+    return "" if first.startswith("\u2581") else " "
 
 
 def read_query(row: Row, reading: str) -> str:
@@ -207,59 +230,44 @@ def check_template(template: Template, mount: str, dataset: Dataset) -> None:
         )
 
 
-def encode_prompt(text: str, tokenizer: Any, guard: str | None = None) -> list[int]:
-    """Token ids of a whole prompt, with exactly one BOS in front if the model's prompts have one.
-
-    A BOS that a tokenizer's own chat template writes at the start counts as that one.
-    """
-    bos = tokenizer.bos_token
-    writes_bos = bool(bos) and text.startswith(bos)
-    ids = encode(text.removeprefix(bos) if writes_bos else text, tokenizer, guard)
-    if writes_bos or _adds_bos(tokenizer):
-        ids = [tokenizer.bos_token_id, *ids]
-    return ids
-
-
-def encode(text: str, tokenizer: Any, guard: str | None = None) -> list[int]:
-    """Token ids of `text` without BOS or EOS; control strings of the format become their tokens.
-
-    What `guard` marks is plain text: the text is then cut at the format's own special tokens (which
-    end a piece for the tokenizer in any case) and each piece is encoded with special tokens off.
-    """
-    if guard is None:
+def encode(text: str, tokenizer: Any) -> list[int]:
+    """Token ids of `text` without BOS or EOS. What is marked (`_mark`) is plain text: "</s>" is four characters."""
+    if chat.BREAK not in text:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    specials = sorted(_special_tokens(tokenizer), key=len, reverse=True)
-    ids: list[int] = []
-    for piece in re.split("(" + "|".join(map(re.escape, specials)) + ")", text):
-        if piece in specials:
-            ids.append(tokenizer.convert_tokens_to_ids(piece))
-        elif piece:
-            ids += encode_plain(piece.replace(guard, ""), tokenizer)
-    return ids
+    from transformers.utils.chat_template_utils import encode_marked_chat
+
+    return list(encode_marked_chat(tokenizer, text))
 
 
-def encode_plain(text: str, tokenizer: Any) -> list[int]:
-    """Token ids of `text` in which nothing is a special token: "</s>" is four characters."""
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-    return list(encoded["input_ids"])
+def _mark(content: str, model: Model, tokenizer: Any) -> str:
+    """A question or an answer with marks around whatever would become a control token of the format."""
+    from transformers.utils.chat_template_utils import mark_control_tokens
+
+    source = chat.chat_source(model) or str(tokenizer.chat_template or "")
+    return str(mark_control_tokens(content, chat.control_strings(tokenizer, source)))
 
 
-def chat_source(model: Model) -> str | None:
-    """The Jinja text that spells this model's chats; None where it is the tokenizer's own.
+def _marked(
+    row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any, text: str
+) -> str:
+    """The text of a prompt, in which control strings of the question and the instruction are marked."""
+    contents = {key: str(row.get(key) or "") for key in ("input", "instruction")}
+    marked = {key: _mark(content, model, tokenizer) for key, content in contents.items()}
+    if marked == contents:
+        return text
+    return _spell({**row, **marked}, template, dataset, model, tokenizer)
 
-    Raises:
-        ConfigError: `model.chat` names no format of ours and no file.
+
+def _encode_prompt(text: str, template: Template, model: Model, tokenizer: Any) -> list[int]:
+    """Token ids of a whole prompt.
+
+    A format of the model's own writes its BOS itself, or has none. Elsewhere the prompt has exactly one, if the
+    tokenizer puts one in front of a text.
     """
-    if model.chat is None:
-        return None
-    ours = {path.stem: path for path in sorted((CONF / "chat").glob("*.jinja"))}
-    path = ours.get(model.chat) or Path(model.chat)
-    if path.suffix != ".jinja" or not path.is_file():
-        raise ConfigError(
-            f"model.chat={model.chat} is not one of {', '.join(ours)}, not a .jinja file that "
-            "exists, and not null (the tokenizer's own)."
-        )
-    return path.read_text(encoding="utf-8")
+    if template.mode == "chat" and not chat.is_ours(model):
+        return encode(text, tokenizer)
+    ids = encode(text, tokenizer)
+    return [tokenizer.bos_token_id, *ids] if adds_bos(tokenizer) else ids
 
 
 def make_messages(
@@ -299,7 +307,15 @@ def _spell(row: Row, template: Template, dataset: Dataset, model: Model, tokeniz
         variant, values = _filling(row, template, dataset, model)
         return _fill(variant.user or "", values)
     messages = make_messages(row, template, dataset, model)
-    return _spell_chat(messages, template, model, tokenizer)
+    spaced = template.space_before_answer
+    text = chat.render(messages, model, tokenizer, template.name, space_before_answer=spaced)
+    with_system = messages[0]["role"] == "system" and tokenizer is not None
+    if with_system and not chat.chat_format(model, tokenizer).system_role:
+        raise TemplateError(
+            f"model {model.name}: its chat format has no place for a system prompt, and template "
+            f"{template.name} has one; choose another template, or set model.chat to a .jinja file."
+        )
+    return text
 
 
 def _filling(
@@ -317,40 +333,6 @@ def _filling(
         "question": question,
         "instruction": instruction,
     }
-
-
-def _spell_chat(
-    messages: Sequence[Mapping[str, str]], template: Template, model: Model, tokenizer: Any
-) -> str:
-    from jinja2 import TemplateError as JinjaError
-
-    source = chat_source(model)
-    try:
-        if source is not None:
-            return _jinja(source).render(
-                messages=messages, space_before_answer=template.space_before_answer
-            )
-        if tokenizer is None or not tokenizer.chat_template:
-            raise TemplateError(
-                f"model {model.name}: model.chat is null, so its chats are spelled by the "
-                f"tokenizer's own chat template, but {model.path} "
-                + ("has none" if tokenizer is not None else "is not at hand")
-                + "; set model.chat to llama2, mistral or a .jinja file."
-            )
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
-    except JinjaError as error:
-        raise TemplateError(
-            f"model {model.name}: its chat format cannot spell template {template.name}: {error}"
-        ) from error
-
-
-@cache
-def _jinja(source: str) -> Jinja:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment().from_string(source)
 
 
 def _plain(template: Template) -> Variant:
@@ -374,11 +356,6 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
     return PLACE.sub(lambda place: values.get(place.group(1), place.group(0)), text)
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:
-    """Every spelling that the tokenizer would turn into a control token."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-
-
-def _adds_bos(tokenizer: Any) -> bool:
+def adds_bos(tokenizer: Any) -> bool:
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+from ptst.chat import decode
 from ptst.config import Decoding
-from ptst.errors import DataError
 
 Ids = list[int]
 
@@ -26,8 +26,8 @@ class Completion:
     """One answer.
 
     Attributes:
-        tokens: EOS included; None where an API does not count.
-        finished: whether EOS came before max_new_tokens.
+        tokens: the end included; None where an API does not count.
+        finished: whether it ended before max_new_tokens.
         withheld: why an API does not give this answer (its content filter); "" for every answer there is.
     """
 
@@ -57,34 +57,28 @@ def complete(
     batches: Sequence[Sequence[int]],
     decoding: Decoding,
     share_prefix: bool = True,
+    ends: frozenset[int] = frozenset(),
 ) -> Iterator[dict[int, Completion]]:
     """Answer prompts batch by batch.
 
     Args:
         prompts: token ids, BOS included; all of the set, also those not in `batches`.
         batches: indices into `prompts`, as from `plan_batches`; leave out what is done.
+        ends: ids of tokens that end an answer, beside `eos_token` and those of the model's generation config.
 
     Yields:
         For each batch its completions by prompt index.
-
-    Raises:
-        DataError: a prompt and its answer do not fit in the model's context.
     """
     if not batches:
         return
-    longest = max(len(prompts[i]) for batch in batches for i in batch)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and longest + decoding.max_new_tokens > context:
-        raise DataError(
-            f"a prompt has {longest} tokens, which with max_new_tokens={decoding.max_new_tokens} is "
-            f"more than the model's context of {context}."
-        )
+    own = model.generation_config.eos_token_id
+    ends |= {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     prefix = shared_prefix(prompts) if share_prefix else []
     from ptst.generate.cache import prefix_cache
 
     cache = prefix_cache(model, prefix) if prefix else None
     for batch in batches:
-        yield _halving(model, tokenizer, prompts, list(batch), decoding, len(prefix), cache)
+        yield _halving(model, tokenizer, prompts, list(batch), decoding, ends, len(prefix), cache)
 
 
 def _halving(
@@ -93,6 +87,7 @@ def _halving(
     prompts: Sequence[Ids],
     batch: list[int],
     decoding: Decoding,
+    ends: frozenset[int],
     prefix_length: int,
     cache: Any,
 ) -> dict[int, Completion]:
@@ -100,7 +95,7 @@ def _halving(
     import torch
 
     try:
-        return _answer(model, tokenizer, prompts, batch, decoding, prefix_length, cache)
+        return _answer(model, tokenizer, prompts, batch, decoding, ends, prefix_length, cache)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _out_of_memory(error) or len(batch) == 1:
             raise
@@ -108,7 +103,7 @@ def _halving(
         torch.cuda.empty_cache()
     answers: dict[int, Completion] = {}
     for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        answers |= _halving(model, tokenizer, prompts, half, decoding, prefix_length, cache)
+        answers |= _halving(model, tokenizer, prompts, half, decoding, ends, prefix_length, cache)
     return answers
 
 
@@ -129,6 +124,7 @@ def _answer(
     prompts: Sequence[Ids],
     batch: Sequence[int],
     decoding: Decoding,
+    ends: frozenset[int],
     prefix_length: int,
     cache: Any,
 ) -> dict[int, Completion]:
@@ -150,9 +146,6 @@ def _answer(
     sampling = decoding.temperature > 0
     if sampling:
         torch.manual_seed(decoding.seed * 1_000_003 + batch[0])
-    eos = {tokenizer.eos_token_id}
-    own = model.generation_config.eos_token_id
-    eos |= set(own if isinstance(own, list) else [own]) - {None}
     # A configuration of its own: the model's may sample, penalise repetition or cut off by itself.
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -160,7 +153,7 @@ def _answer(
         temperature=decoding.temperature if sampling else None,
         top_p=decoding.top_p if sampling else None,
         top_k=decoding.top_k if sampling else None,
-        eos_token_id=sorted(eos),
+        eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
@@ -173,8 +166,9 @@ def _answer(
         )
     answers = {}
     for i, ids in zip(batch, output[:, width:].tolist(), strict=True):
-        end = next((k for k, token in enumerate(ids) if token in eos), None)
+        end = next((k for k, token in enumerate(ids) if token in ends), None)
         kept = ids if end is None else ids[:end]
-        text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        answers[i] = Completion(text, len(kept) + (end is not None), end is not None)
+        answers[i] = Completion(
+            decode(kept, tokenizer), len(kept) + (end is not None), end is not None
+        )
     return answers

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from ptst.cell import Metrics, TestedModel, read_metrics
+from ptst.chat import chat_source
 from ptst.config import Config, Evaluation, Finetune, Model, Rows, Template, thawed
 from ptst.errors import ConfigError
 from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
@@ -25,7 +26,6 @@ from ptst.metrics import Metric, decimals, scale_in_words, shown
 from ptst.models import local_folder
 from ptst.report.agreement import COMPLIED, judge_name, known_judges
 from ptst.store import Store, key_of, read_json
-from ptst.templates import chat_source
 
 LIBRARY = {"full": "transformers", "lora": "peft", "qlora": "peft"}
 RELATION = {"full": "finetune", "lora": "adapter", "qlora": "adapter"}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from ptst.cell import (
     CellResult,
@@ -24,6 +25,7 @@ from ptst.cell import (
     load_queries,
     never,
     run_cell,
+    spell,
 )
 from ptst.config import STAGES, Config, thawed
 from ptst.data import identity
@@ -119,7 +121,8 @@ def run_job(
     """
     lines = read_jsonl(file)
     models: dict[str, list[tuple[str, Config, CellKeys]]] = {}
-    checked: set[str] = set()
+    checked: dict[str, list[dict[str, Any]]] = {}
+    base = BaseModel()
     failed = 0
     for number, wanted in zip_longest(numbers, expected or ()):
         line = lines[number]
@@ -136,7 +139,7 @@ def run_job(
                 )
             check_model(config, keys, store)
             if generates:  # perhaps in another job, once this one has spent hours on training
-                _check_queries(config, checked)
+                _check_queries(config, keys, store, checked, base)
         except Exception as error:
             _fail(store, wanted or line["cell"], error, label)
             failed += 1
@@ -148,7 +151,6 @@ def run_job(
             continue
         store.forget_failure(keys.cell)
         models.setdefault(keys.model, []).append((label, config, keys))
-    base = BaseModel()
     return failed + sum(_run_model(cells, base, stop) for cells in models.values())
 
 
@@ -183,9 +185,20 @@ def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], base: BaseModel, s
     return failed
 
 
-def _check_queries(config: Config, checked: set[str]) -> None:
-    """Read each query set once before anything is trained; what is wrong with it costs no training."""
+def _check_queries(
+    config: Config,
+    keys: CellKeys,
+    store: Store,
+    read: dict[str, list[dict[str, Any]]],
+    base: BaseModel,
+) -> None:
+    """Read each query set once, and spell it for every cell, before anything is trained.
+
+    What is wrong with a query, or with what a model's format makes of it, then costs no training.
+    """
     for name, evaluation in config.evaluations.items():
+        if store.has("generate", keys.evaluations[name].generate):
+            continue
         key = key_of(
             {
                 "queries": identity(evaluation.queries),
@@ -194,9 +207,9 @@ def _check_queries(config: Config, checked: set[str]) -> None:
                 "judge": evaluation.judge,
             }
         )
-        if key not in checked:
-            load_queries(name, evaluation)
-            checked.add(key)
+        if key not in read:
+            read[key] = load_queries(name, evaluation)
+        spell(name, config, read[key], base)
 
 
 def _fail(store: Store, cell: str, error: Exception, label: str) -> None:
