@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from ptst.config import Model, Rows
+from ptst.config import CONF, Model, Rows
 from ptst.data import load_rows
 from ptst.errors import DataError, PtstError
-from ptst.rehearsal.hub import UNPINNED, N, put_model, put_rows
+from ptst.rehearsal.hub import ARCHITECTURES, UNPINNED, N, put_model, put_rows
 
 GSM8K = Rows(
     name="gsm8k",
@@ -68,3 +69,13 @@ def test_what_the_rehearsal_does_not_know_is_named(home: Path) -> None:
         put_rows(home, Rows(name="x", source="hub", path="me/unknown"))
     with pytest.raises(PtstError, match="model me/unknown: add it to ARCHITECTURES"):
         put_model(home, "me/unknown", None)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((CONF / "model").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_the_architecture_of_every_shipped_model_is_known(file: Path) -> None:
+    model = yaml.safe_load(file.read_text())
+    if "api" in model or model["name"] == "micro":
+        return
+    assert any(model["path"].startswith(begin) for begin in ARCHITECTURES)

@@ -163,8 +163,13 @@ def _others(used: set[str]) -> Iterator[tuple[str, list[str]]]:
     lacking = _lacking(used)
     if names := lacking.get("evaluation"):
         yield "evaluations", [f"evaluation=[{','.join(names)}]"]
-    if names := lacking.get("model"):
+    models = lacking.get("model", [])
+    fused = [name for name in models if name.startswith("phi")]  # no q_proj, no v_proj
+    if names := [name for name in models if name not in fused]:
         yield "models", [f"model={','.join(names)}", "finetune=lora_gsm8k"]
+    if fused:
+        own = "finetune.lora.target_modules=[qkv_proj]"
+        yield "models-fused", [f"model={','.join(fused)}", "finetune=lora_gsm8k", own]
     if names := lacking.get("dataset"):
         yield "datasets", [f"dataset={','.join(names)}"]
     if names := lacking.get("template"):

@@ -60,6 +60,10 @@ ARCHITECTURES = {
     "mistralai/": "MistralConfig",
     "allenai/wildguard": "MistralConfig",
     "Qwen/Qwen2.5": "Qwen2Config",
+    "Qwen/Qwen3": "Qwen3Config",
+    "google/gemma-3": "Gemma3TextConfig",
+    "HuggingFaceTB/SmolLM2": "LlamaConfig",
+    "microsoft/Phi-": "Phi3Config",
     "FacebookAI/roberta": "RobertaConfig",
 }
 """How the id of a hub model begins: the class of its configuration in transformers."""
