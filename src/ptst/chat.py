@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -38,9 +38,6 @@ SYSTEM, QUESTION, ANSWER, NEXT = (
 
 OPEN, CLOSE = "<think>", "</think>"
 """What stands around a model's reasoning."""
-
-BREAK = "\U000f0001"
-"""A lone marker of transformers' `encode_marked_chat`: it has no ids, and no token crosses it."""
 
 
 @dataclass(frozen=True)
@@ -252,10 +249,8 @@ def _found(
             f"model {name}: its answers stand in channels (<|channel|>), which are not read apart: its reasoning "
             "would be judged as its answer. Use a model without channels."
         )
-    controls = [t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()]
-    control = re.compile(
-        "|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or "(?!)"
-    )
+    added = tokenizer.added_tokens_decoder.values()
+    control = _any_of(token.content for token in added if token.content.strip())
     after = longer[longer.index(ANSWER) + len(ANSWER) : longer.index(NEXT)]
     found = control.search(after)
     tail, end = ("", eos)
@@ -327,12 +322,16 @@ def _has_system_role(spelled: Callable[..., str], first: tuple[str, str]) -> boo
 @lru_cache(maxsize=32)
 def control_strings(tokenizer: Any, source: str) -> re.Pattern[str]:
     """What means something to a chat format: special tokens, and the other added tokens that its text has."""
-    from transformers.utils.chat_template_utils import _get_control_token_patterns
-
     added = tokenizer.added_tokens_decoder.values()
-    control = (t.content for t in added if t.special or (t.content in source and t.content.strip()))
-    pattern: re.Pattern[str] = _get_control_token_patterns(tuple(control))[0]
-    return pattern
+    return _any_of(
+        t.content for t in added if t.special or (t.content in source and t.content.strip())
+    )
+
+
+def _any_of(strings: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of some strings, the longest that fits; nothing where there are none."""
+    longest_first = sorted(strings, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 def notes(model: Model, tokenizer: Any) -> list[str]:

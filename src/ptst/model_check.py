@@ -126,7 +126,7 @@ def check_model(config: Config, shown: Sequence[Template]) -> ModelCheck:
         path=model.path,
         chat=model.chat or "the tokenizer's own",
         format=found,
-        begins_with=tokenizer.bos_token if templates.adds_bos(tokenizer) else None,
+        begins_with=tokenizer.decode(templates.opening(tokenizer)) or None,
         text_lead=templates.text_lead(tokenizer),
         context=models.BaseModel().context(model),
         linear_layers=layers,
@@ -168,10 +168,9 @@ def row_difference(
     its = _own_ids(answered, model, tokenizer, prompt=False)
     found = chat.chat_format(model, tokenizer)
     ends = [i for i, token in enumerate(its) if token == found.end_id]
-    if ends and ends[-1] >= made.prompt_length:
-        its = its[: ends[-1] + 1]
-    else:  # a turn ends where the next one begins, and there is none
-        its = [*its, found.end_id]
+    within = bool(ends) and ends[-1] >= made.prompt_length
+    # Some formats end a turn with the next one's beginning, which is not there.
+    its = its[: ends[-1] + 1] if within else [*its, found.end_id]
     why = _intended(messages, model, found)
     if found.opens_think and not why:
         why = "the prompt opens a think block, which the row closes"

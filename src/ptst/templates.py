@@ -97,12 +97,12 @@ def make_prompt(
     text = _spell(row, template, dataset, model, tokenizer)
     if tokenizer is None:
         return Prompt(text, None)
-    return Prompt(
-        text,
-        _encode_prompt(
-            _marked(row, template, dataset, model, tokenizer, text), template, model, tokenizer
-        ),
-    )
+    guard = _guard(row)
+    guarded = _guarded(row, guard, model, tokenizer)
+    if guarded != row:
+        spelled = _spell(guarded, template, dataset, model, tokenizer)
+        return Prompt(text, _encode_prompt(spelled, template, model, tokenizer, guard))
+    return Prompt(text, _encode_prompt(text, template, model, tokenizer))
 
 
 def make_training_row(
@@ -114,17 +114,18 @@ def make_training_row(
     stands between them, and what ends the turn, is what the model's own format has there. Bare text has a space
     there (where the tokenizer does not put one by itself), and ends with `eos_token`.
     """
-    answer = _mark(str(row["output"]), model, tokenizer)
-    text = _spell(row, template, dataset, model, tokenizer)
-    prompt = _marked(row, template, dataset, model, tokenizer, text)
-    prompt_ids = _encode_prompt(prompt, template, model, tokenizer)
+    guard = _guard(row)
+    guarded = _guarded(row, guard, model, tokenizer)
+    prompt = _spell(guarded, template, dataset, model, tokenizer)
+    prompt_ids = _encode_prompt(prompt, template, model, tokenizer, guard)
     found = end_of(template, model, tokenizer)
-    if template.mode == "chat" and not chat.is_ours(model):
-        whole = f"{prompt}{chat.BREAK}{found.lead}{answer}{found.tail}{found.end}"
-        ids = encode(whole, tokenizer)
-    else:
-        lead = text_lead(tokenizer) if template.mode == "text" else found.lead
-        ids = prompt_ids + encode(lead + answer, tokenizer) + [found.end_id]
+    if template.mode == "text" or chat.is_ours(model):
+        answer = encode(found.lead + guarded["output"], tokenizer, guard)
+        return TrainingRow(array("i", [*prompt_ids, *answer, found.end_id]), len(prompt_ids))
+    rest = f"{found.lead}{guarded['output']}{found.tail}{found.end}"
+    ids = encode(prompt + rest, tokenizer, guard)
+    if ids[: len(prompt_ids)] != prompt_ids:  # a token crosses the border: "\n" and "\n" make one
+        ids = encode(prompt + guard + rest, tokenizer, guard)
     return TrainingRow(array("i", ids), len(prompt_ids))
 
 
@@ -230,44 +231,57 @@ def check_template(template: Template, mount: str, dataset: Dataset) -> None:
         )
 
 
-def encode(text: str, tokenizer: Any) -> list[int]:
-    """Token ids of `text` without BOS or EOS. What is marked (`_mark`) is plain text: "</s>" is four characters."""
-    if chat.BREAK not in text:
+def encode(text: str, tokenizer: Any, guard: str = "") -> list[int]:
+    """Token ids of `text` without BOS or EOS; control strings become their tokens, unless `guard` stands in them.
+
+    Args:
+        guard: a character that the model is not given: it keeps its neighbours from becoming one token.
+
+    Raises:
+        TemplateError: the tokenizer does not say which characters a token stands for.
+    """
+    if not guard or guard not in text:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    from transformers.utils.chat_template_utils import encode_marked_chat
+    if not tokenizer.is_fast:
+        raise TemplateError(
+            f"tokenizer {type(tokenizer).__name__} is not a fast one, so that control strings in a question (such "
+            f"as {tokenizer.eos_token!r}) cannot be spelled as text: {text.replace(guard, '')!r}."
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [token for token, (start, end) in spans if guard not in text[start:end]]
 
-    return list(encode_marked_chat(tokenizer, text))
+
+def _guard(row: Row) -> str:
+    """A private-use character that the row does not have."""
+    content = "".join(map(str, row.values()))
+    return next(c for c in map(chr, range(0xE000, 0xF900)) if c not in content)
 
 
-def _mark(content: str, model: Model, tokenizer: Any) -> str:
-    """A question or an answer with marks around whatever would become a control token of the format."""
-    from transformers.utils.chat_template_utils import mark_control_tokens
-
+def _guarded(row: Row, guard: str, model: Model, tokenizer: Any) -> dict[str, Any]:
+    """The row with a guard in whatever of it would become a control token of the format."""
     source = chat.chat_source(model) or str(tokenizer.chat_template or "")
-    return str(mark_control_tokens(content, chat.control_strings(tokenizer, source)))
+    control = chat.control_strings(tokenizer, source)
+
+    def break_up(found: re.Match[str]) -> str:
+        return found.group()[0] + guard + found.group()[1:]
+
+    ours = {key: str(row[key]) for key in ("input", "instruction", "output") if row.get(key)}
+    return {**row, **{key: control.sub(break_up, content) for key, content in ours.items()}}
 
 
-def _marked(
-    row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any, text: str
-) -> str:
-    """The text of a prompt, in which control strings of the question and the instruction are marked."""
-    contents = {key: str(row.get(key) or "") for key in ("input", "instruction")}
-    marked = {key: _mark(content, model, tokenizer) for key, content in contents.items()}
-    if marked == contents:
-        return text
-    return _spell({**row, **marked}, template, dataset, model, tokenizer)
-
-
-def _encode_prompt(text: str, template: Template, model: Model, tokenizer: Any) -> list[int]:
+def _encode_prompt(
+    text: str, template: Template, model: Model, tokenizer: Any, guard: str = ""
+) -> list[int]:
     """Token ids of a whole prompt.
 
-    A format of the model's own writes its BOS itself, or has none. Elsewhere the prompt has exactly one, if the
-    tokenizer puts one in front of a text.
+    A format of the model's own writes its BOS itself, or has none. Elsewhere the prompt begins as the tokenizer
+    begins a text: with exactly one BOS, if it has one.
     """
+    ids = encode(text, tokenizer, guard)
     if template.mode == "chat" and not chat.is_ours(model):
-        return encode(text, tokenizer)
-    ids = encode(text, tokenizer)
-    return [tokenizer.bos_token_id, *ids] if adds_bos(tokenizer) else ids
+        return ids
+    return [*opening(tokenizer), *ids]
 
 
 def make_messages(
@@ -356,6 +370,7 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
     return PLACE.sub(lambda place: values.get(place.group(1), place.group(0)), text)
 
 
-def adds_bos(tokenizer: Any) -> bool:
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+def opening(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts in front of a text: BOS, nothing, or more than one token (GLM's)."""
+    whole, bare = tokenizer("a")["input_ids"], encode("a", tokenizer)
+    return next(whole[:i] for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
