@@ -262,6 +262,8 @@ def sentencepiece(
     """
     names = [bos, eos, "<unk>"] if dummy == "none" else ["<unk>", bos, eos]
     vocabulary, merges = _pieces()
+    if dummy == "none":
+        vocabulary = ("\n", *vocabulary)  # Llama's falls back on the byte
     # Control tokens come first, then the bytes, then what was learnt.
     ids = {token: i for i, token in enumerate([*names, *vocabulary])}
     core = Tokenizer(
@@ -300,12 +302,14 @@ def _pieces() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     import json
 
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=True)
-    letters = sorted({letter for text in CORPUS for letter in text} - {" ", "\r"} | {"▁"})
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"[\r\n]+"), "removed"), pre_tokenizers.Metaspace("▁", "first")]
+    )
+    letters = sorted({letter for text in CORPUS for letter in text} - {" ", "\r", "\n"} | {"▁"})
     trainer = trainers.BpeTrainer(
         vocab_size=300, initial_alphabet=letters, show_progress=False, limit_alphabet=len(letters)
     )
-    learner.train_from_iterator((text.replace("\r", "") for text in CORPUS), trainer)
+    learner.train_from_iterator(CORPUS, trainer)
     learnt = json.loads(learner.to_str())["model"]
     spaces = [("▁" * n, "▁" * n) for n in (1, 2, 4)]
     merges = [*spaces, *((a, b) for a, b in learnt["merges"])]
@@ -479,8 +483,10 @@ QWEN3 = """\
 
 
 def gemma(chat: str) -> PreTrainedTokenizerFast:
-    """Gemma's tokenizer: <eos> does not end a turn."""
+    """Gemma's tokenizer: <eos> does not end a turn; runs of line breaks and HTML tags are added tokens, too."""
     tokens = [control("<start_of_turn>"), control("<end_of_turn>")]
+    ordinary = ("\n", "\n\n", "\n\n\n", "▁▁", "<table>", "</table>", "<strong>")
+    tokens += [control(text, special=False) for text in ordinary]
     return sentencepiece(tokens, chat, "none", "<bos>", "<eos>", pad_token="<eos>")
 
 
