@@ -30,7 +30,9 @@ QUESTIONS = (
     "Is <table> or <tool_call> a word?",
 )
 ANSWERS = ("So.", "First.\n\nSecond: 42  of 3.", "Tom has 3.\n#### 3", "中文 🙂")
-each_format = pytest.mark.parametrize("name", FORMATS)
+SPELLED = [name for name in FORMATS if name != "gpt_oss"]
+"""Those that are not refused."""
+each_format = pytest.mark.parametrize("name", SPELLED)
 with_system = pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.with_system])
 
 
@@ -83,7 +85,7 @@ def controls(name: str) -> dict[int, str]:
 # -- what is written by hand is what the templates write --
 
 
-@each_format
+@pytest.mark.parametrize("name", FORMATS)
 def test_the_templates_write_what_is_written_by_hand(name: str) -> None:
     own, tokenizer = FORMATS[name], tokenizer_of(name)
     assert render(tokenizer, USER, ask=True, **own.chat_args) == own.prompt
@@ -382,3 +384,11 @@ def test_a_model_loaded_from_a_folder_spells_the_same(name: str, tmp_path: Path)
     assert made.input_ids == row_ids(name, list(CONVERSATION))
     stops = load_model(model, "cpu").generation_config.eos_token_id
     assert tokenizer.convert_ids_to_tokens(stops) == list(own.stops)
+
+
+def test_a_format_with_channels_is_refused() -> None:
+    tokenizer = tokenizer_of("gpt_oss")
+    with pytest.raises(TemplateError, match=r"gpt_oss: its answers stand in channels"):
+        make_training_row(
+            {"input": "Why?", "output": "So."}, VANILLA, BARE, model_of("gpt_oss"), tokenizer
+        )
