@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +62,6 @@ def local_folder(model: Model, where: str = "model.path") -> Path | None:
             "A hub model is written owner/name."
         )
     return None
-
-
-@cache  # once in a process: a sweep's cells ask for the same few models
-def _fetch_config(path: str, revision: str | None) -> None:
-    from huggingface_hub import hf_hub_download
-
-    hf_hub_download(path, "config.json", revision=revision)
-
-
-def check_access(model: Model) -> None:
-    """Refuse a hub model whose files cannot be had, by asking for the smallest of them.
-
-    Raises:
-        ConfigError: it is gated, is not there, or the hub cannot be asked, with what to do.
-    """
-    if local_folder(model) is not None:
-        return
-    try:
-        _fetch_config(model.path, model.revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(_unavailable(model, error)) from error
 
 
 def origin(model: Model) -> dict[str, Any]:
@@ -190,7 +168,52 @@ class BaseModel:
 
     def forget(self) -> None:
         """Drop the model, so that there is room for another."""
+        if self._loaded is None:
+            return
+        import torch
+
         self._loaded = self._adapted = self._which = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class Held:
+    """The models of one run, of a cell or of a job of a sweep; nothing of it outlives the run.
+
+    Attributes:
+        base: what the cells test.
+        judge: a judge's own model, from one evaluation to the next.
+    """
+
+    def __init__(self) -> None:
+        self.base = BaseModel()
+        self.judge = BaseModel()
+        self._refused: dict[tuple[str, str | None], Exception | None] = {}
+
+    def check_access(self, model: Model) -> None:
+        """Refuse a hub model whose files cannot be had, by asking for the smallest of them, once.
+
+        Raises:
+            ConfigError: it is gated, is not there, or the hub cannot be asked, with what to do.
+        """
+        if local_folder(model) is not None:
+            return
+        asked = (model.path, model.revision)
+        if asked not in self._refused:
+            self._refused[asked] = _refusal(model)
+        if (error := self._refused[asked]) is not None:
+            raise ConfigError(_unavailable(model, error)) from error
+
+
+def _refusal(model: Model) -> Exception | None:
+    """Why the hub does not give a model's smallest file."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(model.path, "config.json", revision=model.revision)
+    except (OSError, ValueError) as error:
+        return error
+    return None
 
 
 def quantization(method: str, device: str) -> dict[str, Any]:

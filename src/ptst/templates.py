@@ -346,7 +346,7 @@ def _spell_chat(
         ) from error
 
 
-@cache
+@cache  # of the text alone; immutable, whoever renders it
 def _jinja(source: str) -> Jinja:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -30,7 +30,7 @@ from ptst.data import identity
 from ptst.errors import PtstError
 from ptst.keys import CellKeys, cell_keys, tested_epoch
 from ptst.metrics import shown
-from ptst.models import BaseModel
+from ptst.models import Held
 from ptst.progress import say
 from ptst.store import Failure, Store, key_of, read_jsonl, reason_of, write_jsonl
 from ptst.sweep.grid import Grid, GridCell
@@ -120,6 +120,7 @@ def run_job(
     lines = read_jsonl(file)
     models: dict[str, list[tuple[str, Config, CellKeys]]] = {}
     checked: set[str] = set()
+    held = Held()
     failed = 0
     for number, wanted in zip_longest(numbers, expected or ()):
         line = lines[number]
@@ -134,7 +135,7 @@ def run_job(
                 raise PtstError(
                     "a file that this cell reads has changed since the sweep was started; start it again."
                 )
-            check_model(config, keys, store)
+            check_model(config, keys, store, held)
             if generates:  # perhaps in another job, once this one has spent hours on training
                 _check_queries(config, checked)
         except Exception as error:
@@ -148,18 +149,17 @@ def run_job(
             continue
         store.forget_failure(keys.cell)
         models.setdefault(keys.model, []).append((label, config, keys))
-    base = BaseModel()
-    return failed + sum(_run_model(cells, base, stop) for cells in models.values())
+    return failed + sum(_run_model(cells, held, stop) for cells in models.values())
 
 
-def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], base: BaseModel, stop: Stop) -> int:
+def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], held: Held, stop: Stop) -> int:
     """Fine-tune one model, and test it in every one of its cells."""
     label, config, keys = cells[0]
     store = Store(Path(config.paths.store).expanduser())
     if keys.finetune and "finetune" in config.stages:
         made: dict[str, float] = {}
         try:
-            finetune(config, keys, store, made, stop)
+            finetune(config, keys, store, made, stop, held)
         except Exception as error:
             say(f"{label}: fine-tuning failed: {reason_of(error)}")
             return len(cells)
@@ -168,11 +168,11 @@ def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], base: BaseModel, s
     if not {"generate", "judge"} & set(config.stages):
         return 0
     failed = 0
-    model = TestedModel(config, keys, store, base)
+    model = TestedModel(config, keys, store, held)
     for label, config, keys in cells:
         started = time.monotonic()
         if model.epoch != tested_epoch(config.finetune):
-            model = TestedModel(config, keys, store, base)
+            model = TestedModel(config, keys, store, held)
         try:
             result = run_cell(config, model, stop)
         except Exception as error:
