@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ptst import models
 from ptst.config import Config, compose
 from ptst.errors import ConfigError, Interrupted
