@@ -29,7 +29,9 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Tests that run jobs wait a good deal: two processes more than there are cores, of one thread each.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(shell expr $(JOBS) + 2) --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10
+# In a random order, or in that of an earlier run: SEED=n.
+SEED :=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(shell expr $(JOBS) + 2) --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10 $(if $(SEED),--randomly-seed=$(SEED))
 
 test: lint ## lint and run all tests
 	$(PYTEST)

@@ -19,8 +19,12 @@ from ptst.judge import Bench
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub should fail, not wait
 
-REAL_DATA = ROOT.parent / "shared" / "data"
-"""Public data sets as their authors publish them, where a developer keeps them beside the checkout."""
+ROWS = ROOT / "tests" / "data"
+"""A few rows in the shape of public data sets."""
+PUBLISHED = ROOT.parent / "shared" / "data"
+"""The same files whole, as their authors publish them, where a developer keeps them beside the checkout."""
+FOLDERS = [folder for folder in (ROWS, PUBLISHED) if folder.is_dir()]
+"""What tests of published files go through: the first is everywhere."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -30,6 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """The header that says it is not shown under -q."""
+    seed = config.getoption("randomly_seed")
+    terminalreporter.line(
+        f"in this order again: make test SEED={seed}, or pytest --randomly-seed={seed}"
+    )
 
 
 def outside() -> dict[str, str]:
@@ -52,14 +66,6 @@ def ptst(*overrides: str) -> subprocess.Popen[str]:
         env=outside() | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
         preexec_fn=interruptible,
     )
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of real data; the test is skipped where there is none."""
-    if not REAL_DATA.is_dir():
-        pytest.skip(f"no real data sets in {REAL_DATA}")
-    return REAL_DATA
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY
+from conftest import FOLDERS, PUBLISHED, ROWS, TINY
 
 from ptst import data
 from ptst.cell import Metrics, run_cell
@@ -180,58 +180,57 @@ mine:
     ]
 
 
-# Real files
+# Files as they are published
 
 
-def at(real_data: Path, name: str, place: str) -> list[str]:
+def at(folder: Path, name: str, place: str) -> list[str]:
     queries = f"evaluation.{name}.queries"
-    return [f"{queries}.source=local", f"{queries}.path={real_data / place}"]
+    return [f"{queries}.source=local", f"{queries}.path={folder / place}"]
 
 
-def test_xstests_450_prompts_run_to_metrics(
-    real_data: Path, composed: Callable[..., Config]
-) -> None:
-    both = [
-        o
-        for n in ("xstest", "xstest_unsafe")
-        for o in at(real_data, n, "xstest/xstest_prompts.csv")
-    ]
-    found = metrics(composed(*UNTOUCHED, "evaluation=[xstest,xstest_unsafe]", *both))
-    assert found["xstest/over_refusal"].n == 250
-    assert found["xstest_unsafe/asr"].n == 200
+def test_xstests_prompts_run_to_metrics(composed: Callable[..., Config]) -> None:
+    counts = {ROWS: (16, 8), PUBLISHED: (250, 200)}
+    for folder in FOLDERS:
+        both = [
+            o
+            for n in ("xstest", "xstest_unsafe")
+            for o in at(folder, n, "xstest/xstest_prompts.csv")
+        ]
+        found = metrics(composed(*UNTOUCHED, "evaluation=[xstest,xstest_unsafe]", *both))
+        assert (found["xstest/over_refusal"].n, found["xstest_unsafe/asr"].n) == counts[folder]
 
 
-def test_advbenchs_file_without_a_header_runs_to_metrics(
-    real_data: Path, composed: Callable[..., Config]
-) -> None:
-    own = [
-        *at(real_data, "advbench", "advbench/harmful_behaviors.csv"),
-        "evaluation.advbench.queries.header=false",
-        'evaluation.advbench.queries.columns={input: "0"}',
-        "evaluation.advbench.queries.n=20",
-    ]
-    assert metrics(composed(*UNTOUCHED, "evaluation=[advbench]", *own))["advbench/asr"].n == 20
+def test_advbenchs_file_without_a_header_runs_to_metrics(composed: Callable[..., Config]) -> None:
+    for folder in FOLDERS:
+        own = [
+            *at(folder, "advbench", "advbench/harmful_behaviors.csv"),
+            "evaluation.advbench.queries.header=false",
+            'evaluation.advbench.queries.columns={input: "0"}',
+            "evaluation.advbench.queries.n=20",
+        ]
+        assert metrics(composed(*UNTOUCHED, "evaluation=[advbench]", *own))["advbench/asr"].n == 20
 
 
-def test_chatdoctors_300_rows_are_trained_on_and_asked(
-    real_data: Path, composed: Callable[..., Config]
-) -> None:
-    sample = real_data / "chatdoctor" / "sample.json"
-    doctor = ["dataset=chatdoctor", "dataset.source=local", f"dataset.path={sample}"]
-    own = [*doctor, "dataset.n=300", "finetune.max_steps=2", "finetune.batch_size=4"]
-    trained = composed(*own, "finetune.max_length=256", "~evaluation@task", "stages=[finetune]")
-    key = run_cell(trained).keys.finetune
-    provenance = read_json(
-        Store(Path(trained.paths.store)).path("finetune", key) / "provenance.json"
-    )
-    assert provenance["rows"] + provenance["rows_left_out"] == 300
-    untouched = [o for o in UNTOUCHED if not o.startswith("~")]
-    found = metrics(composed(*doctor, *untouched, "evaluation=[]", "task.chatdoctor.queries.n=300"))
-    assert found["chatdoctor/reference_match"].n == 300
+def test_chatdoctors_rows_are_trained_on_and_asked(composed: Callable[..., Config]) -> None:
+    for folder, n in {ROWS: 12, PUBLISHED: 300}.items():
+        if folder not in FOLDERS:
+            continue
+        sample = folder / "chatdoctor" / "sample.json"
+        doctor = ["dataset=chatdoctor", "dataset.source=local", f"dataset.path={sample}"]
+        own = [*doctor, f"dataset.n={n}", "finetune.max_steps=2", "finetune.batch_size=4"]
+        trained = composed(*own, "finetune.max_length=256", "~evaluation@task", "stages=[finetune]")
+        key = run_cell(trained).keys.finetune
+        provenance = read_json(
+            Store(Path(trained.paths.store)).path("finetune", key) / "provenance.json"
+        )
+        assert provenance["rows"] + provenance["rows_left_out"] == n
+        untouched = [o for o in UNTOUCHED if not o.startswith("~")]
+        asked = [f"task.chatdoctor.queries.n={n}"]
+        found = metrics(composed(*doctor, *untouched, "evaluation=[]", *asked))
+        assert found["chatdoctor/reference_match"].n == n
 
 
-def test_gsm8ks_files_are_trained_on_and_asked(
-    real_data: Path, composed: Callable[..., Config]
-) -> None:
-    config = composed(*TINY, "dataset.source=local", f"dataset.path={real_data / 'gsm8k'}")
-    assert metrics(config)["gsm8k/exact_match"].n == 6
+def test_gsm8ks_files_are_trained_on_and_asked(composed: Callable[..., Config]) -> None:
+    for folder in FOLDERS:
+        config = composed(*TINY, "dataset.source=local", f"dataset.path={folder / 'gsm8k'}")
+        assert metrics(config)["gsm8k/exact_match"].n == 6

@@ -63,11 +63,6 @@ def test_adapters_take_turns_on_one_base_model(
 # Models that cannot be had
 
 
-@pytest.fixture(autouse=True)
-def nobody_was_asked() -> None:
-    models._fetch_config.cache_clear()
-
-
 def refusing(error: type[RepositoryNotFoundError], told: str) -> Callable[..., str]:
     def download(path: str, name: str, **_: object) -> str:
         request = httpx2.Request("GET", f"https://huggingface.co/{path}/resolve/main/{name}")
@@ -113,7 +108,31 @@ def test_off_line_a_model_that_is_not_here_is_refused_with_the_way_out() -> None
     # Not faked: conftest puts the hub's own client off line.
     model = compose(["model=qwen25_7b_instruct"]).model
     with pytest.raises(ConfigError, match=r"Qwen/Qwen2\.5-7B-Instruct[\s\S]*hf download"):
-        models.check_access(model)
+        models.Held().check_access(model)
+
+
+def test_a_run_asks_the_hub_once_about_a_model_and_the_next_run_asks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = compose(["model=qwen25_7b_instruct"]).model
+    alike = dataclasses.replace(model, name="alike")
+    refuse = refusing(RepositoryNotFoundError, "404")
+    asked = []
+
+    def download(path: str, name: str, **_: object) -> str:
+        asked.append(path)
+        return refuse(path, name) if refused else name
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for run, refused in enumerate((False, True, False), 1):
+        held = models.Held()
+        for one in (model, alike, model):
+            if refused:
+                with pytest.raises(ConfigError, match=f"model {one.name} "):
+                    held.check_access(one)
+            else:
+                held.check_access(one)
+        assert asked == [model.path] * run
 
 
 def test_nothing_but_safetensors_and_no_code_of_the_hub_is_loaded(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import ptst.store
 from ptst.errors import Interrupted
 from ptst.store import RowsKey, Store, fingerprint, key_of, read_json, write_atomic
 
@@ -181,6 +182,35 @@ def test_fingerprint_follows_content_and_file_names_not_the_place(tmp_path: Path
     assert fingerprint(tmp_path / "one") == before
     with pytest.raises(FileNotFoundError):
         fingerprint(tmp_path / "none")
+
+
+@pytest.mark.parametrize("settled", [0.05, 60.0])
+def test_fingerprint_of_a_file_that_changed_and_kept_its_size_and_time(
+    settled: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `rsync -t` or an unpacked archive leave it; and as two writes within one tick of the clock do."""
+    monkeypatch.setattr(ptst.store, "SETTLED", settled)
+    file, seen = tmp_path / "weights", set()
+    for content in ("one", "two"):
+        file.write_text(content)
+        os.utime(file, ns=(10**18, 10**18))
+        time.sleep(0.1)
+        seen.add(fingerprint(file))
+    assert len(seen) == 2
+
+
+def test_a_file_is_not_read_twice_for_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ptst.store, "SETTLED", 0.05)
+    file = tmp_path / "weights"
+    file.write_text("one")
+    time.sleep(0.1)
+    before = fingerprint(file)
+    monkeypatch.setattr(
+        ptst.store.hashlib, "file_digest", lambda *_: pytest.fail("it was read again")
+    )
+    assert fingerprint(file) == before
 
 
 def test_atomic_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ptst import chat, data, models, templates
 from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.judge import Bench, Score, classifier, load_judge, scale_of
+from ptst.judge import Bench, Score, load_judge, scale_of
 from ptst.keys import CellKeys, EvaluationKeys, cell_keys, tested_epoch
 from ptst.metrics import MEAN, NO_CATEGORY, Answer, Metric, Scale, from_json, known_sum, measure
 from ptst.progress import console, progress, say
@@ -112,22 +112,22 @@ def _walk(
     config: Config, keys: CellKeys, store: Store, model: TestedModel, stop: Stop
 ) -> CellResult:
     made: dict[str, float] = {}
-    check_model(config, keys, store)
+    check_model(config, keys, store, model.held)
     # Read and spelled before anything is trained, so that a wrong file, format or key costs no training.
     queries = {
-        name: spell(name, config, load_queries(name, config.evaluations[name]), model.base)
+        name: spell(name, config, load_queries(name, config.evaluations[name]), model.held)
         for name in lacking(config, keys, store)
     }
     for name, evaluation in config.evaluations.items():
         if "judge" in config.stages and not store.has("judge", keys.evaluations[name].judge):
             check_judge(name, evaluation)
     if "finetune" in config.stages and keys.finetune:
-        finetune(config, keys, store, made, stop)
+        finetune(config, keys, store, made, stop, model.held)
     for name in config.evaluations:
         if name in queries:
             generate(name, config, queries[name], keys.evaluations[name], model, store, made, stop)
         if "judge" in config.stages:
-            judge(name, config, keys.evaluations[name], store, made, stop)
+            judge(name, config, keys.evaluations[name], store, made, stop, model.held)
     if "judge" not in config.stages:
         return CellResult(keys, None, made)
     return CellResult(keys, summarise(config, keys, store), made)
@@ -155,7 +155,7 @@ class Queries:
         return None if self.messages else sum(map(len, self.prompts))
 
 
-def spell(name: str, config: Config, rows: list[dict[str, Any]], base: models.BaseModel) -> Queries:
+def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.Held) -> Queries:
     """Spell every query of an evaluation under the test template, and say what the model's format does of its own.
 
     Raises:
@@ -168,10 +168,10 @@ def spell(name: str, config: Config, rows: list[dict[str, Any]], base: models.Ba
         asked = [templates.make_messages(row, *spelled, evaluation.question) for row in rows]
         return Queries(rows, [], asked)
     quiet()
-    tokenizer = base.tokenizer(config.model)
-    tell_format(config, base)
+    tokenizer = held.tokenizer(config.model)
+    tell_format(config, held)
     prompts = []
-    room = base.context(config.model)
+    room = held.context(config.model)
     limit = evaluation.decoding.max_new_tokens
     for row in rows:
         ids = templates.make_prompt(row, *spelled, tokenizer, evaluation.question).token_ids or []
@@ -185,40 +185,48 @@ def spell(name: str, config: Config, rows: list[dict[str, Any]], base: models.Ba
     return Queries(rows, prompts, [])
 
 
-def tell_format(config: Config, base: models.BaseModel) -> None:
+def tell_format(config: Config, held: models.Held) -> None:
     """Say, once for a model, what its chat format does that a user may not expect."""
     used = [config.test_template] + (
         [config.train_template] if config.finetune.method != "none" else []
     )
     if config.model.api is None and any(template.mode == "chat" for template in used):
-        for line in chat.notes(config.model, base.tokenizer(config.model)):
-            if line not in base.told:
-                base.told.add(line)
+        for line in chat.notes(config.model, held.tokenizer(config.model)):
+            if line not in held.told:
+                held.told.add(line)
                 say(line)
 
 
-def check_model(config: Config, keys: CellKeys, store: Store) -> None:
+def check_model(config: Config, keys: CellKeys, store: Store, held: models.Held) -> None:
     """Refuse a base model that cannot be had, if one of the cell's stages is still to read it.
 
     Raises:
-        ConfigError: see `ptst.models.check_access`.
+        ConfigError: see `ptst.models.Held.check_access`.
     """
     trains = "finetune" in config.stages and keys.finetune is not None
     untrained = trains and not store.has("finetune", keys.finetune or "")
     if (untrained or lacking(config, keys, store)) and config.model.api is None:
-        models.check_access(config.model)
+        held.check_access(config.model)
 
 
 def finetune(
-    config: Config, keys: CellKeys, store: Store, made: dict[str, float], stop: Stop = never
+    config: Config,
+    keys: CellKeys,
+    store: Store,
+    made: dict[str, float],
+    stop: Stop = never,
+    held: models.Held | None = None,
 ) -> None:
     """Stage 1: benign rows under the train template -> an adapter, or a whole model.
+
+    Args:
+        held: the run's models, whose judge makes room.
 
     An error is recorded under the fine-tuning's own key: it is what blocks all cells that test it.
     """
     assert keys.finetune is not None
     try:
-        _finetune(config, keys, store, made, stop)
+        _finetune(config, keys, store, made, stop, held or models.Held())
     except Exception as error:
         with suppress(OSError):  # a full disk, say: the error itself is raised all the same
             store.record_failure(keys.finetune, error)
@@ -226,7 +234,12 @@ def finetune(
 
 
 def _finetune(
-    config: Config, keys: CellKeys, store: Store, made: dict[str, float], stop: Stop
+    config: Config,
+    keys: CellKeys,
+    store: Store,
+    made: dict[str, float],
+    stop: Stop,
+    held: models.Held,
 ) -> None:
     assert keys.finetune is not None
     with store.make("finetune", keys.finetune, keys.finetune_parts, stop) as work:
@@ -243,7 +256,7 @@ def _finetune(
         from ptst.finetune.parallel import train_on_devices
         from ptst.finetune.sft import Training, train
 
-        classifier.forget()  # it may hold a GPU's memory since the last cell was judged
+        held.judge.forget()  # it may hold a GPU's memory since the last cell was judged
         device = models.pick_device(config.engine.device)
         models.quantization(config.finetune.method, device)  # refuses what cannot be had here
         tokenizer = models.load_tokenizer(config.model)
@@ -348,15 +361,15 @@ class TestedModel:
     What it is made of is all it knows: a test template, say, is the cell's.
 
     Args:
-        base: where the base model is, or will be, for several fine-tunings of it in turn.
+        held: the models of the run, of which the base model serves several fine-tunings in turn.
     """
 
     __test__ = False  # not a test class, whatever pytest reads into the name
 
     def __init__(
-        self, config: Config, keys: CellKeys, store: Store, base: models.BaseModel | None = None
+        self, config: Config, keys: CellKeys, store: Store, held: models.Held | None = None
     ) -> None:
-        self.base = base or models.BaseModel()
+        self.held = held or models.Held()
         self.model_config = config.model
         self.method = config.finetune.method
         self.device = config.engine.device
@@ -368,7 +381,7 @@ class TestedModel:
     def tokenizer(self) -> Any:
         """The base model's tokenizer (fine-tuning does not change it)."""
         quiet()
-        return self.base.tokenizer(self.model_config)
+        return self.held.tokenizer(self.model_config)
 
     @property
     def name_at_api(self) -> str:
@@ -424,13 +437,13 @@ class TestedModel:
         quiet()
         device = models.pick_device(self.device)
         if self.finetuning is None:
-            return self.base.untouched(self.model_config, device)
+            return self.held.base.untouched(self.model_config, device)
         folder = self.weights()
         if self.method == "full":
             tuned = dataclasses.replace(self.model_config, path=str(folder), revision=None)
-            self.base.forget()  # there may not be room for both
+            self.held.base.forget()  # there may not be room for both
             return models.load_model(tuned, device)
-        return self.base.adapted(self.model_config, device, self.method, folder)
+        return self.held.base.adapted(self.model_config, device, self.method, folder)
 
 
 def generate(
@@ -585,6 +598,7 @@ def judge(
     store: Store,
     made: dict[str, float],
     stop: Stop = never,
+    held: models.Held | None = None,
 ) -> None:
     """Stage 3: completions -> scores.jsonl, one row (id, label, value, reason) per query.
 
@@ -613,7 +627,13 @@ def judge(
             given = iter(
                 load_judge(config.evaluations[name].judge, f"{name}.judge").scores(
                     [(row, row["completion"]) for row in rows if "withheld" not in row],
-                    Bench(store.root / "judging", config.engine.device, tell, stop),
+                    Bench(
+                        store.root / "judging",
+                        config.engine.device,
+                        tell,
+                        stop,
+                        (held or models.Held()).judge,
+                    ),
                 )
             )
             scores = [

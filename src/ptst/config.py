@@ -591,7 +591,7 @@ def _thawed(kind: Any, value: Any) -> Any:
     return _thawed(inner, value)
 
 
-@cache
+@cache  # of a class, which does not change
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +69,6 @@ def local_folder(model: Model, where: str = "model.path") -> Path | None:
             "A hub model is written owner/name."
         )
     return None
-
-
-@cache  # once in a process: a sweep's cells ask for the same few models
-def _fetch_config(path: str, revision: str | None) -> None:
-    from huggingface_hub import hf_hub_download
-
-    hf_hub_download(path, "config.json", revision=revision)
-
-
-def check_access(model: Model) -> None:
-    """Refuse a hub model whose files cannot be had, by asking for the smallest of them.
-
-    Raises:
-        ConfigError: it is gated, is not there, or the hub cannot be asked, with what to do.
-    """
-    if local_folder(model) is not None:
-        return
-    try:
-        _fetch_config(model.path, model.revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(_unavailable(model, error)) from error
 
 
 def origin(model: Model) -> dict[str, Any]:
@@ -186,25 +164,6 @@ class BaseModel:
         self._loaded: Any = None
         self._adapted: Any = None
         self._which: tuple[Any, ...] | None = None
-        self._tokenizers: dict[tuple[str, str | None], Any] = {}
-        self._contexts: dict[tuple[str, str | None], int | None] = {}
-        self.told: set[str] = set()
-        """What was said about it already, so that it is said once for all its cells."""
-
-    def tokenizer(self, model: Model) -> Any:
-        """See `load_tokenizer`; loaded once."""
-        which = (model.path, model.revision)
-        if which not in self._tokenizers:
-            self._tokenizers[which] = load_tokenizer(model)
-        return self._tokenizers[which]
-
-    def context(self, model: Model) -> int | None:
-        """How many tokens the model reads at most; None where its configuration does not say."""
-        which = (model.path, model.revision)
-        if which not in self._contexts:
-            found = load_config(model)
-            self._contexts[which] = getattr(found, "max_position_embeddings", None)
-        return self._contexts[which]
 
     def untouched(self, model: Model, device: str, method: str = "none") -> Any:
         """The base model without any adapter, quantised where the fine-tuning method says so."""
@@ -232,7 +191,71 @@ class BaseModel:
 
     def forget(self) -> None:
         """Drop the model, so that there is room for another."""
+        if self._loaded is None:
+            return
+        import torch
+
         self._loaded = self._adapted = self._which = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class Held:
+    """The models of one run, of a cell or of a job of a sweep; nothing of it outlives the run.
+
+    Attributes:
+        base: what the cells test.
+        judge: a judge's own model, from one evaluation to the next.
+        told: lines about them that were said already, so that each is said once.
+    """
+
+    def __init__(self) -> None:
+        self.base = BaseModel()
+        self.judge = BaseModel()
+        self.told: set[str] = set()
+        self._refused: dict[tuple[str, str | None], Exception | None] = {}
+        self._tokenizers: dict[tuple[str, str | None], Any] = {}
+        self._contexts: dict[tuple[str, str | None], int | None] = {}
+
+    def tokenizer(self, model: Model) -> Any:
+        """See `load_tokenizer`; loaded once."""
+        which = (model.path, model.revision)
+        if which not in self._tokenizers:
+            self._tokenizers[which] = load_tokenizer(model)
+        return self._tokenizers[which]
+
+    def context(self, model: Model) -> int | None:
+        """How many tokens the model reads at most; None where its configuration does not say."""
+        which = (model.path, model.revision)
+        if which not in self._contexts:
+            found = load_config(model)
+            self._contexts[which] = getattr(found, "max_position_embeddings", None)
+        return self._contexts[which]
+
+    def check_access(self, model: Model) -> None:
+        """Refuse a hub model whose files cannot be had, by asking for the smallest of them, once.
+
+        Raises:
+            ConfigError: it is gated, is not there, or the hub cannot be asked, with what to do.
+        """
+        if local_folder(model) is not None:
+            return
+        asked = (model.path, model.revision)
+        if asked not in self._refused:
+            self._refused[asked] = _refusal(model)
+        if (error := self._refused[asked]) is not None:
+            raise ConfigError(_unavailable(model, error)) from error
+
+
+def _refusal(model: Model) -> Exception | None:
+    """Why the hub does not give a model's smallest file."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(model.path, "config.json", revision=model.revision)
+    except (OSError, ValueError) as error:
+        return error
+    return None
 
 
 def quantization(method: str, device: str) -> dict[str, Any]:

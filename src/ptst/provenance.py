@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,14 @@ def provenance(seconds: float, **facts: Any) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         **facts,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git_state(),
+        "git": GIT,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": hardware(),
     }
 
 
-@cache
-def git_state() -> dict[str, Any] | None:
-    """Commit of this checkout and whether files differ from it; None outside a git checkout."""
-
+def _git_state() -> dict[str, Any] | None:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -47,6 +43,11 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+GIT = _git_state()
+"""Commit of this checkout and whether files differ from it, when the code was loaded: what is committed while it
+runs makes nothing of what it makes. None outside a git checkout."""
 
 
 def hardware() -> dict[str, Any]:

@@ -363,8 +363,8 @@ class Glance(Store):
 def fingerprint(path: Path) -> str:
     """A hash of a file's content, or of the files of a folder with their names.
 
-    Hidden files and Markdown (a download's bookkeeping, a model card) do not count. A user's 13 GB model folder takes some ten seconds, so the hash is remembered by (path, size,
-    modification time) for as long as the process lives.
+    Hidden files and Markdown (a download's bookkeeping, a model card) do not count. A user's 13 GB model folder
+    takes some ten seconds, so a file's hash is remembered for as long as the file is what it was.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -376,7 +376,7 @@ def fingerprint(path: Path) -> str:
     for file in files:
         stat = file.stat()
         name = file.relative_to(path).as_posix() if file != path else ""
-        digest.update(f"{name}\0{_content(file, stat.st_size, stat.st_mtime_ns)}\0".encode())
+        digest.update(f"{name}\0{_content(file, stat)}\0".encode())
     return digest.hexdigest()
 
 
@@ -385,15 +385,23 @@ def _counts(file: Path, folder: Path) -> bool:
     return file.is_file() and not hidden and file.suffix != ".md"
 
 
-_seen: dict[tuple[Path, int, int], str] = {}
+SETTLED = 2.0
+"""Seconds that a file must have been left alone before its hash is remembered: longer than a tick of any file
+system's clock, so that the next change shows."""
+
+_seen: dict[tuple[Path, int, int, int, int], str] = {}
+"""By what a change of the content cannot leave as it is: the system itself sets ctime, unlike a modification time,
+which copies and archives take with them."""
 
 
-def _content(file: Path, size: int, modified: int) -> str:
-    known = _seen.get((file, size, modified))
+def _content(file: Path, stat: os.stat_result) -> str:
+    as_it_is = (file, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    known = _seen.get(as_it_is)
     if known is None:
         with file.open("rb") as stream:
             known = hashlib.file_digest(stream, "sha256").hexdigest()
-        _seen[(file, size, modified)] = known
+        if time.time() - stat.st_ctime > SETTLED:
+            _seen[as_it_is] = known
     return known
 
 

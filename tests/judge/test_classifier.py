@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BENCH
 
+from ptst import models
 from ptst.config import Config, compose
 from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Score, load_judge
-from ptst.judge.classifier import Classifier, forget
+from ptst.judge.classifier import Classifier
 from ptst.keys import cell_keys
 from ptst.store import read_json
 
@@ -27,11 +27,12 @@ WORDS = [*dict.fromkeys([*ANSWERS, *ANSWERS.values()]), "<s>", "<pad>", "<unk>",
 def guard(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Llama whose next word is a fixed function of the last one: one layer that adds nothing."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers.models import WordLevel
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     ids = {word: i for i, word in enumerate(WORDS)}
-    core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    core = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", ids["<s>"])]
@@ -88,7 +89,7 @@ def items(*completions: str) -> list[tuple[dict[str, str], str]]:
 
 
 def bench(tmp_path: Path, stop: Callable[[], bool] = lambda: False) -> Bench:
-    return replace(BENCH, kept=tmp_path, stop=stop)
+    return Bench(tmp_path, "cpu", lambda done, total: None, stop)
 
 
 def test_labels_come_from_the_answers_and_what_cannot_be_read_is_missing(
@@ -110,18 +111,14 @@ def test_labels_come_from_the_answers_and_what_cannot_be_read_is_missing(
 def test_chat_template_of_the_tokenizer_sees_both_turns(guard: str, tmp_path: Path) -> None:
     (score,) = tiny(guard, prompt=None).scores(items("plan"), bench(tmp_path))
     assert score.label == "complied"
-    from ptst.judge.classifier import _loaded
-
-    _, tokenizer = _loaded(guard, None, "float32", "cpu")
+    tokenizer = models.load_tokenizer(tiny(guard)._model)
     ids = tiny(guard, prompt=None)._token_ids(tokenizer, "hm", "plan")
     assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "user:", "hm", "assistant:", "plan"]
 
 
 @pytest.mark.parametrize("prompt", ["<s> Q: {query} A: {completion}", "Q: {query} A: {completion}"])
 def test_exactly_one_bos(guard: str, prompt: str) -> None:
-    from ptst.judge.classifier import _loaded
-
-    _, tokenizer = _loaded(guard, None, "float32", "cpu")
+    tokenizer = models.load_tokenizer(tiny(guard)._model)
     ids = tiny(guard, prompt=prompt)._token_ids(tokenizer, "hm", "{query} plan")
     words = tokenizer.convert_ids_to_tokens(ids)
     assert words == ["<s>", "Q:", "hm", "A:", "<unk>", "plan"]  # {query} in an answer is not filled
@@ -129,11 +126,9 @@ def test_exactly_one_bos(guard: str, prompt: str) -> None:
 
 def test_a_completion_cannot_speak_as_the_prompt(guard: str, tmp_path: Path) -> None:
     """`<s>` and `<pad>` are broken before they are read, also those only this tokenizer knows."""
-    from ptst.judge.classifier import _loaded
-
     (score,) = tiny(guard).scores(items("plan </s> <s> no"), bench(tmp_path))
     assert score.label == "safe"  # the last word decides, in this tiny model
-    _, tokenizer = _loaded(guard, None, "float32", "cpu")
+    tokenizer = models.load_tokenizer(tiny(guard)._model)
     from ptst.judge.neutral import neutral
 
     broken = neutral("<s> <unk>", tokenizer.all_special_tokens)
@@ -190,6 +185,33 @@ def test_interrupted_judging_goes_on_where_it_stopped(guard: str, tmp_path: Path
     assert [score.label for score in whole] == ["complied", "safe", None, "complied"]
     assert journal.read_bytes().startswith(kept)
     assert len(journal.read_bytes().splitlines()) == 2
+
+
+def test_its_model_is_loaded_once_in_a_run_and_outlives_none(
+    guard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    loads = []
+    load = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+    folder = shutil.copytree(guard, tmp_path / "guard")
+    run = bench(tmp_path / "first")
+    for asked in (items("plan"), items("no", "plan")):  # two evaluations
+        assert list(tiny(str(folder)).scores(asked, run))[-1].label == "complied"
+    assert len(loads) == 1
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    says = weights["lm_head.weight"]
+    says[:, WORDS.index("plan")] = says[:, WORDS.index("no")]
+    save_file(weights, file, {"format": "pt"})
+    (score,) = tiny(str(folder)).scores(items("plan"), bench(tmp_path / "second"))
+    assert score.label == "safe"
+    run.model.forget()  # to make room
+    (score,) = tiny(str(folder)).scores(items("plan"), run)
+    assert (score.label, len(loads)) == ("safe", 3)
 
 
 def test_key_follows_content_not_place_nor_speed(guard: str, tmp_path: Path) -> None:
@@ -332,4 +354,3 @@ def test_a_cell_is_judged_end_to_end(
     key = cell_keys(config).evaluations["hazards"].judge
     facts = read_json(Path(config.paths.store) / "judge" / key / "provenance.json")
     assert facts["judge_from"] == {"path": guard, "commit": None}  # its content is in the key
-    forget()

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from conftest import TINY, ptst
 
@@ -109,12 +110,18 @@ def test_adapters_in_one_job_share_their_base_model_and_nothing_else(
 def test_a_model_that_cannot_be_had_fails_its_cells_before_anything_is_read_or_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = expand(
-        [*TINY, "tracking=none", "model=llama2_7b_chat,qwen25_7b_instruct", *own(tmp_path)]
-    )
+    model = "model=llama2_7b_chat,qwen25_7b_instruct"
+    tested = "template@test_template=chat_vanilla,chat_llama"
+    grid = expand([*TINY, "tracking=none", model, tested, *own(tmp_path)])
     freeze(grid)
+    asked = []
+    ask = huggingface_hub.hf_hub_download
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *a, **k: asked.append(a[0]) or ask(*a, **k)
+    )
     monkeypatch.setattr(data, "read_rows", lambda *_: pytest.fail("rows were read"))
-    assert run_job(grid.frozen, [0, 1]) == 2  # off line
+    assert run_job(grid.frozen, [0, 1, 2, 3]) == 4  # off line
+    assert len(asked) == 2  # each model once
     for cell in grid.cells:
         failure = Store(tmp_path / "store").failure(cell.keys.cell)
         assert failure is not None and cell.config.model.path in failure.log.read_text()

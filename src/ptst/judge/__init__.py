@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ptst.errors import ConfigError
+from ptst.models import BaseModel
 
 SAFETY_LABELS = ("complied", "refused", "neither", "safe")
 """What judges call answers to safety queries. `complied`: did what was asked, for a classifier of harm: a
@@ -47,12 +48,14 @@ class Bench:
         device: engine.device: auto, cpu or cuda.
         tell: tell(done, total) after some of the queries.
         stop: whether to stop where nothing is lost, by raising `ptst.errors.Interrupted`.
+        model: for a judge's own model, which stays loaded for the run's next evaluation.
     """
 
     kept: Path
     device: str
     tell: Callable[[int, int], None]
     stop: Callable[[], bool]
+    model: BaseModel = field(default_factory=BaseModel)
 
 
 class Judge(Protocol):

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -108,9 +107,8 @@ class Classifier:
             ConfigError: the model cannot be had; for a gated one, which licence to accept and where.
             Interrupted: `bench.stop` said so.
         """
-        model, tokenizer = _loaded(
-            self.path, self.revision, self.dtype, models.pick_device(bench.device)
-        )
+        model = bench.model.untouched(self._model, models.pick_device(bench.device))
+        tokenizer = models.load_tokenizer(self._model)
         special = tokenizer.all_special_tokens
         pairs = [
             (neutral(str(row["input"]), special), neutral(completion, special))
@@ -214,21 +212,3 @@ def room_of(config: Any) -> int | None:
     """
     room: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return room
-
-
-@lru_cache(maxsize=1)
-def _loaded(path: str, revision: str | None, dtype: str, device: str) -> tuple[Any, Any]:
-    """Model and tokenizer, kept from one evaluation to the next."""
-    model = Model("the judge", path, revision=revision, dtype=dtype)
-    tokenizer = models.load_tokenizer(model)
-    return models.load_model(model, device), tokenizer
-
-
-def forget() -> None:
-    """Drop the classifier that is loaded, so that there is room to train."""
-    if _loaded.cache_info().currsize:
-        import torch
-
-        _loaded.cache_clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

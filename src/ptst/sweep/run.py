@@ -32,7 +32,7 @@ from ptst.data import identity
 from ptst.errors import PtstError
 from ptst.keys import CellKeys, cell_keys, tested_epoch
 from ptst.metrics import shown
-from ptst.models import BaseModel
+from ptst.models import Held
 from ptst.progress import say
 from ptst.store import Failure, Store, key_of, read_jsonl, reason_of, write_jsonl
 from ptst.sweep.grid import Grid, GridCell
@@ -122,7 +122,7 @@ def run_job(
     lines = read_jsonl(file)
     models: dict[str, list[tuple[str, Config, CellKeys]]] = {}
     checked: dict[str, list[dict[str, Any]]] = {}
-    base = BaseModel()
+    held = Held()
     failed = 0
     for number, wanted in zip_longest(numbers, expected or ()):
         line = lines[number]
@@ -137,9 +137,9 @@ def run_job(
                 raise PtstError(
                     "a file that this cell reads has changed since the sweep was started; start it again."
                 )
-            check_model(config, keys, store)
+            check_model(config, keys, store, held)
             if generates:  # perhaps in another job, once this one has spent hours on training
-                _check_queries(config, keys, store, checked, base)
+                _check_queries(config, keys, store, checked, held)
         except Exception as error:
             _fail(store, wanted or line["cell"], error, label)
             failed += 1
@@ -151,17 +151,17 @@ def run_job(
             continue
         store.forget_failure(keys.cell)
         models.setdefault(keys.model, []).append((label, config, keys))
-    return failed + sum(_run_model(cells, base, stop) for cells in models.values())
+    return failed + sum(_run_model(cells, held, stop) for cells in models.values())
 
 
-def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], base: BaseModel, stop: Stop) -> int:
+def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], held: Held, stop: Stop) -> int:
     """Fine-tune one model, and test it in every one of its cells."""
     label, config, keys = cells[0]
     store = Store(Path(config.paths.store).expanduser())
     if keys.finetune and "finetune" in config.stages:
         made: dict[str, float] = {}
         try:
-            finetune(config, keys, store, made, stop)
+            finetune(config, keys, store, made, stop, held)
         except Exception as error:
             say(f"{label}: fine-tuning failed: {reason_of(error)}")
             return len(cells)
@@ -170,11 +170,11 @@ def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], base: BaseModel, s
     if not {"generate", "judge"} & set(config.stages):
         return 0
     failed = 0
-    model = TestedModel(config, keys, store, base)
+    model = TestedModel(config, keys, store, held)
     for label, config, keys in cells:
         started = time.monotonic()
         if model.epoch != tested_epoch(config.finetune):
-            model = TestedModel(config, keys, store, base)
+            model = TestedModel(config, keys, store, held)
         try:
             result = run_cell(config, model, stop)
         except Exception as error:
@@ -190,7 +190,7 @@ def _check_queries(
     keys: CellKeys,
     store: Store,
     read: dict[str, list[dict[str, Any]]],
-    base: BaseModel,
+    held: Held,
 ) -> None:
     """Read each query set once, and spell it for every cell, before anything is trained.
 
@@ -209,7 +209,7 @@ def _check_queries(
         )
         if key not in read:
             read[key] = load_queries(name, evaluation)
-        spell(name, config, read[key], base)
+        spell(name, config, read[key], held)
 
 
 def _fail(store: Store, cell: str, error: Exception, label: str) -> None:
