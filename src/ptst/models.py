@@ -156,6 +156,15 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     return loaded.eval() if "quantization_config" in kwargs else loaded.to(device).eval()
 
 
+def context_of(config: Any) -> int | None:
+    """Positions that a model has, from its configuration; None where that names no limit.
+
+    A model for several modalities says it of its text model.
+    """
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
 class BaseModel:
     """A base model on which adapters take turns: loaded once for as long as the same one is asked for."""
 
