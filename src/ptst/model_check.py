@@ -128,7 +128,7 @@ def check_model(config: Config, shown: Sequence[Template]) -> ModelCheck:
         format=found,
         begins_with=tokenizer.decode(templates.opening(tokenizer)) or None,
         text_lead=templates.text_lead(tokenizer),
-        context=models.BaseModel().context(model),
+        context=models.context_of(models.load_config(model)),
         linear_layers=layers,
         lora_targets=wanted,
         lora_missing=missing,
@@ -236,8 +236,8 @@ def _first_difference(
         return None
     pairs = zip(ours, its, strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(its)))
-    snippets = (tokenizer.decode(ids[at : at + 8]) for ids in (ours, its))
-    return Difference(at, *snippets, intended)
+    mine, own = (tokenizer.decode(list(ids[at : at + 8])) for ids in (ours, its))
+    return Difference(at, mine, own, intended)
 
 
 def as_json(check: ModelCheck) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def load_tokenizer(model: Model, local_only: bool = False) -> Any:
 
 
 def load_config(model: Model) -> Any:
-    """The model's configuration: of its text part, where it has several.
+    """The model's configuration.
 
     Raises:
         ConfigError: it cannot be had, with the library's reason.
@@ -120,7 +120,7 @@ def load_config(model: Model) -> Any:
         found = AutoConfig.from_pretrained(source, revision=model.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(_unavailable(model, error)) from error
-    return found.get_text_config()
+    return found
 
 
 def load_model(model: Model, device: str, **kwargs: Any) -> Any:
@@ -155,6 +155,15 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
         bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
     )
     return loaded.eval() if "quantization_config" in kwargs else loaded.to(device).eval()
+
+
+def context_of(config: Any) -> int | None:
+    """Positions that a model has, from its configuration; None where that names no limit.
+
+    A model for several modalities says it of its text model.
+    """
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 class BaseModel:
@@ -228,8 +237,7 @@ class Held:
         """How many tokens the model reads at most; None where its configuration does not say."""
         which = (model.path, model.revision)
         if which not in self._contexts:
-            found = load_config(model)
-            self._contexts[which] = getattr(found, "max_position_embeddings", None)
+            self._contexts[which] = context_of(load_config(model))
         return self._contexts[which]
 
     def check_access(self, model: Model) -> None:

@@ -434,14 +434,18 @@ def _logits(model: Any, inputs: Any, keep: int, share_prefix: bool) -> Any:
     """Logits of the last `keep` positions, shape (batch, keep, vocabulary).
 
     What all rows begin with (a system prompt: two thirds of a row under chat_llama) runs through the
-    model once; its keys and values serve every row, and get the gradients of every row.
+    model once; its keys and values serve every row, and get the gradients of every row. Not where a
+    layer keeps anything else (see `every_layer_grows`).
     """
     from transformers import DynamicCache
+
+    from ptst.generate.cache import every_layer_grows
 
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     alike = ((ids == ids[:1]) & (mask == 1)).all(dim=0).long()
     shared = min(int(alike.cumprod(dim=0).sum()), ids.shape[1] - keep)
-    if not share_prefix or shared < SHARED_FROM or len(ids) == 1:
+    alone = not share_prefix or shared < SHARED_FROM or len(ids) == 1
+    if alone or not every_layer_grows(model):
         return model(**inputs, use_cache=False, logits_to_keep=keep).logits
     cache = DynamicCache(config=model.config)
     model(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)

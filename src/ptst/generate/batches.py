@@ -2,7 +2,9 @@
 
 Prompts are sorted by length, so that a batch pads little, and padded on the left. What all prompts of
 a set begin with (a long system prompt, say) runs through the model once and its key-value cache is
-shared: with chat_llama that is nearly all of a short query's prompt.
+shared: with chat_llama that is nearly all of a short query's prompt. A model whose layers do more than
+keep what they have seen (sliding windows, linear attention) reads every prompt whole, and one that does
+not leave padding out answers prompts of one length together.
 
 The batches of a set are fixed before the first one runs, and a set is resumed at a batch's border:
 a prompt is always answered beside the same others, so an interrupted run ends with the same text.
@@ -17,6 +19,7 @@ from typing import Any
 
 from ptst.chat import decode
 from ptst.config import Decoding
+from ptst.generate.padding import padding_is_left_out
 
 Ids = list[int]
 
@@ -50,6 +53,14 @@ def shared_prefix(prompts: Sequence[Ids]) -> Ids:
     return [column[0] for column in alike][:room]
 
 
+def of_one_length(prompts: Sequence[Ids], batch: Sequence[int]) -> list[list[int]]:
+    """A batch in parts that need no padding."""
+    parts: dict[int, list[int]] = {}
+    for i in batch:
+        parts.setdefault(len(prompts[i]), []).append(i)
+    return list(parts.values())
+
+
 def complete(
     model: Any,
     tokenizer: Any,
@@ -71,14 +82,22 @@ def complete(
     """
     if not batches:
         return
+    from ptst.generate.cache import every_layer_grows, prefix_cache
+
     own = model.generation_config.eos_token_id
     ends |= {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    prefix = shared_prefix(prompts) if share_prefix else []
-    from ptst.generate.cache import prefix_cache
 
+    prefix = shared_prefix(prompts) if share_prefix and every_layer_grows(model) else []
+    pad = tokenizer.pad_token_id
+    if prefix and not padding_is_left_out(model, pad, prompts[0], behind=0.5):
+        prefix = []
     cache = prefix_cache(model, prefix) if prefix else None
+    padded = bool(prefix) or padding_is_left_out(model, pad, prompts[0], behind=0)
     for batch in batches:
-        yield _halving(model, tokenizer, prompts, list(batch), decoding, ends, len(prefix), cache)
+        answers: dict[int, Completion] = {}
+        for part in [list(batch)] if padded else of_one_length(prompts, batch):
+            answers |= _halving(model, tokenizer, prompts, part, decoding, ends, len(prefix), cache)
+        yield answers
 
 
 def _halving(

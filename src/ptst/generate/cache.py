@@ -46,6 +46,22 @@ class RoomyLayer(DynamicLayer):
         return states.new_empty((batch, heads, self.capacity, size))
 
 
+def every_layer_grows(model: Any) -> bool:
+    """Whether each layer's cache is nothing but the keys and values of all positions.
+
+    Only then can a prefix stand in front of padding. A sliding window would count the padding, and a
+    linear layer has a state instead of positions.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return _takes_our_cache(model) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _takes_our_cache(model: Any) -> bool:
+    """Whether generate() would give the model a DynamicCache; a few architectures have their own."""
+    takes: bool = model._supports_default_dynamic_cache()
+    return takes
+
+
 def prefix_cache(model: Any, prefix: list[int]) -> DynamicCache:
     """The cache of a prefix, for one row."""
     cache = DynamicCache(config=model.config)
@@ -57,12 +73,19 @@ def prefix_cache(model: Any, prefix: list[int]) -> DynamicCache:
 
 def batch_cache(
     model: Any, prefix: DynamicCache | None, batch_size: int, capacity: int
-) -> DynamicCache:
+) -> DynamicCache | None:
     """A cache for `batch_size` rows of up to `capacity` positions, with the prefix in every row.
 
-    Layers that do not simply grow (sliding windows, say) stay as transformers makes them.
+    Layers that do not simply grow (sliding windows, say) stay as transformers makes them; there is no
+    prefix for a model that has any (see `every_layer_grows`).
+
+    Returns:
+        None where the model has a cache of its own kind, or no layer to make room in.
     """
     cache = DynamicCache(config=model.config)
+    growing = any(type(layer) is DynamicLayer for layer in cache.layers)
+    if not growing or not _takes_our_cache(model):
+        return None
     for i, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
             cache.layers[i] = RoomyLayer(capacity)
