@@ -40,7 +40,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """The header that says it is not shown under -q."""
-    seed = config.getoption("randomly_seed")
+    seed = config.getoption("randomly_seed", None)
     terminalreporter.line(
         f"in this order again: make test SEED={seed}, or pytest --randomly-seed={seed}"
     )

@@ -187,14 +187,18 @@ def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.He
 
 def tell_format(config: Config, held: models.Held) -> None:
     """Say, once for a model, what its chat format does that a user may not expect."""
-    used = [config.test_template] + (
-        [config.train_template] if config.finetune.method != "none" else []
-    )
-    if config.model.api is None and any(template.mode == "chat" for template in used):
-        for line in chat.notes(config.model, held.tokenizer(config.model)):
+    used = [config.test_template]
+    used += [config.train_template] if config.finetune.method != "none" else []
+    for template in used:
+        for line in format_notes(config, template, held.tokenizer(config.model)):
             if line not in held.told:
                 held.told.add(line)
                 say(line)
+
+
+def format_notes(config: Config, template: Template, tokenizer: Any) -> list[str]:
+    """What the model's chat format does under a template that a user may not expect; nothing for bare text."""
+    return chat.notes(config.model, tokenizer) if template.mode == "chat" else []
 
 
 def check_model(config: Config, keys: CellKeys, store: Store, held: models.Held) -> None:
@@ -259,7 +263,8 @@ def _finetune(
         held.judge.forget()  # it may hold a GPU's memory since the last cell was judged
         device = models.pick_device(config.engine.device)
         models.quantization(config.finetune.method, device)  # refuses what cannot be had here
-        tokenizer = models.load_tokenizer(config.model)
+        tokenizer = held.tokenizer(config.model)
+        tell_format(config, held)
         examples, rows_facts = _tokenised(config.dataset, config.train_template, config, tokenizer)
         mixed: list[TrainingRow] = []
         if mix := config.finetune.mix:
@@ -302,6 +307,7 @@ def _finetune(
                 training, log, stop
             )
             facts |= rows_facts | {"model_from": models.origin(config.model)}
+            facts["chat_format"] = format_notes(config, config.train_template, tokenizer)
             made["finetune"] = time.monotonic() - started
             seconds = work.maker.spent + made["finetune"]
             run.summary(facts | {"seconds": seconds})
@@ -313,16 +319,19 @@ def _tokenised(
 ) -> tuple[list[TrainingRow], dict[str, Any]]:
     """Rows to train on, cut to the recipe's length, and facts about them for the provenance."""
     from ptst.finetune.sft import fit_rows
+    from ptst.model_check import check_training
 
     key, longest = RowsKey(), config.finetune.max_length
     rows = key.of(data.read_rows(source, needs=("input", "output")))
-    examples, cut, left_out = fit_rows(
-        (
-            templates.make_training_row(row, template, config.dataset, config.model, tokenizer)
-            for row in rows  # one at a time: there may be hundreds of thousands
-        ),
-        longest,
-    )
+    spelled = (template, config.dataset, config.model, tokenizer)
+
+    def training_rows() -> Iterator[TrainingRow]:
+        for number, row in enumerate(rows):  # one at a time: there may be hundreds of thousands
+            if number == 0:
+                check_training(row, *spelled)
+            yield templates.make_training_row(row, *spelled)
+
+    examples, cut, left_out = fit_rows(training_rows(), longest)
     if cut or left_out:
         console().print(
             f"finetune.max_length={longest}: {cut} of {len(examples) + left_out} rows of {source.name} "
@@ -512,6 +521,9 @@ def generate(
             "rows_key": key_of({"rows": rows}),
             "rows_from": data.origin(evaluation.queries),
             "model_from": models.origin(config.model),
+            "chat_format": []
+            if config.model.api
+            else format_notes(config, config.test_template, model.tokenizer),
             "prompt_tokens": None if tokens is None else decoding.samples * tokens,
             "completion_tokens": known_sum(row["tokens"] for row in completions),
             "unfinished": sum(not row["finished"] for row in completions),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ptst import chat, models, templates
+from ptst.chat import ChatFormat
 from ptst.config import Config, Dataset, Model, Template
 from ptst.errors import PtstError, TemplateError
 
@@ -73,8 +74,8 @@ class ModelCheck:
 
     model: str
     path: str
-    chat: str
-    format: chat.ChatFormat | None
+    spelled_by: str
+    format: ChatFormat | None
     begins_with: str | None
     text_lead: str
     context: int | None
@@ -124,7 +125,7 @@ def check_model(config: Config, shown: Sequence[Template]) -> ModelCheck:
     return ModelCheck(
         model=model.name,
         path=model.path,
-        chat=model.chat or "the tokenizer's own",
+        spelled_by=model.chat or "the tokenizer's own",
         format=found,
         begins_with=tokenizer.decode(templates.opening(tokenizer)) or None,
         text_lead=templates.text_lead(tokenizer),
@@ -255,7 +256,10 @@ def shown(check: ModelCheck) -> RenderableType:
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     found = check.format
-    rows = [("chat format", check.chat), ("bare text begins with", check.begins_with or "nothing")]
+    rows = [
+        ("chat format", check.spelled_by),
+        ("bare text begins with", check.begins_with or "nothing"),
+    ]
     if found is not None:
         own = "none" if found.default_system is None else repr(found.default_system)
         rows += [

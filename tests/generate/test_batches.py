@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ptst.config import Decoding, compose
-from ptst.errors import DataError
 from ptst.generate import batches
 from ptst.generate.batches import complete, plan_batches, shared_prefix
 from ptst.models import load_model, load_tokenizer, local_folder
@@ -121,10 +120,6 @@ def test_one_prompt_that_does_not_fit_is_an_error(world, monkeypatch: pytest.Mon
     with pytest.raises(torch.OutOfMemoryError):
         answers(world, 4, Decoding(max_new_tokens=2))
 
-
-def test_a_prompt_that_exceeds_the_context_is_refused(world) -> None:
-    with pytest.raises(DataError, match="more than the model's context of 2048"):
-        answers(world, 4, Decoding(max_new_tokens=2000))
 
 
 def test_another_error_is_not_taken_for_memory(world, monkeypatch: pytest.MonkeyPatch) -> None:

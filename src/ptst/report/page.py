@@ -481,6 +481,8 @@ def _made(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]]:
         cpu, cores, gpu = (hardware.get(name) for name in ("cpu", "cores", "gpu"))
         count("hardware", f"{cpu or 'unknown CPU'}, {cores} cores, {gpu or 'no GPU'}")
         count("python", str(found.get("python")))
+        for line in found.get("chat_format") or []:
+            count("chat format", line)
         for package, version in (found.get("packages") or {}).items():
             count(package, str(version or "not installed"))
         if found.get("finished_at"):
