@@ -395,8 +395,11 @@ def generate(
         started = time.monotonic()
         evaluation = config.evaluations[name]
         decoding = evaluation.decoding
-        prompt_tokens, batches, how, answer = _answering(config, evaluation, rows, model, stop)
-        total = decoding.samples * len(rows)
+        halved: list[int] = []  # a 1 for each time since the last batch that was answered
+        prompt_tokens, batches, how, answer = _answering(
+            config, evaluation, rows, model, stop, lambda: halved.append(1)
+        )
+        total, halvings = decoding.samples * len(rows), 0
         completions: list[dict[str, Any]] = []
         with progress(f"generate {name}") as advance:
             for sample in range(decoding.samples):
@@ -410,7 +413,9 @@ def generate(
                         batch = first[next(iter(answered))]
                         own = {str(i): dataclasses.asdict(a) for i, a in answered.items()}
                         done[batch] = own
-                        file.write(json.dumps({"batch": batch, "answers": own}) + "\n")
+                        line = {"batch": batch, "answers": own, "halved": sum(halved)}
+                        halved.clear()
+                        file.write(json.dumps(line) + "\n")
                         file.flush()
                         so_far = len(completions) + sum(map(len, done.values()))
                         advance(so_far, total, "")
@@ -418,6 +423,7 @@ def generate(
                         # An API's calls under way are waited for, and stopped there
                         if not config.model.api and so_far < total and stop():
                             raise Interrupted(f"generate {name}: {so_far} of {total} kept")
+                halvings += sum(line.get("halved", 0) for line in read_jsonl(journal))
                 by_row = {int(i): answer for batch in done.values() for i, answer in batch.items()}
                 completions += [
                     {
@@ -445,6 +451,14 @@ def generate(
             "unfinished": sum(not row["finished"] for row in completions),
             "withheld": sum("withheld" in row for row in completions),
         }
+        if config.model.api is None:
+            facts |= {
+                "dtype": config.model.dtype,
+                "device": models.pick_device(config.engine.device),
+                "batch_size": config.engine.batch_size,
+                "share_prefix": config.engine.share_prefix,
+                "halved_for_memory": halvings,
+            }
         seconds = work.maker.spent + made[f"generate {name}"]
         _write_provenance(work.result, config, seconds, facts)
 
@@ -467,8 +481,13 @@ def _answering(
     rows: list[dict[str, Any]],
     model: TestedModel,
     stop: Stop,
+    halved: Callable[[], None],
 ) -> Answering:
-    """How the cell's model answers queries: here in batches, or at its API one by one."""
+    """How the cell's model answers queries: here in batches, or at its API one by one.
+
+    Args:
+        halved: see `ptst.generate.batches.complete`.
+    """
     spelled = (config.test_template, config.dataset, config.model)
     if config.model.api is not None:
         from ptst.generate.at_api import complete_at_api
@@ -494,7 +513,8 @@ def _answering(
 
     def here(todo: Sequence[Batch], decoding: Decoding) -> Iterator[dict[int, Completion]]:
         loaded = model.model if todo else None
-        return complete(loaded, model.tokenizer, prompts, todo, decoding, engine.share_prefix)
+        share = engine.share_prefix
+        return complete(loaded, model.tokenizer, prompts, todo, decoding, share, halved)
 
     how = f"{engine.batch_size}-{'shared' if engine.share_prefix else 'whole'}"
     return sum(map(len, prompts)), plan_batches(prompts, engine.batch_size), how, here

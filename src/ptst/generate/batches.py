@@ -12,7 +12,7 @@ a prompt is always answered beside the same others, so an interrupted run ends w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -69,12 +69,14 @@ def complete(
     batches: Sequence[Sequence[int]],
     decoding: Decoding,
     share_prefix: bool = True,
+    halved: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[int, Completion]]:
     """Answer prompts batch by batch.
 
     Args:
         prompts: token ids, BOS included; all of the set, also those not in `batches`.
         batches: indices into `prompts`, as from `plan_batches`; leave out what is done.
+        halved: called each time that a batch did not fit in memory and is answered in halves.
 
     Yields:
         For each batch its completions by prompt index.
@@ -102,7 +104,9 @@ def complete(
     for batch in batches:
         answers: dict[int, Completion] = {}
         for part in [list(batch)] if padded else of_one_length(prompts, batch):
-            answers |= _halving(model, tokenizer, prompts, part, decoding, len(prefix), cache)
+            answers |= _halving(
+                model, tokenizer, prompts, part, decoding, len(prefix), cache, halved
+            )
         yield answers
 
 
@@ -114,6 +118,7 @@ def _halving(
     decoding: Decoding,
     prefix_length: int,
     cache: Any,
+    halved: Callable[[], None],
 ) -> dict[int, Completion]:
     """One batch; if it does not fit in memory, its halves."""
     import torch
@@ -125,9 +130,10 @@ def _halving(
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    halved()
     answers: dict[int, Completion] = {}
     for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        answers |= _halving(model, tokenizer, prompts, half, decoding, prefix_length, cache)
+        answers |= _halving(model, tokenizer, prompts, half, decoding, prefix_length, cache, halved)
     return answers
 
 
