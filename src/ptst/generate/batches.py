@@ -12,7 +12,7 @@ a prompt is always answered beside the same others, so an interrupted run ends w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -69,6 +69,7 @@ def complete(
     decoding: Decoding,
     share_prefix: bool = True,
     ends: frozenset[int] = frozenset(),
+    halved: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[int, Completion]]:
     """Answer prompts batch by batch.
 
@@ -76,6 +77,7 @@ def complete(
         prompts: token ids, BOS included; all of the set, also those not in `batches`.
         batches: indices into `prompts`, as from `plan_batches`; leave out what is done.
         ends: ids of tokens that end an answer, beside `eos_token` and those of the model's generation config.
+        halved: called each time that a batch did not fit in memory and is answered in halves.
 
     Yields:
         For each batch its completions by prompt index.
@@ -93,36 +95,36 @@ def complete(
         prefix = []
     cache = prefix_cache(model, prefix) if prefix else None
     padded = bool(prefix) or padding_is_left_out(model, pad, prompts[0], behind=0)
+
+    def answer(part: list[int]) -> dict[int, Completion]:
+        return _answer(model, tokenizer, prompts, part, decoding, ends, len(prefix), cache)
+
     for batch in batches:
         answers: dict[int, Completion] = {}
         for part in [list(batch)] if padded else of_one_length(prompts, batch):
-            answers |= _halving(model, tokenizer, prompts, part, decoding, ends, len(prefix), cache)
+            answers |= _halving(answer, part, halved)
         yield answers
 
 
 def _halving(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Ids],
+    answer: Callable[[list[int]], dict[int, Completion]],
     batch: list[int],
-    decoding: Decoding,
-    ends: frozenset[int],
-    prefix_length: int,
-    cache: Any,
+    halved: Callable[[], None],
 ) -> dict[int, Completion]:
     """One batch; if it does not fit in memory, its halves."""
     import torch
 
     try:
-        return _answer(model, tokenizer, prompts, batch, decoding, ends, prefix_length, cache)
+        return answer(batch)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _out_of_memory(error) or len(batch) == 1:
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    halved()
     answers: dict[int, Completion] = {}
     for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        answers |= _halving(model, tokenizer, prompts, half, decoding, ends, prefix_length, cache)
+        answers |= _halving(answer, half, halved)
     return answers
 
 
