@@ -186,6 +186,8 @@ def _finetune(
         classifier.forget()  # it may hold a GPU's memory since the last cell was judged
         device = models.pick_device(config.engine.device)
         models.quantization(config.finetune.method, device)  # refuses what cannot be had here
+        if config.finetune.method in ("lora", "qlora"):
+            models.check_targets(config.model, config.finetune.lora.target_modules)
         tokenizer = models.load_tokenizer(config.model)
         examples, rows_facts = _tokenised(config.dataset, config.train_template, config, tokenizer)
         mixed: list[TrainingRow] = []

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ptst.config import ROOT, Model
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, in_one_line
 from ptst.hub import commit_of
 from ptst.store import fingerprint
 from ptst.templates import chat_source
+
+ALL_LINEAR = "all-linear"
+"""As the only target module: PEFT's word for every linear layer but the head."""
 
 
 def identity(model: Model) -> dict[str, Any]:
@@ -156,6 +160,90 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     return loaded.eval() if "quantization_config" in kwargs else loaded.to(device).eval()
 
 
+def load_config(model: Model) -> Any:
+    """The model's configuration, which is a small file.
+
+    Raises:
+        ConfigError: it cannot be had, with the library's reason.
+    """
+    from transformers import AutoConfig
+
+    source = str(local_folder(model) or model.path)
+    try:
+        return AutoConfig.from_pretrained(source, revision=model.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(_unavailable(model, error)) from error
+
+
+def _architecture(model: Model) -> Any:
+    """The model with all its modules and without a single weight."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(model)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:  # no causal language model
+        raise ConfigError(_unavailable(model, error)) from error
+
+
+def linear_layers(model: Model) -> list[str]:
+    """Names of the model's linear layers without the head, as LoRA's target modules take them.
+
+    No weights are read, and no memory is taken for them.
+
+    Raises:
+        ConfigError: the model's configuration cannot be had, or is of no causal language model.
+    """
+    return _linear_layers(_architecture(model))
+
+
+def _linear_layers(built: Any) -> list[str]:
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    head = built.get_output_embeddings()
+    linear = (
+        name
+        for name, module in built.named_modules()
+        if isinstance(module, Linear | Conv1D) and module is not head
+    )
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+
+
+def missing_modules(model: Model, targets: Sequence[str]) -> list[str]:
+    """Which of LoRA's target modules the model does not have; PEFT would leave them out in silence.
+
+    A target is a module's whole name, or what follows a dot in it (PEFT 0.21, check_target_module_exists).
+
+    Raises:
+        ConfigError: as `linear_layers`.
+    """
+    return _missing_modules(_architecture(model), targets)
+
+
+def _missing_modules(built: Any, targets: Sequence[str]) -> list[str]:
+    if list(targets) == [ALL_LINEAR]:
+        return []
+    names = [f".{name}" for name, _ in built.named_modules()]
+    return [t for t in targets if not any(name.endswith(f".{t}") for name in names)]
+
+
+def check_targets(model: Model, targets: Sequence[str]) -> None:
+    """Refuse target modules for LoRA that the model does not have.
+
+    Raises:
+        ConfigError: naming them, and the linear layers that there are.
+    """
+    built = _architecture(model)
+    if missing := _missing_modules(built, targets):
+        raise ConfigError(
+            f"finetune.lora.target_modules: {model.name} has no {', '.join(missing)}; its linear layers "
+            f"are: {', '.join(_linear_layers(built))}. Name some of them, or take all: [{ALL_LINEAR}]."
+        )
+
+
 def context_of(config: Any) -> int | None:
     """Positions that a model has, from its configuration; None where that names no limit.
 
@@ -185,16 +273,23 @@ class BaseModel:
         return self._loaded
 
     def adapted(self, model: Model, device: str, method: str, folder: Path) -> Any:
-        """The base model under the adapter in `folder`; valid until another is asked for."""
+        """The base model under the adapter in `folder`; valid until another is asked for.
+
+        Raises:
+            PtstError: it does not fit the model, with PEFT's reason.
+        """
         from peft import PeftModel
 
         base = self.untouched(model, device, method)
+        unfit = f"the adapter in {folder} cannot be loaded onto {model.name}"
         # Merged, an adapter costs nothing at each step; but adding it to weights of half precision
         # or less would round much of it away. Merged into a copy: subtracting it again would round, too.
         if model.dtype == "float32" and not quantization(method, device):
-            tuned = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+            with in_one_line(unfit):
+                tuned = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
             return tuned.merge_and_unload()
-        self._adapted = PeftModel.from_pretrained(base, str(folder)).eval()
+        with in_one_line(unfit):
+            self._adapted = PeftModel.from_pretrained(base, str(folder)).eval()
         return self._adapted
 
     def forget(self) -> None:

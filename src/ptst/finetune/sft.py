@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ptst.config import Finetune, Model
-from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.models import load_model, load_tokenizer, quantization
+from ptst.errors import ConfigError, DataError, Interrupted, PtstError, in_one_line
+from ptst.models import ALL_LINEAR, load_model, load_tokenizer, quantization
 from ptst.store import write_jsonl
 from ptst.templates import TrainingRow
 
@@ -150,7 +150,11 @@ def train(training: Training, log: Log, stop: Callable[[], bool] = lambda: False
 
 
 def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda: False) -> Any:
-    """TRL's trainer over our rows; see `train` for the arguments."""
+    """TRL's trainer over our rows; see `train` for the arguments.
+
+    Raises:
+        PtstError: TRL or PEFT refuses the recipe or the model, with its reason.
+    """
     from peft import LoraConfig
     from transformers import PrinterCallback
     from trl import SFTConfig
@@ -161,12 +165,13 @@ def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda
     device_batch = min(recipe.device_batch_size, share)
     tokenizer = load_tokenizer(model)
     peft_config = None
+    targets = list(recipe.lora.target_modules)
     if recipe.method != "full":
         peft_config = LoraConfig(
             r=recipe.lora.r,
             lora_alpha=recipe.lora.alpha,
             lora_dropout=recipe.lora.dropout,
-            target_modules=list(recipe.lora.target_modules),
+            target_modules=ALL_LINEAR if targets == [ALL_LINEAR] else targets,
             task_type="CAUSAL_LM",
         )
     ordered = mixture(rows, mixed, recipe.epochs, training.seed) if mixed else list(rows)
@@ -219,14 +224,17 @@ def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda
     # FSDP moves to a device what is that device's part; the whole may not fit.
     place = "cpu" if recipe.fsdp else device
     loaded = load_model(trained, place, **quantization(recipe.method, device))
-    trainer = _trainer_class(recipe, ends, len(rows), bool(mixed))(
-        model=loaded,
-        args=config,
-        train_dataset=_table([*ordered, *filling(rows, recipe, len(ordered))]),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-        callbacks=[_callback(log, stop, training.passes, step_tokens)],
-    )
+    make = _trainer_class(recipe, ends, len(rows), bool(mixed))
+    table = _table([*ordered, *filling(rows, recipe, len(ordered))])
+    with in_one_line(f"finetune={recipe.method} of {model.name} cannot begin"):
+        trainer = make(
+            model=loaded,
+            args=config,
+            train_dataset=table,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            callbacks=[_callback(log, stop, training.passes, step_tokens)],
+        )
     trainer.remove_callback(PrinterCallback)
     if recipe.keep_epochs:
         trainer.add_callback(_epoch_callback(trainer, ends, training.scratch / EPOCHS))
