@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -231,12 +232,19 @@ def _missing_modules(built: Any, targets: Sequence[str]) -> list[str]:
 
 
 def check_targets(model: Model, targets: Sequence[str]) -> None:
-    """Refuse target modules for LoRA that the model does not have.
+    """Refuse target modules for LoRA that the model does not have, or that would not be trained.
 
     Raises:
         ConfigError: naming them, and the linear layers that there are.
     """
     built = _architecture(model)
+    head = built.get_output_embeddings()
+    names = [f".{name}" for name, module in built.named_modules() if module is head]
+    if heads := [t for t in targets if any(name.endswith(f".{t}") for name in names)]:
+        raise ConfigError(
+            f"finetune.lora.target_modules: {heads[0]} is the head of {model.name}. TRL's loss reads its "
+            "weights directly, so an adapter on it would not be trained; leave it out."
+        )
     if missing := _missing_modules(built, targets):
         raise ConfigError(
             f"finetune.lora.target_modules: {model.name} has no {', '.join(missing)}; its linear layers "
@@ -251,6 +259,18 @@ def context_of(config: Any) -> int | None:
     """
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit
+
+
+def _adapts_shared_weights(adapted: Any) -> bool:
+    """Whether an adapter is on weights that another module uses, too: embeddings that are tied to the head.
+
+    In training that other module went without the adapter; merged, it would get it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    uses = Counter(id(weight) for _, weight in adapted.named_parameters(remove_duplicate=False))
+    layers = (module for module in adapted.modules() if isinstance(module, BaseTunerLayer))
+    return any(uses[id(layer.get_base_layer().weight)] > 1 for layer in layers)
 
 
 class BaseModel:
@@ -282,14 +302,15 @@ class BaseModel:
 
         base = self.untouched(model, device, method)
         unfit = f"the adapter in {folder} cannot be loaded onto {model.name}"
-        # Merged, an adapter costs nothing at each step; but adding it to weights of half precision
-        # or less would round much of it away. Merged into a copy: subtracting it again would round, too.
-        if model.dtype == "float32" and not quantization(method, device):
-            with in_one_line(unfit):
-                tuned = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
-            return tuned.merge_and_unload()
         with in_one_line(unfit):
             self._adapted = PeftModel.from_pretrained(base, str(folder)).eval()
+        # Merged, an adapter costs nothing at each step; but adding it to weights of half precision
+        # or less would round much of it away. Merged into a copy: subtracting it again would round, too.
+        exact = model.dtype == "float32" and not quantization(method, device)
+        if exact and not _adapts_shared_weights(self._adapted):
+            merged = copy.deepcopy(self._adapted).merge_and_unload()
+            self._loaded, self._adapted = self._adapted.unload(), None
+            return merged
         return self._adapted
 
     def forget(self) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import TINY
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig
 
 from ptst import data, models
@@ -81,6 +83,14 @@ def test_a_module_that_the_model_lacks_is_refused_before_rows_are_read(
     )
 
 
+def test_the_head_is_refused_because_its_adapter_would_not_be_trained(
+    composed: Callable[..., Config],
+) -> None:
+    words = [*TINY, "finetune=lora", "finetune.lora.target_modules=[q_proj,lm_head]"]
+    with pytest.raises(ConfigError, match="target_modules: lm_head is the head of micro"):
+        run_cell(composed(*words, "stages=[finetune]"))
+
+
 def test_all_linear_is_every_linear_layer_but_the_head(micro: Model, tmp_path: Path) -> None:
     made = trainer(micro, tmp_path, ["all-linear"])
     names = [name for name, _ in made.model.named_parameters() if "lora_A" in name]
@@ -106,3 +116,49 @@ def test_an_adapter_that_does_not_fit_is_an_error_in_one_line(micro: Model, tmp_
     with pytest.raises(PtstError, match=f"the adapter in {broken} .*size mismatch") as caught:
         models.BaseModel().adapted(micro, "cpu", "lora", broken)
     assert "\n" not in str(caught.value)
+
+
+# What is tested
+
+IDS = torch.tensor([[1, 5, 9, 12, 30, 31]])
+EACH = [
+    ["q_proj", "down_proj"],
+    ["lm_head"],
+    ["embed_tokens"],
+    ["embed_tokens", "lm_head"],
+    ["q_proj", "lm_head"],
+]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("targets", EACH, ids=",".join)
+def test_the_model_that_is_tested_is_the_one_that_was_trained(
+    micro: Model, tmp_path: Path, targets: list[str], tied: bool
+) -> None:
+    if not tied:  # a copy of the micro model whose head has weights of its own
+        loaded = models.load_model(micro, "cpu")
+        loaded.config.tie_word_embeddings = False
+        loaded.lm_head.weight = torch.nn.Parameter(loaded.lm_head.weight.detach().clone())
+        folder = tmp_path / "untied"
+        shutil.copytree(models.local_folder(micro), folder)
+        loaded.save_pretrained(folder)
+        micro = dataclasses.replace(micro, path=str(folder))
+    before = models.BaseModel().untouched(micro, "cpu")(IDS).logits
+    if "lm_head" in targets:  # TRL trains none, but an adapter may come from elsewhere
+        torch.manual_seed(0)
+        lora = LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+        tuned = get_peft_model(models.load_model(micro, "cpu"), lora).eval()
+        tuned.save_pretrained(tmp_path / "weights")
+    else:
+        made = trainer(micro, tmp_path / "scratch", targets)
+        made.train()
+        made.save_model(str(tmp_path / "weights"))
+        tuned = made.model.eval()
+    trained = tuned(IDS).logits
+    assert (trained - before).abs().max() > 0.1
+    base = models.BaseModel()
+    base.untouched(micro, "cpu")
+    tested = base.adapted(micro, "cpu", "lora", tmp_path / "weights")(IDS).logits
+    torch.testing.assert_close(tested, trained, rtol=0, atol=1e-3)
+    # ... and the base model is itself again when an adapter has been on it.
+    torch.testing.assert_close(base.untouched(micro, "cpu")(IDS).logits, before, rtol=0, atol=0)
