@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ptst.finetune.sft import Training, make_trainer
 from ptst.templates import TrainingRow
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ROWS = [TrainingRow([1, 5 + n, 9, 12, 2], 2) for n in range(4)]
+ROWS = [TrainingRow(array("i", [1, 5 + n, 9, 12, 2]), 2) for n in range(4)]
 RECIPE: dict[str, Any] = {"method": "lora", "batch_size": 4, "device_batch_size": 4, "max_steps": 2}
 
 

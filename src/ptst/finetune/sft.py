@@ -18,7 +18,14 @@ from typing import Any
 
 from ptst.config import Finetune, Model
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError, in_one_line
-from ptst.models import ALL_LINEAR, load_model, load_tokenizer, quantization
+from ptst.models import (
+    ALL_LINEAR,
+    context_of,
+    load_config,
+    load_model,
+    load_tokenizer,
+    quantization,
+)
 from ptst.store import write_jsonl
 from ptst.templates import TrainingRow
 
@@ -149,10 +156,28 @@ def train(training: Training, log: Log, stop: Callable[[], bool] = lambda: False
     }
 
 
+def check_context(training: Training, context: int | None) -> None:
+    """Refuse rows with more tokens than the model has positions: it would learn from positions it never had.
+
+    Args:
+        context: see `ptst.models.context_of`.
+
+    Raises:
+        ConfigError: saying the length of the longest row, and where to cut.
+    """
+    longest = max(map(len, [*training.rows, *training.mixed]))
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"the longest row has {longest} tokens, which is more than the context of {context} of "
+            f"{training.model.name}: set finetune.max_length={context} to cut such rows."
+        )
+
+
 def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda: False) -> Any:
     """TRL's trainer over our rows; see `train` for the arguments.
 
     Raises:
+        ConfigError: a row is longer than the model's context.
         PtstError: TRL or PEFT refuses the recipe or the model, with its reason.
     """
     from peft import LoraConfig
@@ -164,6 +189,7 @@ def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda
     share = recipe.batch_size // recipe.devices
     device_batch = min(recipe.device_batch_size, share)
     tokenizer = load_tokenizer(model)
+    check_context(training, context_of(load_config(model)))
     peft_config = None
     targets = list(recipe.lora.target_modules)
     if recipe.method != "full":
