@@ -12,6 +12,7 @@ from typing import Any
 from ptst.config import ROOT, Model
 from ptst.errors import ConfigError, in_one_line
 from ptst.hub import commit_of
+from ptst.progress import say
 from ptst.store import fingerprint
 from ptst.templates import chat_source
 
@@ -159,6 +160,31 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
         bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
     )
     return loaded.eval() if "quantization_config" in kwargs else loaded.to(device).eval()
+
+
+def make_padding_exist(tokenizer: Any, config: Any) -> None:
+    """Give the tokenizer a pad token that the model has an embedding for, and say so, where its own has none.
+
+    Padding is masked, so any token does. A special one is taken where there is one.
+
+    Args:
+        config: the model's.
+    """
+    embeddings = config.get_text_config().vocab_size
+    pad = tokenizer.pad_token_id
+    if pad is not None and pad < embeddings:
+        return
+    special = (tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    taken = next(
+        token
+        for i in (*special, *range(embeddings))
+        if i is not None and i < embeddings and (token := tokenizer.convert_ids_to_tokens(i))
+    )
+    why = "there is no pad token"
+    if pad is not None:
+        why = f"the pad token {tokenizer.pad_token!r} is {pad}, and the model has {embeddings} embeddings"
+    say(f"{why}: {taken!r} takes its place, where no answer and no loss depends on it")
+    tokenizer.pad_token = taken
 
 
 def load_config(model: Model) -> Any:

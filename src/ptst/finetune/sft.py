@@ -24,6 +24,7 @@ from ptst.models import (
     load_config,
     load_model,
     load_tokenizer,
+    make_padding_exist,
     quantization,
 )
 from ptst.store import write_jsonl
@@ -189,7 +190,9 @@ def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda
     share = recipe.batch_size // recipe.devices
     device_batch = min(recipe.device_batch_size, share)
     tokenizer = load_tokenizer(model)
-    check_context(training, context_of(load_config(model)))
+    model_config = load_config(model)
+    make_padding_exist(tokenizer, model_config)
+    check_context(training, context_of(model_config))
     peft_config = None
     targets = list(recipe.lora.target_modules)
     if recipe.method != "full":

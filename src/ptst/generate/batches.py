@@ -20,7 +20,7 @@ from typing import Any
 from ptst.config import Decoding
 from ptst.errors import DataError
 from ptst.generate.padding import padding_is_left_out
-from ptst.models import context_of
+from ptst.models import context_of, make_padding_exist
 
 Ids = list[int]
 
@@ -96,6 +96,7 @@ def complete(
     from ptst.generate.cache import every_layer_grows, prefix_cache
 
     prefix = shared_prefix(prompts) if share_prefix and every_layer_grows(model) else []
+    make_padding_exist(tokenizer, model.config)
     pad = tokenizer.pad_token_id
     if prefix and not padding_is_left_out(model, pad, prompts[0], behind=0.5):
         prefix = []
