@@ -263,6 +263,8 @@ def _finetune(
         held.judge.forget()  # it may hold a GPU's memory since the last cell was judged
         device = models.pick_device(config.engine.device)
         models.quantization(config.finetune.method, device)  # refuses what cannot be had here
+        if config.finetune.method in ("lora", "qlora"):
+            models.check_targets(config.model, config.finetune.lora.target_modules)
         tokenizer = held.tokenizer(config.model)
         tell_format(config, held)
         examples, rows_facts = _tokenised(config.dataset, config.train_template, config, tokenizer)

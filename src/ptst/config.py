@@ -169,6 +169,7 @@ class Lora:
     alpha: int = 32
     dropout: float = 0.05
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """Names of modules, whole or from a dot on; or [all-linear]: every linear layer but the head."""
 
 
 @dataclass

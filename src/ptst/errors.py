@@ -1,5 +1,11 @@
 """What a user can mend: raised with what is wrong, where, and what would be right."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LONGEST_REASON = 300
+"""Characters of another library's error. The whole of it is chained."""
+
 
 class PtstError(Exception):
     """The base of every error that is printed as one message, without a traceback."""
@@ -22,3 +28,21 @@ class Interrupted(BaseException):
 
 class TemplateError(PtstError):
     """A template cannot make prompts, or a prompt cannot be spelled for this model."""
+
+
+@contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Say what a library refuses as "<what>: <its reason>", in one line.
+
+    Raises:
+        PtstError: the body raised one of the errors by which libraries refuse their arguments or files.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, a RuntimeError: nothing is wrong
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if len(reason) > LONGEST_REASON:
+            reason = f"{reason[:LONGEST_REASON]}..."
+        raise PtstError(f"{what}: {reason}") from error

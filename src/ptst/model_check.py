@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ptst import chat, models, templates
 from ptst.chat import ChatFormat
 from ptst.config import Config, Dataset, Model, Template
-from ptst.errors import PtstError, TemplateError
+from ptst.errors import ConfigError, PtstError, TemplateError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -113,9 +113,12 @@ def check_model(config: Config, shown: Sequence[Template]) -> ModelCheck:
         wrong.append(str(error))
     wanted = list(config.finetune.lora.target_modules)
     layers = models.linear_layers(model)
-    missing = models.missing_targets(wanted, layers)
-    if config.finetune.method in ("lora", "qlora") and missing:
-        wrong.append(f"finetune.lora.target_modules: the model has no {', '.join(missing)}")
+    missing = models.missing_modules(model, wanted)
+    if config.finetune.method in ("lora", "qlora"):
+        try:
+            models.check_targets(model, wanted)
+        except ConfigError as error:
+            wrong.append(str(error))
     spelled = [_spelled(template, dataset, model, tokenizer) for template in shown]
     for one in spelled:
         for what, difference in (("prompt", one.prompt_difference), ("row", one.row_difference)):

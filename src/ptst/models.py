@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ptst.chat import chat_source, is_ours
 from ptst.config import ROOT, Model
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, in_one_line
 from ptst.hub import commit_of
+from ptst.progress import say
 from ptst.store import fingerprint
 
 SPELLING = 2
 """Raised where a chat format of a model's own is spelled, ended or read otherwise than before."""
+
+ALL_LINEAR = "all-linear"
+"""As the only target module: PEFT's word for every linear layer but the head."""
 
 
 def identity(model: Model) -> dict[str, Any]:
@@ -107,22 +113,6 @@ def load_tokenizer(model: Model, local_only: bool = False) -> Any:
     return tokenizer
 
 
-def load_config(model: Model) -> Any:
-    """The model's configuration.
-
-    Raises:
-        ConfigError: it cannot be had, with the library's reason.
-    """
-    from transformers import AutoConfig
-
-    source = str(local_folder(model) or model.path)
-    try:
-        found = AutoConfig.from_pretrained(source, revision=model.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(_unavailable(model, error)) from error
-    return found
-
-
 def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     """The causal language model on `device`, in evaluation mode.
 
@@ -157,6 +147,122 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     return loaded.eval() if "quantization_config" in kwargs else loaded.to(device).eval()
 
 
+def make_padding_exist(tokenizer: Any, config: Any) -> None:
+    """Give the tokenizer a pad token that the model has an embedding for, and say so, where its own has none.
+
+    Padding is masked, so any token does. A special one is taken where there is one.
+
+    Args:
+        config: the model's.
+    """
+    embeddings = config.get_text_config().vocab_size
+    pad = tokenizer.pad_token_id
+    if pad is not None and pad < embeddings:
+        return
+    special = (tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    taken = next(
+        token
+        for i in (*special, *range(embeddings))
+        if i is not None and i < embeddings and (token := tokenizer.convert_ids_to_tokens(i))
+    )
+    why = "there is no pad token"
+    if pad is not None:
+        why = f"the pad token {tokenizer.pad_token!r} is {pad}, and the model has {embeddings} embeddings"
+    say(f"{why}: {taken!r} takes its place, where no answer and no loss depends on it")
+    tokenizer.pad_token = taken
+
+
+def load_config(model: Model) -> Any:
+    """The model's configuration, which is a small file.
+
+    Raises:
+        ConfigError: it cannot be had, with the library's reason.
+    """
+    from transformers import AutoConfig
+
+    source = str(local_folder(model) or model.path)
+    try:
+        return AutoConfig.from_pretrained(source, revision=model.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(_unavailable(model, error)) from error
+
+
+def _architecture(model: Model) -> Any:
+    """The model with all its modules and without a single weight."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(model)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:  # no causal language model
+        raise ConfigError(_unavailable(model, error)) from error
+
+
+def linear_layers(model: Model) -> list[str]:
+    """Names of the model's linear layers without the head, as LoRA's target modules take them.
+
+    No weights are read, and no memory is taken for them.
+
+    Raises:
+        ConfigError: the model's configuration cannot be had, or is of no causal language model.
+    """
+    return _linear_layers(_architecture(model))
+
+
+def _linear_layers(built: Any) -> list[str]:
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    head = built.get_output_embeddings()
+    linear = (
+        name
+        for name, module in built.named_modules()
+        if isinstance(module, Linear | Conv1D) and module is not head
+    )
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+
+
+def missing_modules(model: Model, targets: Sequence[str]) -> list[str]:
+    """Which of LoRA's target modules the model does not have; PEFT would leave them out in silence.
+
+    A target is a module's whole name, or what follows a dot in it (PEFT 0.21, check_target_module_exists).
+
+    Raises:
+        ConfigError: as `linear_layers`.
+    """
+    return _missing_modules(_architecture(model), targets)
+
+
+def _missing_modules(built: Any, targets: Sequence[str]) -> list[str]:
+    if list(targets) == [ALL_LINEAR]:
+        return []
+    names = [f".{name}" for name, _ in built.named_modules()]
+    return [t for t in targets if not any(name.endswith(f".{t}") for name in names)]
+
+
+def check_targets(model: Model, targets: Sequence[str]) -> None:
+    """Refuse target modules for LoRA that the model does not have, or that would not be trained.
+
+    Raises:
+        ConfigError: naming them, and the linear layers that there are.
+    """
+    built = _architecture(model)
+    head = built.get_output_embeddings()
+    names = [f".{name}" for name, module in built.named_modules() if module is head]
+    if heads := [t for t in targets if any(name.endswith(f".{t}") for name in names)]:
+        raise ConfigError(
+            f"finetune.lora.target_modules: {heads[0]} is the head of {model.name}. TRL's loss reads its "
+            "weights directly, so an adapter on it would not be trained; leave it out."
+        )
+    if missing := _missing_modules(built, targets):
+        raise ConfigError(
+            f"finetune.lora.target_modules: {model.name} has no {', '.join(missing)}; its linear layers "
+            f"are: {', '.join(_linear_layers(built))}. Name some of them, or take all: [{ALL_LINEAR}]."
+        )
+
+
 def context_of(config: Any) -> int | None:
     """Positions that a model has, from its configuration; None where that names no limit.
 
@@ -164,6 +270,18 @@ def context_of(config: Any) -> int | None:
     """
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit
+
+
+def _adapts_shared_weights(adapted: Any) -> bool:
+    """Whether an adapter is on weights that another module uses, too: embeddings that are tied to the head.
+
+    In training that other module went without the adapter; merged, it would get it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    uses = Counter(id(weight) for _, weight in adapted.named_parameters(remove_duplicate=False))
+    layers = (module for module in adapted.modules() if isinstance(module, BaseTunerLayer))
+    return any(uses[id(layer.get_base_layer().weight)] > 1 for layer in layers)
 
 
 class BaseModel:
@@ -186,16 +304,24 @@ class BaseModel:
         return self._loaded
 
     def adapted(self, model: Model, device: str, method: str, folder: Path) -> Any:
-        """The base model under the adapter in `folder`; valid until another is asked for."""
+        """The base model under the adapter in `folder`; valid until another is asked for.
+
+        Raises:
+            PtstError: it does not fit the model, with PEFT's reason.
+        """
         from peft import PeftModel
 
         base = self.untouched(model, device, method)
+        unfit = f"the adapter in {folder} cannot be loaded onto {model.name}"
+        with in_one_line(unfit):
+            self._adapted = PeftModel.from_pretrained(base, str(folder)).eval()
         # Merged, an adapter costs nothing at each step; but adding it to weights of half precision
         # or less would round much of it away. Merged into a copy: subtracting it again would round, too.
-        if model.dtype == "float32" and not quantization(method, device):
-            tuned = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
-            return tuned.merge_and_unload()
-        self._adapted = PeftModel.from_pretrained(base, str(folder)).eval()
+        exact = model.dtype == "float32" and not quantization(method, device)
+        if exact and not _adapts_shared_weights(self._adapted):
+            merged = copy.deepcopy(self._adapted).merge_and_unload()
+            self._loaded, self._adapted = self._adapted.unload(), None
+            return merged
         return self._adapted
 
     def forget(self) -> None:

@@ -15,6 +15,7 @@ from ptst.errors import ConfigError, DataError, PtstError
 from ptst.finetune.sft import (
     Training,
     check_batch,
+    check_context,
     epoch_ends,
     fit_rows,
     last_checkpoint,
@@ -394,3 +395,27 @@ def test_qlora_without_cuda_says_what_to_use(rows, tmp_path: Path) -> None:
     model, training = rows
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         run(model, training, tmp_path, Finetune(method="qlora", **RECIPE))
+
+
+@pytest.mark.parametrize("where", ["rows", "mixed"])
+def test_rows_longer_than_the_models_context_are_refused_before_the_first_step(
+    rows, tmp_path: Path, where: str
+) -> None:
+    model, training = rows
+    long = [TrainingRow(array("i", [5] * 2049), 2)]  # the micro model has 2048 positions
+    recipe = Finetune(method="full", max_length=4096, max_steps=1, **RECIPE)
+    mixed = long if where == "mixed" else []
+    with pytest.raises(ConfigError) as caught:
+        run(model, training if mixed else [*training, *long], tmp_path, recipe, mixed=mixed)
+    assert "2049 tokens" in str(caught.value)
+    assert "context of 2048" in str(caught.value)
+    assert "finetune.max_length=2048" in str(caught.value)
+    whole = [*training, TrainingRow(array("i", [5] * 2048), 2046)]
+    check_context(Training(model, recipe, whole, 0, "cpu", tmp_path, tmp_path), 2048)
+
+
+def test_a_model_without_a_limit_trains_on_rows_of_any_length(rows, tmp_path: Path) -> None:
+    model, _ = rows
+    long = [TrainingRow(array("i", [5] * 100_000), 2)]
+    recipe = Finetune(method="full", max_length=100_000, **RECIPE)
+    check_context(Training(model, recipe, long, 0, "cpu", tmp_path, tmp_path), None)

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ptst.config import Finetune, Model
-from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.models import load_model, load_tokenizer, quantization
+from ptst.errors import ConfigError, DataError, Interrupted, PtstError, in_one_line
+from ptst.models import (
+    ALL_LINEAR,
+    context_of,
+    load_config,
+    load_model,
+    load_tokenizer,
+    make_padding_exist,
+    quantization,
+)
 from ptst.store import write_jsonl
 from ptst.templates import TrainingRow
 
@@ -149,8 +157,30 @@ def train(training: Training, log: Log, stop: Callable[[], bool] = lambda: False
     }
 
 
+def check_context(training: Training, context: int | None) -> None:
+    """Refuse rows with more tokens than the model has positions: it would learn from positions it never had.
+
+    Args:
+        context: see `ptst.models.context_of`.
+
+    Raises:
+        ConfigError: saying the length of the longest row, and where to cut.
+    """
+    longest = max(map(len, [*training.rows, *training.mixed]))
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"the longest row has {longest} tokens, which is more than the context of {context} of "
+            f"{training.model.name}: set finetune.max_length={context} to cut such rows."
+        )
+
+
 def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda: False) -> Any:
-    """TRL's trainer over our rows; see `train` for the arguments."""
+    """TRL's trainer over our rows; see `train` for the arguments.
+
+    Raises:
+        ConfigError: a row is longer than the model's context.
+        PtstError: TRL or PEFT refuses the recipe or the model, with its reason.
+    """
     from peft import LoraConfig
     from transformers import PrinterCallback
     from trl import SFTConfig
@@ -160,13 +190,17 @@ def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda
     share = recipe.batch_size // recipe.devices
     device_batch = min(recipe.device_batch_size, share)
     tokenizer = load_tokenizer(model)
+    model_config = load_config(model)
+    make_padding_exist(tokenizer, model_config)
+    check_context(training, context_of(model_config))
     peft_config = None
+    targets = list(recipe.lora.target_modules)
     if recipe.method != "full":
         peft_config = LoraConfig(
             r=recipe.lora.r,
             lora_alpha=recipe.lora.alpha,
             lora_dropout=recipe.lora.dropout,
-            target_modules=list(recipe.lora.target_modules),
+            target_modules=ALL_LINEAR if targets == [ALL_LINEAR] else targets,
             task_type="CAUSAL_LM",
         )
     ordered = mixture(rows, mixed, recipe.epochs, training.seed) if mixed else list(rows)
@@ -219,14 +253,17 @@ def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda
     # FSDP moves to a device what is that device's part; the whole may not fit.
     place = "cpu" if recipe.fsdp else device
     loaded = load_model(trained, place, **quantization(recipe.method, device))
-    trainer = _trainer_class(recipe, ends, len(rows), bool(mixed))(
-        model=loaded,
-        args=config,
-        train_dataset=_table([*ordered, *filling(rows, recipe, len(ordered))]),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-        callbacks=[_callback(log, stop, training.passes, step_tokens)],
-    )
+    make = _trainer_class(recipe, ends, len(rows), bool(mixed))
+    table = _table([*ordered, *filling(rows, recipe, len(ordered))])
+    with in_one_line(f"finetune={recipe.method} of {model.name} cannot begin"):
+        trainer = make(
+            model=loaded,
+            args=config,
+            train_dataset=table,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            callbacks=[_callback(log, stop, training.passes, step_tokens)],
+        )
     trainer.remove_callback(PrinterCallback)
     if recipe.keep_epochs:
         trainer.add_callback(_epoch_callback(trainer, ends, training.scratch / EPOCHS))

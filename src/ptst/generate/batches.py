@@ -20,6 +20,7 @@ from typing import Any
 from ptst.chat import decode
 from ptst.config import Decoding
 from ptst.generate.padding import padding_is_left_out
+from ptst.models import make_padding_exist
 
 Ids = list[int]
 
@@ -90,6 +91,7 @@ def complete(
     ends |= {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
 
     prefix = shared_prefix(prompts) if share_prefix and every_layer_grows(model) else []
+    make_padding_exist(tokenizer, model.config)
     pad = tokenizer.pad_token_id
     if prefix and not padding_is_left_out(model, pad, prompts[0], behind=0.5):
         prefix = []
