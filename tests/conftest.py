@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slurm_cluster import Cluster, installed
+from warm import Command
 
 from ptst.config import ROOT, Config, compose
 from ptst.judge import Bench
@@ -51,21 +49,9 @@ def outside() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
 
 
-def interruptible() -> None:
-    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def ptst(*overrides: str) -> subprocess.Popen[str]:
+def ptst(*overrides: str) -> Command:
     """The command line in a process of its own, of one thread."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ptst.cli", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=outside() | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        preexec_fn=interruptible,
-    )
+    return Command(*overrides, environment=outside() | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture

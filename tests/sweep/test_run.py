@@ -356,7 +356,7 @@ def test_killed_again_and_again_a_sweep_ends_with_the_table_of_one_never_killed(
             process = ptst("-m", *GRID, *own(folder))
             began = time.monotonic()
             try:
-                limit = draw.uniform(0.3, 1.0) * seconds if kills < 6 else 300
+                limit = draw.uniform(0.1, 1.0) * seconds if kills < 6 else 300
                 _, errors = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
