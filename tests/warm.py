@@ -198,7 +198,9 @@ class Running:
 class Command(Running):
     """A command whose streams are read when it is over."""
 
-    def __init__(self, *words: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, *words: str, environment: Mapping[str, str], module: str = "ptst.cli"
+    ) -> None:
         differing = [
             name
             for name in os.environ.keys() | environment.keys()
@@ -213,7 +215,7 @@ class Command(Running):
         ]
         with Path(os.devnull).open() as nothing:
             streams = [nothing.fileno(), *(stream.fileno() for stream in self._streams)]
-            super().__init__(server(), ["-m", "ptst.cli", *words], environment, streams)
+            super().__init__(server(), ["-m", module, *words], environment, streams)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait, and read what it wrote to standard output and standard error."""
