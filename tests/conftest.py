@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slurm_cluster import Cluster, installed
+from warm import Command
 
 from ptst.config import ROOT, Config, compose
 from ptst.judge import Bench
@@ -36,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported until here stays: not to be looked through in every collection of garbage, as of a training."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -51,21 +56,9 @@ def outside() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
 
 
-def interruptible() -> None:
-    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def ptst(*overrides: str) -> subprocess.Popen[str]:
+def ptst(*overrides: str) -> Command:
     """The command line in a process of its own, of one thread."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ptst.cli", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=outside() | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        preexec_fn=interruptible,
-    )
+    return Command(*overrides, environment=outside() | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture

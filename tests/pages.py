@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from conftest import outside
+from warm import put_python
 
 from ptst.config import ROOT
 
@@ -56,8 +56,8 @@ def clone(folder: Path) -> Path:
 
 
 def put_ptst(folder: Path) -> None:
-    """The command `ptst`, run by this Python."""
-    (folder / "ptst").write_text(f'#!/bin/bash\nexec {sys.executable} -m ptst.cli "$@"\n')
+    """The command `ptst`, run by this Python (see warm.py)."""
+    (folder / "ptst").write_text(f'#!/bin/bash\nexec {put_python(folder)} -m ptst.cli "$@"\n')
     (folder / "ptst").chmod(0o755)
 
 

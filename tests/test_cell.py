@@ -570,7 +570,7 @@ def test_killed_at_any_moment_a_cell_ends_with_the_same_result(tmp_path: Path) -
         process = ptst(*longer, f"paths.store={store}")
         began = time.monotonic()
         try:
-            limit = draw.uniform(0.4, 1.0) * seconds if kills < 12 else 300
+            limit = draw.uniform(0.1, 1.0) * seconds if kills < 12 else 300
             _, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)

@@ -105,6 +105,7 @@ def test_two_devices_have_the_loss_curve_of_one_at_the_same_global_batch(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("alone")
 @pytest.mark.parametrize("fsdp", [False, True])
 def test_stopped_and_killed_two_devices_end_as_one_that_never_was(
     rows, alone, tmp_path: Path, fsdp: bool

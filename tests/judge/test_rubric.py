@@ -625,6 +625,7 @@ MICRO = str(ROOT / "src/ptst/micro/model")
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("transformers serve")
 def test_a_real_server_is_asked_and_what_it_says_without_a_score_is_kept(
     server: str, bench: Bench
 ) -> None:
@@ -641,6 +642,7 @@ def test_a_real_server_is_asked_and_what_it_says_without_a_score_is_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("transformers serve")
 def test_an_unknown_model_of_a_real_server_ends_it_at_once(server: str, bench: Bench) -> None:
     judge = Rubric("no/such-model", server, api_key_env=None, max_tokens=8, timeout=60)
     with pytest.raises(PtstError, match="no/such-model"):
@@ -648,6 +650,7 @@ def test_an_unknown_model_of_a_real_server_ends_it_at_once(server: str, bench: B
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("transformers serve")
 def test_a_real_server_behind_faults_gives_every_score(server: str, bench: Bench) -> None:
     with Endpoint(drawn(0.3, nonsense=0.1), upstream=server, silence=35) as endpoint:
         judge = asking(endpoint, max_tokens=4, timeout=30, concurrency=4)

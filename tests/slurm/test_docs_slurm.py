@@ -10,6 +10,7 @@ import pytest
 from conftest import TINY
 from pages import clone, run_page
 from slurm_cluster import Cluster
+from warm import PYTHON
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,8 @@ def test_every_command_of_the_page_works_in_its_order(
     virtual: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     checkout = clone(tmp_path / "ptst")
-    own = {"PYTHONPATH": f"{checkout}/src", "HF_HUB_OFFLINE": "1"}
+    python = str(checkout / ".venv" / "bin" / "python")
+    own = {"PYTHONPATH": f"{checkout}/src", "HF_HUB_OFFLINE": "1", PYTHON: python}
     said = run_page("docs/slurm.md", checkout, virtual().environment | own, small)
     assert len(said) > 15
     everything = "\n".join(said)

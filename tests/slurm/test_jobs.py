@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from conftest import TINY
 from slurm_cluster import Cluster, installed
+from warm import put_python
 
 from ptst.cli import main
 from ptst.slurm.cluster import is_overdue
@@ -33,6 +35,12 @@ SLURM = [
 ]
 LONG = ("finetune.max_steps=40", "dataset.n=400", "finetune.batch_size=16", "finetune.save_steps=5")
 """Over TINY: a fine-tuning that takes some seconds."""
+
+
+@pytest.fixture
+def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that are submitted run in warm processes: for tests that do nothing to a job's process."""
+    monkeypatch.setattr(sys, "executable", str(put_python(tmp_path)))
 
 
 def own(folder: Path) -> list[str]:
@@ -135,6 +143,7 @@ def assert_whole(sweep: list[str], folder: Path) -> None:
     assert not list((folder / "store" / "partial").glob("*/*"))
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_sweep_runs_in_order_and_submitting_it_again_reports(
     on: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +166,7 @@ def test_a_sweep_runs_in_order_and_submitting_it_again_reports(
     assert (tmp_path / "reports" / "quick-micro" / "index.html").is_file()
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_failed_fine_tuning_blocks_its_cells_and_no_others(on: Login, tmp_path: Path) -> None:
     cluster = on()
     sweep = [*own(tmp_path), "finetune.learning_rate=1e-4,1e30"]
@@ -175,6 +185,7 @@ def test_a_failed_fine_tuning_blocks_its_cells_and_no_others(on: Login, tmp_path
     over(cluster, tmp_path)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_failed_cell_fails_its_job_and_keeps_no_other_from_its_score(
     on: Login, tmp_path: Path
 ) -> None:
@@ -188,6 +199,7 @@ def test_a_failed_cell_fails_its_job_and_keeps_no_other_from_its_score(
     assert [cluster.states()[entry.id(0)] for entry in entries(tmp_path)] == ["FAILED", "FAILED"]
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("apart", [False, True])
 def test_another_judge_reads_the_completions_that_were_queued_before(
     on: Login, tmp_path: Path, apart: bool
@@ -318,6 +330,7 @@ def test_a_node_that_dies_is_survived(on: Login, tmp_path: Path) -> None:
     assert "restart 1" in log(tmp_path, "finetune")
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_controller_that_starts_again_changes_nothing(
     on: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,6 +377,7 @@ def test_status_tells_how_a_job_ended_that_slurm_has_forgotten(
     assert ended in (state.reason or "")
 
 
+@pytest.mark.usefixtures("warm")
 def test_table_1_is_the_same_as_without_slurm(on: Login, tmp_path: Path) -> None:
     cluster = on()
     size = ["dataset.n=64", "finetune.epochs=1", "task.gsm8k.queries.n=12", "tracking=none"]

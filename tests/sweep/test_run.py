@@ -53,10 +53,16 @@ def made_at(folder: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the finished tiny grid, made once."""
+    """A folder with the finished tiny grid, made once. Not to be changed."""
     folder = tmp_path_factory.mktemp("whole")
     assert multirun([*GRID, *own(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole, tmp_path / "copied"))
 
 
 def test_each_fine_tuning_happens_once_and_its_cells_share_it(whole: Path) -> None:
@@ -135,16 +141,16 @@ def test_a_second_run_makes_nothing_and_changes_nothing(whole: Path) -> None:
 
 
 def test_a_new_test_template_trains_nothing_and_a_new_judge_generates_nothing(
-    whole: Path, own_conf: Path
+    copied: Path, own_conf: Path
 ) -> None:
     (own_conf / "template" / "kind.yaml").write_text(
         "name: kind\nmode: chat\nsystem: Be kind.\nuser: '{question}'\n"
     )
     more = "template@test_template=chat_vanilla,chat_llama,kind"
-    assert multirun([*GRID, *own(whole), more]) == 0
-    assert artifacts(whole) == {"finetune": 2, "generate": 18, "judge": 18, "cell": 9}
-    assert multirun([*GRID, *own(whole), "judge=keywords"]) == 0
-    made = artifacts(whole)
+    assert multirun([*GRID, *own(copied), more]) == 0
+    assert artifacts(copied) == {"finetune": 2, "generate": 18, "judge": 18, "cell": 9}
+    assert multirun([*GRID, *own(copied), "judge=keywords"]) == 0
+    made = artifacts(copied)
     assert (made["finetune"], made["generate"]) == (2, 18)
     assert made["judge"] > 18
 
@@ -230,7 +236,7 @@ def test_a_diverging_fine_tuning_fails_its_cells_once_and_no_others(tmp_path: Pa
     assert artifacts(tmp_path)["cell"] == 2
 
 
-def test_local_processes_share_the_jobs(tmp_path: Path, whole: Path) -> None:
+def test_local_processes_share_the_jobs(tmp_path: Path) -> None:
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert multirun([*GRID, *own(tmp_path), *launcher]) == 0
     assert artifacts(tmp_path) == {"finetune": 2, "generate": 12, "judge": 12, "cell": 6}
@@ -356,7 +362,7 @@ def test_killed_again_and_again_a_sweep_ends_with_the_table_of_one_never_killed(
             process = ptst("-m", *GRID, *own(folder))
             began = time.monotonic()
             try:
-                limit = draw.uniform(0.3, 1.0) * seconds if kills < 6 else 300
+                limit = draw.uniform(0.1, 1.0) * seconds if kills < 6 else 300
                 _, errors = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)

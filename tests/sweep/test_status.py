@@ -6,14 +6,13 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, ptst
 from rich.console import Console
+from warm import Command
 
 from ptst.cli import main
 from ptst.errors import PtstError
@@ -24,7 +23,7 @@ from ptst.sweep.status import as_json, shown, states_of
 GRID = ("+sweeps=quick", *TINY, "tracking=none")
 
 
-def wait_for(grid: Grid, store: Store, process: subprocess.Popen[bytes], stage: str) -> None:
+def wait_for(grid: Grid, store: Store, process: Command, stage: str) -> None:
     """Wait until a cell is seen running in a stage that tells how far it is."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -44,9 +43,7 @@ def test_a_running_fine_tuning_is_seen_and_a_killed_one_is_waiting(tmp_path: Pat
         c for c in grid.cells if c.coordinates["train_template"] == "chat_llama"
     ]  # run first
     assert {state.state for state in states_of(grid, store).values()} == {"waiting"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ptst.cli", "-m", *overrides], stderr=subprocess.DEVNULL
-    )
+    process = ptst("-m", *overrides)
     try:
         wait_for(grid, store, process, "finetune")
         states = states_of(grid, store)
