@@ -188,7 +188,7 @@ def test_a_stop_keeps_what_is_under_way_and_sends_no_more() -> None:
                 whom(endpoint, concurrency=8), asked(500), SAMPLING, stop=lambda: len(answered) > 20
             ):
                 answered.append(i)
-        assert endpoint.delivered.total() == len(answered) == len(set(answered)) < 60
+    assert endpoint.delivered.total() == len(answered) == len(set(answered)) < 60
 
 
 def test_a_stop_is_heard_while_all_wait() -> None:
