@@ -163,11 +163,11 @@ class Endpoint:
             await asyncio.sleep(0.01)
             request.transport.abort()
             return response
+        if fault != "silence":  # nobody was there any more
+            self.delivered[prompt] += 1  # before: who has an answer may leave, and that ends this
+            self.rated[prompt] += fault == ""
         await response.write(answer)
         await response.write_eof()
-        if fault != "silence":  # nobody was there any more
-            self.delivered[prompt] += 1
-            self.rated[prompt] += fault == ""
         return response
 
     async def _chat(self, body: dict[str, Any], prompt: str, nonsense: bool) -> dict[str, Any]:

@@ -182,13 +182,12 @@ def test_without_a_key_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stop_keeps_what_is_under_way_and_sends_no_more() -> None:
     answered: list[int] = []
-    with Endpoint(latency=0.05) as endpoint:
-        with pytest.raises(Interrupted, match="of 500 answers"):
-            for i, _ in api.chat(
-                whom(endpoint, concurrency=8), asked(500), SAMPLING, stop=lambda: len(answered) > 20
-            ):
-                answered.append(i)
-        assert endpoint.delivered.total() == len(answered) == len(set(answered)) < 60
+    with Endpoint(latency=0.05) as endpoint, pytest.raises(Interrupted, match="of 500 answers"):
+        for i, _ in api.chat(
+            whom(endpoint, concurrency=8), asked(500), SAMPLING, stop=lambda: len(answered) > 20
+        ):
+            answered.append(i)
+    assert endpoint.delivered.total() == len(answered) == len(set(answered)) < 60
 
 
 def test_a_stop_is_heard_while_all_wait() -> None:

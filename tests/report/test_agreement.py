@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_interval_is_over_units_not_over_their_answers() -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Grid, Store]:
-    """Two cells of the untouched micro model, judged by the ground truth and by two keyword lists."""
+    """Two cells of the untouched micro model, judged by the ground truth and by two keyword lists. Not to be changed."""
     folder = tmp_path_factory.mktemp("ran")
     overrides = [
         *(word for word in TINY if not word.startswith(("task.", "evaluation.hazards.decoding"))),
@@ -229,8 +230,11 @@ def _rescored(store: Store, grid: Grid, label: Any) -> None:
         write_jsonl(folder / "scores.jsonl", scores)
 
 
-def test_figures_of_a_known_disagreement(ran: tuple[list[str], Grid, Store]) -> None:
-    _, grid, store = ran
+def test_figures_of_a_known_disagreement(
+    ran: tuple[list[str], Grid, Store], tmp_path: Path
+) -> None:
+    _, grid, whole = ran
+    store = Store(Path(shutil.copytree(whole.root, tmp_path / "store")))
     # Against a judge that always refuses (the micro model is aligned): cell 0 the same, cell 1 complied
     # with for three of ten queries, and one missing.
     truth = load_agreement(grid, store, ["micro", "keywords"]).gaps

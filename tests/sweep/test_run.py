@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import huggingface_hub
+import psutil
 import pytest
 from conftest import TINY, ptst
 
@@ -240,6 +241,9 @@ def test_local_processes_share_the_jobs(tmp_path: Path) -> None:
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert multirun([*GRID, *own(tmp_path), *launcher]) == 0
     assert artifacts(tmp_path) == {"finetune": 2, "generate": 12, "judge": 12, "cell": 6}
+    # Nor does one outlive the run, with its memory, its environment and its GPU.
+    left = [process.cmdline() for process in psutil.Process().children()]
+    assert not [words for words in left if "popen_loky_posix" in " ".join(words)]
 
 
 def test_a_killed_worker_takes_no_other_job_with_it(tmp_path: Path) -> None:

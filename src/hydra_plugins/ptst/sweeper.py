@@ -61,9 +61,19 @@ class GridSweeper(Sweeper):
 
         def launch(file: Path, jobs: Sequence[Sequence[int]]) -> None:
             overrides = [[f"file={file}", f"cells={list(job)}"] for job in jobs]
-            for returned in launcher.launch(overrides, initial_job_idx=0):
-                _ = (
-                    returned.return_value
-                )  # raises what a job raised: cells' failures are not among it
+            try:
+                for returned in launcher.launch(overrides, initial_job_idx=0):
+                    # raises what a job raised: cells' failures are not among it
+                    _ = returned.return_value
+            finally:
+                if "joblib" in type(launcher).__module__:
+                    _end_workers()
 
         return sweep(arguments, launch)
+
+
+def _end_workers() -> None:
+    """End joblib's processes, which it keeps for the next run: with this one's environment, memory and GPU."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor(reuse=True).shutdown(wait=True)
