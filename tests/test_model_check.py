@@ -10,7 +10,7 @@ from conftest import TINY
 from formats import FORMATS, save
 
 from ptst.cli import main
-from ptst.config import Config, Dataset, Model, Template, compose
+from ptst.config import CONF, Config, Dataset, Model, Template, compose
 from ptst.errors import TemplateError
 from ptst.model_check import ModelCheck, as_json, check_model, check_training, row_difference
 
@@ -134,3 +134,35 @@ def test_the_command_prints_a_verdict_and_json(
 def test_json_has_the_verdict(tmp_path: Path) -> None:
     found = check(tmp_path, "qwen25")
     assert as_json(found)["verdict"] == found.verdict
+
+
+SHIPPED = {
+    "gemma3_1b_it": "gemma3",
+    "llama2_7b_chat": "llama2",
+    "llama31_8b_instruct": "llama31",
+    "llama32_1b_instruct": "llama32",
+    "mistral_7b_instruct_v02": "mistral_v02",
+    "phi35_mini_instruct": "phi35",
+    "phi4_mini_instruct": "phi4_mini",
+    "qwen25_05b_instruct": "qwen25",
+    "qwen25_15b_instruct": "qwen25",
+    "qwen25_7b_instruct": "qwen25",
+    "qwen3_06b": "qwen3",
+    "smollm2_135m_instruct": "smollm2",
+    "smollm2_360m_instruct": "smollm2",
+}
+"""Models with weights in conf/model/, and the format that each has."""
+
+
+def test_every_shipped_model_has_a_format_here() -> None:
+    models = {file.stem for file in (CONF / "model").glob("*.yaml")}
+    assert models == {*SHIPPED, "micro", "gpt35_turbo_0613"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_is_right_with_its_format(name: str, tmp_path: Path) -> None:
+    folder = save(FORMATS[SHIPPED[name]], tmp_path / name)
+    config = compose([f"model={name}", f"model.path={folder}", "model.revision=null"])
+    found = check_model(config, [VANILLA, BRIEF, TEXT])
+    assert found.verdict.startswith("right"), found.verdict
+    assert not any(spelled.refused for spelled in found.templates)
