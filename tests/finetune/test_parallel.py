@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ def rows() -> tuple[Model, list[TrainingRow]]:
     return config.model, made
 
 
+def ranks(parent: psutil.Process) -> list[psutil.Process]:
+    """The training processes; a process of pytest has other children, of other tests."""
+    found = []
+    for process in parent.children():
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if "spawn_main" in " ".join(process.cmdline()) else []
+    return found
+
+
 def run(
     by: Callable[..., dict],
     model: Model,
@@ -59,7 +69,7 @@ def run(
     def log(entry: dict[str, float]) -> None:
         losses[int(entry["step"])] = entry["loss"]
         if die_at and entry["step"] == die_at:
-            os.kill(psutil.Process().children(recursive=True)[-1].pid, signal.SIGKILL)
+            os.kill(ranks(psutil.Process())[-1].pid, signal.SIGKILL)
 
     out, scratch = folder / "result", folder / "scratch"
     out.mkdir(parents=True, exist_ok=True)
@@ -148,14 +158,12 @@ def test_training_processes_die_with_their_parent(tmp_path: Path) -> None:
         while not list(tmp_path.glob("store/partial/finetune/*/scratch/checkpoint-*/complete")):
             assert time.monotonic() < deadline and parent.poll() is None
             time.sleep(0.1)
-        ranks = [
-            p for p in psutil.Process(parent.pid).children() if "spawn_main" in str(p.cmdline())
-        ]
-        assert len(ranks) == 2
+        both = ranks(psutil.Process(parent.pid))
+        assert len(both) == 2
     finally:
         parent.kill()
         parent.wait()
-    _, alive = psutil.wait_procs(ranks, timeout=60)
+    _, alive = psutil.wait_procs(both, timeout=60)
     assert not alive
 
 
@@ -165,7 +173,7 @@ def test_sigterm_for_every_process_stops_them_together_and_kills_none(rows, tmp_
     losses: list[float] = []
 
     def stop() -> bool:
-        for process in psutil.Process().children(recursive=True):
+        for process in ranks(psutil.Process()):
             process.terminate()
         return bool(losses)
 
@@ -193,13 +201,12 @@ def test_what_a_process_told_before_one_died_is_the_reason_and_none_is_left(
     rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ptst.finetune.parallel._train_rank", _tell_and_die_or_hang)
-    before = set(psutil.Process().children())
+    before = set(ranks(psutil.Process()))
     with pytest.raises(PtstError, match=r"^training diverged at step 3$"):
         train_on_devices(
             Training(rows[0], Finetune(devices=2), rows[1], 0, "cpu", tmp_path, tmp_path), print
         )
-    left = set(psutil.Process().children()) - before
-    assert not [process for process in left if "spawn_main" in str(process.cmdline())]
+    assert not set(ranks(psutil.Process())) - before
 
 
 def test_what_cannot_be_shared_out_is_refused(

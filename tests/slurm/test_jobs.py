@@ -377,15 +377,18 @@ def test_status_tells_how_a_job_ended_that_slurm_has_forgotten(
     assert ended in (state.reason or "")
 
 
-@pytest.mark.usefixtures("warm")
-def test_table_1_is_the_same_as_without_slurm(on: Login, tmp_path: Path) -> None:
+def test_table_1_is_the_same_as_without_slurm(
+    on: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = on()
     size = ["dataset.n=64", "finetune.epochs=1", "task.gsm8k.queries.n=12", "tracking=none"]
     size += ["evaluation.hazards.queries.n=12"]
     words = ["+sweeps=table1", *size]
     here, there = tmp_path / "here", tmp_path / "there"
     stores = {f: [f"paths.store={f}/store", f"paths.reports={f}/reports"] for f in (here, there)}
-    assert main(["-m", *words, *stores[there], *SLURM]) == 0
+    with monkeypatch.context() as patched:  # joblib's processes are no warm ones
+        patched.setattr(sys, "executable", str(put_python(tmp_path)))
+        assert main(["-m", *words, *stores[there], *SLURM]) == 0
     over(cluster, there, seconds=900)
     assert main(["report", *words, *stores[there]]) == 0
     local = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
