@@ -68,6 +68,7 @@ class Judge(Protocol):
     `check()`: raises PtstError if it could not judge at all; called before anything is made.
     `check_row(row)`: raises DataError, naming the query, if it could judge no answer to it (its reference is
         empty, say); called for every query before any is asked. The columns of `needs` are there.
+    `caveat`: what its labels do not say, in a sentence or two, for the captions of a report.
     `needs_gpu`: whether it runs a model here that is too large for a CPU, so that jobs ask a cluster for a GPU.
     """
 
@@ -125,6 +126,12 @@ def scale_of(judge: Judge) -> tuple[float, float] | None:
     """
     scale: tuple[float, float] | None = getattr(judge, "scale", None)
     return scale
+
+
+def caveat_of(judge: Judge) -> str:
+    """What a reader of its numbers must know of a judge: its class's `caveat`; empty where it has none."""
+    caveat: str = getattr(judge, "caveat", "")
+    return caveat
 
 
 def checked(
