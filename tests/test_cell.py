@@ -544,6 +544,28 @@ def test_columns_are_missed_in_answers_that_are_in_the_store_too(
     assert artifacts(tmp_path / "store")["judge"] == 0
 
 
+def test_a_unit_may_be_the_files_own_id(composed: Compose, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    rows = [{"id": own, "input": f"{own}?"} for own in "aabbb"]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    local = ["source=local", f"path={file}", "n=null", "columns={input: input}"]
+    tiny = [
+        words for words in TINY if not words.startswith(("task.", "evaluation.hazards.queries"))
+    ]
+    words = [*tiny, "finetune=none", "~evaluation@task", "judge=keywords"]
+    words += [f"evaluation.hazards.queries.{word}" for word in local]
+    for wrong in ("unit=id", "category=id", "question='{input} {id}'"):
+        plain = ["evaluation.hazards.unit=null", "evaluation.hazards.category=null"]
+        with pytest.raises(ConfigError, match=r"hazards\.\w+=.*\bid\b.*ptst.*source_id"):
+            composed(*words, *plain, f"evaluation.hazards.{wrong}")
+    own = ["evaluation.hazards.unit=source_id", "evaluation.hazards.category=source_id"]
+    metrics = run_cell(composed(*words, *own)).metrics
+    assert metrics is not None
+    refused = metrics["hazards/refused"]
+    assert (refused.n, refused.units) == (5, 2)
+    assert {name: part.n for name, part in refused.categories.items()} == {"a": 2, "b": 3}
+
+
 def test_a_report_by_a_column_that_answers_have_not_says_so() -> None:
     row, score = {"id": "7", "completion": "No.", "kin": "x"}, {"label": "refused"}
     assert answer_of(row, score, Evaluation(unit="kin")).unit == "x"
