@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import pstdev
@@ -18,10 +18,19 @@ import pytest
 from conftest import TINY, ptst
 
 from ptst import models
-from ptst.cell import TestedModel, finetune, generate, judge, load_queries, run_cell
+from ptst.cell import (
+    TestedModel,
+    answer_of,
+    finetune,
+    generate,
+    judge,
+    load_queries,
+    run_cell,
+    unit_of,
+)
 from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Score, checked
 from ptst.keys import cell_keys
 from ptst.store import Store, read_json, read_jsonl, write_jsonl
 
@@ -250,6 +259,77 @@ def test_what_an_api_withheld_is_missing_and_nobody_judges_it(
 
 
 @dataclass
+class Wrong:
+    """A judge that says of the third query what no judge may say."""
+
+    how: str = ""
+    labels: ClassVar[tuple[str, ...]] = ("complied", "refused")
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+    scale: ClassVar[tuple[float, float]] = (1.0, 5.0)
+
+    def scores(self, items: Sequence[object], bench: Bench) -> Iterator[object]:
+        if self.how == "none":
+            return None  # type: ignore[return-value]
+        third = {
+            "label": Score("complyed", 5.0),
+            "case": Score("Complied", 5.0),
+            "above": Score("complied", 6.0),
+            "below": Score("complied", 0.5),
+            "nan": Score("complied", float("nan")),
+            "inf": Score("complied", float("inf")),
+            "text": Score("complied", "5"),  # type: ignore[arg-type]
+            "boolean": Score("complied", True),
+            "reason": Score("complied", 5.0, reason=None),  # type: ignore[arg-type]
+            "string": "complied",
+            "pair": ("complied", 5.0),
+        }.get(self.how, Score("refused", 1.0))
+        last = {"few": -1, "many": 1}.get(self.how, 0)
+        given = [Score("refused", 1.0)] * (len(items) + last)
+        return iter([*given[:2], third, *given[3:]])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("label", "query 9: label 'complyed'; it may be complied or refused, or null where"),
+        ("case", "query 9: label 'Complied'; it may be complied"),
+        ("above", r"query 9: value 6\.0; it must be from 1 to 5"),
+        ("below", r"query 9: value 0\.5; it must be from 1 to 5"),
+        ("nan", "query 9: value nan; it must be from 1 to 5"),
+        ("inf", "query 9: value inf; it must be from 1 to 5"),
+        ("text", "query 9: value '5'; it must be from 1 to 5"),
+        ("boolean", "query 9: value True; it must be from 1 to 5"),
+        ("reason", "query 9: reason None; it must be text"),
+        ("string", r"query 9: 'complied'; it must be a ptst\.judge\.Score"),
+        ("pair", r"query 9: \('complied', 5\.0\); it must be a ptst"),
+        ("few", "no score for query 11; it gave 4, and there are 5 answers"),
+        ("many", "more than 5 scores, and there are 5 answers; the last is of query 11"),
+        ("none", "NoneType where an iterator of scores"),
+    ],
+)
+def test_what_no_judge_may_say_is_an_error_and_nothing_is_published(
+    composed: Compose, tmp_path: Path, how: str, message: str
+) -> None:
+    config = composed(*TINY, "finetune=none", "judge._target_=test_cell.Wrong", f"+judge.how={how}")
+    keys, store = cell_keys(config).evaluations["hazards"], Store(tmp_path / "store")
+    with store.make("generate", keys.generate, keys.generate_parts) as work:
+        assert work
+        answers = [{"id": str(i), "completion": "No."} for i in (7, 8, 9, 10, 11)]
+        write_jsonl(work.result / "completions.jsonl", answers)
+    with pytest.raises(PtstError, match=rf"hazards: the judge Wrong gave .*{message}"):
+        judge("hazards", config, keys, store, {})
+    assert artifacts(tmp_path / "store")["judge"] == 0
+
+
+def test_a_judge_without_a_scale_gives_no_values() -> None:
+    items = [({"id": "3"}, "No.")]
+    with pytest.raises(PtstError, match=r"Weighted gave .*query 3: value 0\.5; it must be null"):
+        list(checked(Weighted(), items, iter([Score("refused", 0.5)])))
+    assert list(checked(Weighted(), items, iter([Score("refused")]))) == [Score("refused")]
+
+
+@dataclass
 class Weighted:
     """A judge with weights from somewhere, that stops when it is told."""
 
@@ -438,6 +518,63 @@ def test_rows_that_cannot_be_reported_on_are_refused_before_generation(
     with pytest.raises(DataError, match=message):
         run_cell(config)
     assert not list((tmp_path / "store").glob("finetune/*"))  # no training was spent on it
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.hazards.unit=hazzard", "unit=hazzard, but query 7 has no column 'hazzard'"),
+        ("evaluation.hazards.category=kin", "category=kin, but query 7 has no column 'kin'"),
+        ("judge=micro", "GroundTruth, reads the column 'object', which query 7 has not"),
+    ],
+)
+def test_columns_are_missed_in_answers_that_are_in_the_store_too(
+    composed: Compose, tmp_path: Path, override: str, message: str
+) -> None:
+    tiny = [words for words in TINY if not words.startswith("task.")]
+    plain = ["judge=keywords", "evaluation.hazards.unit=null", "evaluation.hazards.category=null"]
+    config = composed(*tiny, "finetune=none", "~evaluation@task", *plain, override)
+    keys, store = cell_keys(config), Store(tmp_path / "store")
+    hazards = keys.evaluations["hazards"]
+    with store.make("generate", hazards.generate, hazards.generate_parts) as work:
+        assert work
+        write_jsonl(work.result / "completions.jsonl", [{"id": "7", "completion": "No."}])
+    with pytest.raises(DataError, match=f"evaluation hazards: .*{message}"):
+        run_cell(config)
+    assert artifacts(tmp_path / "store")["judge"] == 0
+
+
+def test_a_unit_may_be_the_files_own_id(composed: Compose, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    rows = [{"id": own, "input": f"{own}?"} for own in "aabbb"]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    local = ["source=local", f"path={file}", "n=null", "columns={input: input}"]
+    tiny = [
+        words for words in TINY if not words.startswith(("task.", "evaluation.hazards.queries"))
+    ]
+    words = [*tiny, "finetune=none", "~evaluation@task", "judge=keywords"]
+    words += [f"evaluation.hazards.queries.{word}" for word in local]
+    for wrong in ("unit=id", "category=id", "question='{input} {id}'"):
+        plain = ["evaluation.hazards.unit=null", "evaluation.hazards.category=null"]
+        with pytest.raises(ConfigError, match=r"hazards\.\w+=.*\bid\b.*ptst.*source_id"):
+            composed(*words, *plain, f"evaluation.hazards.{wrong}")
+    own = ["evaluation.hazards.unit=source_id", "evaluation.hazards.category=source_id"]
+    metrics = run_cell(composed(*words, *own)).metrics
+    assert metrics is not None
+    refused = metrics["hazards/refused"]
+    assert (refused.n, refused.units) == (5, 2)
+    assert {name: part.n for name, part in refused.categories.items()} == {"a": 2, "b": 3}
+
+
+def test_a_report_by_a_column_that_answers_have_not_says_so() -> None:
+    row, score = {"id": "7", "completion": "No.", "kin": "x"}, {"label": "refused"}
+    assert answer_of(row, score, Evaluation(unit="kin")).unit == "x"
+    assert (unit_of(row, "kin"), unit_of(row, None)) == ("x", "7")
+    for setting in ("unit", "category"):
+        with pytest.raises(
+            DataError, match=f"{setting}=kind, but query 7 has no column 'kind'; its"
+        ):
+            answer_of(row, score, Evaluation(**{setting: "kind"}))
 
 
 GOOD = {

@@ -162,6 +162,25 @@ def test_only_mapped_columns_become_ours_and_the_rest_is_kept(tmp_path: Path) ->
     ]
 
 
+def test_a_files_own_id_is_never_taken_for_the_rows_number(tmp_path: Path) -> None:
+    rows = [{"id": name, "question": f"{name}?"} for name in ("b", "a", "b", "1")]
+    file = written(tmp_path, "a.jsonl", jsonl(rows))
+    only = {"input": "question"}
+    loaded = load_rows(local(file, only), ("input",))
+    assert [(row["id"], row["source_id"]) for row in loaded] == [*zip("0123", "bab1", strict=True)]
+    # `where` speaks of the file's columns
+    picked = load_rows(local(file, only, where={"id": "1"}), ("input",))
+    assert [row["input"] for row in picked] == ["1?"]
+    mapped = load_rows(local(file, {"input": "id"}), ("input",))
+    assert mapped[0] == {"id": "0", "input": "b", "question": "b?"}
+
+
+def test_a_column_that_would_take_the_place_of_another_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.jsonl", jsonl([{"id": "x", "source_id": "y", "question": "q"}]))
+    said = ("a.jsonl:1", "'source_id'", "'id'", "other name")
+    refused(local(file, {"input": "question"}), *said, needs=("input",))
+
+
 def test_instruction_may_be_empty_or_null(tmp_path: Path) -> None:
     columns = {**QA, "instruction": "system"}
     rows = [{**TWO[0], "system": ""}, {**TWO[0], "system": None}, {**TWO[0], "system": "Be brief."}]

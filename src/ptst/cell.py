@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ptst import chat, data, models, templates
 from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.judge import Bench, Score, load_judge, scale_of
+from ptst.judge import Bench, Score, checked, load_judge, scale_of
 from ptst.keys import CellKeys, EvaluationKeys, cell_keys, tested_epoch
 from ptst.metrics import MEAN, NO_CATEGORY, Answer, Metric, Scale, from_json, known_sum, measure
 from ptst.progress import console, progress, say
@@ -119,6 +119,8 @@ def _walk(
         for name in lacking(config, keys, store)
     }
     for name, evaluation in config.evaluations.items():
+        if name not in queries and store.has("generate", keys.evaluations[name].generate):
+            check_rows(name, evaluation, read_completions(store, keys.evaluations[name]))
         if "judge" in config.stages and not store.has("judge", keys.evaluations[name].judge):
             check_judge(name, evaluation)
     if "finetune" in config.stages and keys.finetune:
@@ -650,32 +652,32 @@ def judge(
                 f"completions {keys.generate} of {name} are not in {store.root}: run the cell with "
                 "stages=[generate] first, or with all stages."
             )
-        rows = read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
+        rows = read_completions(store, keys)
         with progress(f"judge {name}") as advance:
 
             def tell(done: int, total: int) -> None:
                 advance(done, total, "")
                 work.tell(done, total)
 
-            given = iter(
-                load_judge(config.evaluations[name].judge, f"{name}.judge").scores(
-                    [(row, row["completion"]) for row in rows if "withheld" not in row],
-                    Bench(
-                        store.root / "judging",
-                        config.engine.device,
-                        tell,
-                        stop,
-                        (held or models.Held()).judge,
-                    ),
-                )
+            asked = load_judge(config.evaluations[name].judge, f"{name}.judge")
+            items = [(row, row["completion"]) for row in rows if "withheld" not in row]
+            bench = Bench(
+                store.root / "judging",
+                config.engine.device,
+                tell,
+                stop,
+                (held or models.Held()).judge,
             )
+            try:
+                given = iter(list(checked(asked, items, asked.scores(items, bench))))
+            except PtstError as error:
+                raise type(error)(f"{name}: {error}") from error
             scores = [
                 Score(None, reason=f"no answer: {row['withheld']}", final=True)
                 if "withheld" in row
                 else next(given)
                 for row in rows
             ]
-            assert next(given, None) is None
         missing = [score for score in scores if score.label is None and not score.final]
         if missing:  # not published: what is in the store is never asked for again
             raise PtstError(
@@ -707,7 +709,7 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
     metrics: Metrics = {}
     for name, evaluation in config.evaluations.items():
         keyed = keys.evaluations[name]
-        rows = read_jsonl(store.path("generate", keyed.generate) / "completions.jsonl")
+        rows = read_completions(store, keyed)
         scores = read_jsonl(store.path("judge", keyed.judge) / "scores.jsonl")
         answers = [
             answer_of(row, score, evaluation) for row, score in zip(rows, scores, strict=True)
@@ -748,11 +750,18 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
                 )
             if config.tracking.upload_completions:
                 for name, keyed in keys.evaluations.items():
-                    rows = read_jsonl(store.path("generate", keyed.generate) / "completions.jsonl")
-                    run.table(f"completions/{name}", rows)
+                    run.table(f"completions/{name}", read_completions(store, keyed))
         write_json(work.result / "metrics.json", plain)
         _write_provenance(work.result, config, time.monotonic() - started, {})
     return metrics
+
+
+def read_completions(store: Store, keys: EvaluationKeys) -> list[dict[str, Any]]:
+    """The queries of an evaluation with their answers, from the store."""
+    rows: list[dict[str, Any]] = read_jsonl(
+        store.path("generate", keys.generate) / "completions.jsonl"
+    )
+    return rows
 
 
 def run_labels(config: Config, keys: CellKeys) -> dict[str, str]:
@@ -795,11 +804,35 @@ def read_metrics(store: Store, key: str) -> Metrics:
 
 def answer_of(row: Mapping[str, Any], score: Mapping[str, Any], evaluation: Evaluation) -> Answer:
     """A row of completions.jsonl and its row of scores.jsonl, as metrics count them."""
-    unit = row[evaluation.unit] if evaluation.unit else row["id"]
-    category = row.get(evaluation.category) if evaluation.category else None
+    unit, category = unit_of(row, evaluation.unit), None
+    if evaluation.category:
+        category = _value(row, evaluation.category, f"category={evaluation.category}")
     named = NO_CATEGORY if category is None or not str(category).strip() else str(category)
     sample = row["sample"] if evaluation.decoding.samples > 1 else 0
     return Answer(score["label"], score.get("value"), unit, sample, named)
+
+
+def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:
+    """Which queries a query belongs with: those of the same value in the column `unit`, or none but itself.
+
+    Raises:
+        DataError: the row has not the column.
+    """
+    return _value(row, unit, f"unit={unit}") if unit else row["id"]
+
+
+def _value(row: Mapping[str, Any], column: str, setting: str) -> Any:
+    """A row's value in a column that a setting of its evaluation names.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if column not in row:
+        raise DataError(
+            f"{setting}, but query {row['id']} has no column {column!r}; its columns are: "
+            f"{', '.join(row)}."
+        )
+    return row[column]
 
 
 def scale_of_metric(evaluation: Evaluation, metric: str) -> Scale:
@@ -863,39 +896,46 @@ def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
     """The queries of an evaluation, with all that its prompt, its judge and its report need.
 
     Raises:
-        DataError: a row has not the column that says its unit or category, that its reading has a place for
-            or that its judge reads, or has a column of the name of one of ours; or its judge cannot use it.
+        DataError: see `check_rows`; or a row has a column of the name of one of ours.
     """
     rows = data.load_rows(evaluation.queries, needs=("input",))
+    ours = {"completion", "tokens", "finished", "withheld", "thinking"}
+    ours |= {"sample"} if evaluation.decoding.samples > 1 else set()
+    for row in rows:
+        if taken := sorted(ours & set(row)):
+            raise DataError(
+                f"evaluation {name}: the queries have a column {taken[0]!r}, which is where the "
+                "answer goes; give the column another name."
+            )
+    check_rows(name, evaluation, rows)
+    return rows
+
+
+def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse queries, with or without answers, that an evaluation cannot be judged or reported by.
+
+    Raises:
+        DataError: a row has not the column that says its unit or category, that its reading has a place for
+            or that its judge reads; or its judge cannot use it.
+    """
     judge = load_judge(evaluation.judge, f"{name}.judge")
     check_row = getattr(judge, "check_row", lambda row: None)
     wanted = [("unit", evaluation.unit), ("category", evaluation.category)]
     wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
-    ours = {"completion", "tokens", "finished", "withheld", "thinking"}
-    ours |= {"sample"} if evaluation.decoding.samples > 1 else set()
     for row in rows:
-        for what, column in wanted:
-            if column and column not in row:
-                raise DataError(
-                    f"evaluation {name}: {what}={getattr(evaluation, what)}, but query {row['id']} has no "
-                    f"column {column!r}; its columns are: {', '.join(row)}."
-                )
         if lacking := [column for column in judge.needs if column not in row]:
             raise DataError(
                 f"evaluation {name}: its judge, {type(judge).__name__}, reads the column "
                 f"{lacking[0]!r}, which query {row['id']} has not; its columns are: "
                 f"{', '.join(row)}. Choose another judge, or map the column in columns."
             )
-        if taken := sorted(ours & set(row)):
-            raise DataError(
-                f"evaluation {name}: the queries have a column {taken[0]!r}, which is where the "
-                "answer goes; give the column another name."
-            )
         try:
+            for what, column in wanted:
+                if column:
+                    _value(row, column, f"{what}={getattr(evaluation, what)}")
             check_row(row)
         except DataError as error:
             raise DataError(f"evaluation {name}: {error}") from error
-    return rows
 
 
 def _write_provenance(folder: Path, config: Config, seconds: float, facts: dict[str, Any]) -> None:

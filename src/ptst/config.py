@@ -251,7 +251,8 @@ class Evaluation:
     metrics: dict[str, str] = field(default_factory=dict)
     """Name of each reported metric: the judge's label whose share it is, or `mean` of the judge's values."""
     unit: str | None = None
-    """Column that says which queries belong together (one hazard, say): the unit of intervals."""
+    """Column that says which queries belong together (one hazard, say): the unit of intervals. A file's own column
+    `id` is called source_id."""
     category: str | None = None
     """Column of the queries' category: every metric is reported for each category, too."""
     question: str | None = None
@@ -770,7 +771,7 @@ def _check_evaluation(where: str, evaluation: Evaluation) -> None:
     from ptst.judge import SAFETY_LABELS, load_judge, scale_of
     from ptst.judge.exact_match import ReferenceMatch
     from ptst.metrics import MEAN
-    from ptst.templates import check_reading
+    from ptst.templates import check_reading, columns_of
 
     decoding = evaluation.decoding
     _within(f"{where}.decoding.max_new_tokens", decoding.max_new_tokens, 1, math.inf)
@@ -785,6 +786,13 @@ def _check_evaluation(where: str, evaluation: Evaluation) -> None:
         )
     if evaluation.question is not None:
         check_reading(evaluation.question, f"{where}.question")
+    named = {"unit": [evaluation.unit], "category": [evaluation.category]}
+    named["question"] = [*columns_of(evaluation.question or "")]
+    for setting in (setting for setting, columns in named.items() if "id" in columns):
+        raise ConfigError(
+            f"{where}.{setting}={getattr(evaluation, setting)}: id is the number that ptst gives a query. A "
+            "file's own column of that name is called source_id; unit=null takes each query by itself."
+        )
     judge = load_judge(evaluation.judge, f"{where}.judge")
     if not evaluation.metrics:
         raise ConfigError(f"{where}.metrics is empty: name what is to be reported.")

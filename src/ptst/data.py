@@ -226,6 +226,11 @@ def _row(index: int, place: str, row: Row, rows: Rows, needs: Sequence[str]) -> 
     for column, value in row.items():
         if column not in theirs.values():
             name = f"source_{column}" if column in ("id", *OURS) else column
+            if name != column and name in row:
+                raise DataError(
+                    f"{place}: there is a column {name!r}, which is what the file's {column!r} is called "
+                    f"here, for {column!r} is ptst's own; give one of them another name."
+                )
             made[name] = _kept(value, place, column)
     return made
 

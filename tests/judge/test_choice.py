@@ -89,6 +89,18 @@ def test_the_mark_may_be_written_otherwise_and_the_last_one_counts(completion: s
     assert label(completion, "gravity", "light") == "correct"
 
 
+@pytest.mark.parametrize("minus", ["-", "\u2212", "\u2013", "\u2011", "\uff0d"])
+def test_a_sign_belongs_to_its_number_however_it_is_printed(minus: str) -> None:
+    assert chosen(f"{minus}5", ["5", "-5"]) == "-5"
+    assert chosen(f"{minus}5", ["5", "7"]) is None
+    assert chosen(f"**{minus}5 m**", ["5 m", f"{minus}5 m"]) == f"{minus}5 m"
+    assert chosen("-5", ["5", f"{minus}5"]) == f"{minus}5"
+    assert chosen("5", [f"{minus}5"]) is None
+    assert chosen(f"from 3 to {minus}5", ["from 3 to 5", "from 3 to -5"]) == "from 3 to -5"
+    assert chosen(f"5{minus}10 days", ["5-10 days", "10 days"]) == "5-10 days"  # no sign
+    assert chosen(f"half{minus}life", ["half-life"]) == "half-life"
+
+
 def test_a_number_is_not_its_beginning() -> None:
     assert chosen("3.5 m", ["3", "5 m"]) is None
     assert chosen("35", ["3"]) is None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
 import pytest
-from conftest import BENCH
+from conftest import BENCH, FOLDERS, PUBLISHED, ROWS
 
 from ptst.errors import DataError
 from ptst.judge.exact_match import GSM8KExactMatch, ReferenceMatch, last_number
@@ -43,7 +44,94 @@ def test_last_number(text: str, number: str) -> None:
     assert last_number(text) == Decimal(number)
 
 
-@pytest.mark.parametrize("text", ["", "no number", "###", "- , ."])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        # Digits glued to letters are a name, of which no tail is a number; a currency is none
+        ("12 of A12", "12"),
+        ("12 by x2", "12"),
+        ("12 of B1,234", "12"),
+        ("12 of v2.5", "12"),
+        ("12 cm of H2O", "12"),
+        ("12 km2", "12"),
+        ("12 m23", "12"),
+        ("COVID-19", "19"),
+        ("USD18", "18"),
+        ("it is EUR1,234.50.", "1234.5"),
+        ("US$18", "18"),
+        ("18USD", "18"),
+        ("5km", "5"),
+        ("the 12th", "12"),
+        # Thousands
+        ("8{,}000", "8000"),
+        (r"\boxed{8{,}000}", "8000"),
+        (r"8\,000", "8000"),
+        (r"1,\!234,\!567", "1234567"),
+        ("8\u2009000", "8000"),
+        ("8\u202f000\u202f000", "8000000"),
+        ("8\u00a0000", "8000"),
+        ("8'000", "8000"),
+        ("8\u2019000.25", "8000.25"),
+        ("2 100 dollar bills", "100"),  # a plain space stands between numbers, too
+        ("1,234'567", "567"),
+        # Fractions
+        ("1/2", "0.5"),
+        ("it is 18/2", "9"),
+        ("-3/4", "-0.75"),
+        ("1/1,000", "0.001"),
+        (r"\frac{1}{2}", "0.5"),
+        (r"$-\dfrac{3}{4}$", "-0.75"),
+        (r"\frac{-3}{4}", "-0.75"),
+        (r"\frac12", "0.5"),
+        (r"\frac{1 mile}{2}", "2"),
+        ("3 1/2", "3.5"),
+        (r"3\frac{1}{2}", "3.5"),
+        ("-3 1/2", "-3.5"),
+        ("3\u00bd", "3.5"),
+        ("\u00be", "0.75"),
+        ("3 4/2", "2"),  # no mixed number
+        ("5/0", "0"),
+        ("5/0.0.5", "5"),
+        ("on 10/12/2024", "2024"),
+        # A minus however it is printed; an em dash is punctuation
+        ("= \u20135", "-5"),
+        ("\u20135", "-5"),
+        ("\u201112", "-12"),
+        ("\uff0d5", "-5"),
+        ("\u20145", "5"),
+        ("5\u201310", "10"),
+        ("10 \u20135", "5"),
+        ("10 \u2013 5", "5"),
+        ("x-5", "5"),
+        ("(10)-5", "5"),
+        # Hours of the clock; minutes are no answer of their own
+        ("at 10:00", "10"),
+        ("at 10:30 a.m.", "10.5"),
+        ("3:2", "2"),
+        ("10:99", "99"),
+    ],
+)
+def test_decisions(text: str, number: str) -> None:
+    assert last_number(text) == Decimal(number)
+
+
+def test_every_published_reference_is_read_as_it_stands() -> None:
+    counts = {ROWS: 32, PUBLISHED: 8792}
+    for folder in FOLDERS:
+        rows = [
+            json.loads(line)
+            for split in ("train", "test")
+            for line in (folder / "gsm8k" / f"{split}.jsonl").read_text("utf-8").splitlines()
+        ]
+        items = [({"id": "0", "output": row["answer"]}, row["answer"]) for row in rows]
+        assert len(items) == counts[folder]
+        for row, _ in items:
+            plain = row["output"].rpartition("#### ")[2].replace(",", "")
+            assert last_number(row["output"].rpartition("####")[2]) == Decimal(plain)
+        assert {score.label for score in GSM8KExactMatch().scores(items, BENCH)} == {"correct"}
+
+
+@pytest.mark.parametrize("text", ["", "no number", "###", "- , .", "A12", "x2 + y3", "v2.5"])
 def test_no_number(text: str) -> None:
     assert last_number(text) is None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, PtstError
 from ptst.models import BaseModel
 
 SAFETY_LABELS = ("complied", "refused", "neither", "safe")
@@ -67,6 +68,7 @@ class Judge(Protocol):
     `check()`: raises PtstError if it could not judge at all; called before anything is made.
     `check_row(row)`: raises DataError, naming the query, if it could judge no answer to it (its reference is
         empty, say); called for every query before any is asked. The columns of `needs` are there.
+    `caveat`: what its labels do not say, in a sentence or two, for the captions of a report.
     `needs_gpu`: whether it runs a model here that is too large for a CPU, so that jobs ask a cluster for a GPU.
     """
 
@@ -80,7 +82,7 @@ class Judge(Protocol):
     def scores(
         self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
     ) -> Iterator[Score]:
-        """One score per (query row, completion), in order."""
+        """One score per (query row, completion), in order; `checked` refuses anything else."""
         ...
 
 
@@ -124,3 +126,69 @@ def scale_of(judge: Judge) -> tuple[float, float] | None:
     """
     scale: tuple[float, float] | None = getattr(judge, "scale", None)
     return scale
+
+
+def caveat_of(judge: Judge) -> str:
+    """What a reader of its numbers must know of a judge: its class's `caveat`; empty where it has none."""
+    caveat: str = getattr(judge, "caveat", "")
+    return caveat
+
+
+def checked(
+    judge: Judge,
+    items: Sequence[tuple[Mapping[str, Any], str]],
+    scores: Iterator[Score],
+) -> Iterator[Score]:
+    """What a judge gave, once it is known to be one score for each answer, each of which it may give.
+
+    A label that it does not declare would count as "not complied", a value off its scale would move a mean.
+
+    Args:
+        items: what the judge was asked, as `Judge.scores` gets it.
+        scores: what it gave.
+
+    Raises:
+        PtstError: naming the judge, the query, what came, and what is allowed.
+    """
+    name = f"the judge {type(judge).__name__} gave"
+    if not isinstance(scores, Iterable):
+        raise PtstError(f"{name} a {type(scores).__name__} where an iterator of scores must be.")
+    given = iter(scores)
+    for number, (row, _) in enumerate(items):
+        try:
+            score = next(given)
+        except StopIteration:
+            raise PtstError(
+                f"{name} no score for query {row['id']}; it gave {number}, and there are "
+                f"{len(items)} answers."
+            ) from None
+        if wrong := _not_allowed(judge, score):
+            raise PtstError(f"{name} query {row['id']}: {wrong}.")
+        yield score
+    if next(given, None) is not None:
+        last = f"; the last is of query {items[-1][0]['id']}" if items else ""
+        raise PtstError(
+            f"{name} more than {len(items)} scores, and there are {len(items)} answers{last}."
+        )
+
+
+def _not_allowed(judge: Judge, score: object) -> str:
+    """What of a score its judge may not give, and what it may; empty where all is right."""
+    if not isinstance(score, Score):
+        return f"{score!r}; it must be a ptst.judge.Score"
+    if score.label is not None and score.label not in judge.labels:
+        return (
+            f"label {score.label!r}; it may be {' or '.join(judge.labels)}, or null where there is "
+            "no score"
+        )
+    if not isinstance(score.reason, str):
+        return f"reason {score.reason!r}; it must be text"
+    scale = scale_of(judge)
+    if score.value is None:
+        return ""
+    if scale is None:
+        return f"value {score.value!r}; it must be null, for the class has no `scale`"
+    is_number = isinstance(score.value, int | float) and not isinstance(score.value, bool)
+    if not is_number or math.isnan(score.value) or not scale[0] <= score.value <= scale[1]:
+        return f"value {score.value!r}; it must be from {scale[0]:g} to {scale[1]:g}, or null"
+    return ""

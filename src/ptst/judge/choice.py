@@ -9,10 +9,13 @@ from typing import Any, ClassVar
 
 from ptst.errors import DataError
 from ptst.judge import Bench, Score
+from ptst.judge.exact_match import MINUS
 
 MARK = re.compile(r"the answer is:", re.IGNORECASE)
 END = r"(?:[^\S\n]*$|[^\S\n]+[^\w\s]|[^\w\s]+(?:\s|$))"
 """What ends an answer: the line, or punctuation that does not stand inside a word (3.5, half-life)."""
+SIGN = r"(?<!\w)-(?=\d)"
+"""A minus that belongs to a number, as in "3 to -5"; not as in 5-10."""
 
 
 @dataclass
@@ -25,8 +28,8 @@ class ChoiceMatch:
     choice. Here the answer is compared with each choice's words and ends where the rule lets it end: at the
     end of the line, or at punctuation that is not inside a word. The longest choice that it says is its
     choice, so that "the Sun, Moon, and stars" is not "the Sun". Also not in the rule: the mark may be written
-    in another case; any punctuation (** or a quote) may stand before the answer; of several marks the last
-    counts.
+    in another case; any punctuation (** or a quote) may stand before the answer, but a minus belongs to the
+    number that it touches, however it is printed (\u22125 is -5 and never 5); of several marks the last counts.
 
     As in the paper an answer by letter alone ("B") is wrong: the prompt shows no letters.
 
@@ -35,7 +38,7 @@ class ChoiceMatch:
 
     labels: ClassVar[tuple[str, ...]] = ("correct", "wrong")
     needs: ClassVar[tuple[str, ...]] = ("choices", "answerKey")
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Whether it says its choices and the right one.
@@ -66,11 +69,12 @@ class ChoiceMatch:
 
 def chosen(answer: str, choices: Sequence[str]) -> str | None:
     """The choice that an answer says, up to case and punctuation; None where it says none of them."""
+    answer = _one_minus(answer)
     said = [choice for choice in choices if _says(answer, choice)]
 
     def closeness(choice: str) -> tuple[int, bool, int]:
-        # Choices may differ in punctuation alone (-5 and 5): then the one that stands there literally.
-        literally = choice.casefold() in answer.casefold()
+        # Choices may differ in punctuation alone (+5 and 5): then the one that stands there literally.
+        literally = _one_minus(choice).casefold() in answer.casefold()
         return len(_words(choice)), literally, len(choice)
 
     return max(said, key=closeness, default=None)
@@ -79,12 +83,17 @@ def chosen(answer: str, choices: Sequence[str]) -> str | None:
 def _says(answer: str, choice: str) -> bool:
     words = [re.escape(word) for word in _words(choice)]
     if not words:  # "+", say
-        return answer.strip() in (choice.strip(), f"{choice.strip()}.")
-    return re.match(r"\W*" + r"\W+".join(words) + END, answer, re.IGNORECASE) is not None
+        return answer.strip() in (_one_minus(choice).strip(), f"{_one_minus(choice).strip()}.")
+    said = rf"\W*(?<!{SIGN})" + rf"\W+(?<!{SIGN})".join(words)
+    return re.match(said + END, answer, re.IGNORECASE) is not None
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text)
+    return re.findall(rf"{SIGN}\d\w*|\w+", _one_minus(text))
+
+
+def _one_minus(text: str) -> str:
+    return re.sub(f"[{MINUS}]", "-", text)
 
 
 def _choices(row: Mapping[str, Any]) -> tuple[list[str], str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ptst.audit import Item, completions_of, labels_by, read_labels
+from ptst.cell import unit_of
 from ptst.config import CONF
 from ptst.errors import ConfigError
 from ptst.keys import Parts, judge_parts
@@ -230,7 +231,7 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
         rows: dict[Item, dict[str, Any]] = {}
         for generate in own:
             rows |= completions_of(store, generate)
-        units = {item: str(row[own[item[0]][1] or "id"]) for item, row in rows.items()}
+        units = {item: str(unit_of(row, own[item[0]][1])) for item, row in rows.items()}
         labels = {name: said[evaluation][name] for name in judges[evaluation]}
         for a, b in combinations(labels, 2):
             if pair := _pair(evaluation, a, b, labels, units):
@@ -274,7 +275,7 @@ def audit_of(cells: Sequence[GridCell], evaluation: str, store: Store) -> list[P
             continue
         judge |= labels_by(store, keys.judge, generate)
         for item, row in completions_of(store, generate).items():
-            units[item] = str(row[unit or "id"])
+            units[item] = str(unit_of(row, unit))
         for annotator, labels in by_annotator.items():
             people.setdefault(f"human {annotator}", {}).update(labels)
     pairs = [
