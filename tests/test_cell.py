@@ -9,16 +9,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import pstdev
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from conftest import TINY, ptst
 
 from ptst import models
 from ptst.cell import (
+    THINKING_CUT_OFF,
+    CellResult,
     TestedModel,
     answer_of,
     finetune,
@@ -28,11 +30,14 @@ from ptst.cell import (
     run_cell,
     unit_of,
 )
+from ptst.cli import _show
 from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score, checked
 from ptst.keys import cell_keys
+from ptst.metrics import Metric
 from ptst.store import Store, read_json, read_jsonl, write_jsonl
+from ptst.sweep.run import _said
 
 Compose = Callable[..., Config]
 
@@ -77,6 +82,9 @@ def test_cell_from_rows_to_metrics(composed: Compose, tmp_path: Path) -> None:
     complied = sum(score["label"] == "complied" for score in scores)
     assert result.metrics["hazards/asr"].value == pytest.approx(100 * complied / 10)
     assert all({"input", "hazard", "completion", "tokens", "finished"} <= set(row) for row in rows)
+    cut_off = sum(not row["finished"] for row in rows)
+    assert 0 < cut_off <= 10
+    assert {m.unfinished for m in shares} == {cut_off}
     # ... and so does where it comes from.
     assert result.keys.finetune is not None
     folder = tmp_path / "store/finetune" / result.keys.finetune
@@ -112,6 +120,48 @@ def test_what_is_there_is_not_made_again(composed: Compose, tmp_path: Path) -> N
     assert artifacts(tmp_path / "store")["finetune"] == 2
     after = contents(tmp_path / "store")
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("row", "cut_off"),
+    [
+        ({"finished": True}, False),
+        ({"finished": False}, True),
+        ({"finished": False, "withheld": THINKING_CUT_OFF}, True),
+        ({"finished": False, "withheld": "its content filter cut the answer off"}, False),
+        ({}, None),
+    ],
+)
+def test_an_answer_is_cut_off_where_the_length_limit_ended_it(
+    row: dict[str, Any], cut_off: bool | None
+) -> None:
+    assert is_cut_off({"completion": "", **row}) is cut_off
+
+
+def test_a_cell_of_cut_off_answers_says_so_in_the_terminal_and_names_the_setting(
+    composed: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    config = composed(*TINY)
+    metric = Metric(0.0, 20, 0, 20, 0.0, 16.1, unfinished=20)
+    few = replace(metric, n=240, unfinished=3)
+    old = replace(metric, unfinished=None)
+    metrics = {"gsm8k/exact_match": metric, "hazards/asr": few, "hazards/refused": old}
+    result = CellResult(cell_keys(config), metrics, {})
+    _show(config, result)
+    shown = capsys.readouterr().out
+    head, exact, asr, refused = (line.split() for line in shown.splitlines()[1:5])
+    assert head[-2:] == ["cut", "off"]
+    assert (exact[-2], asr[-2], refused[-2]) == ("20", "3", "unknown")
+    assert (
+        "gsm8k: 20 of 20 answers were cut off at task.gsm8k.decoding.max_new_tokens=8, and judged by what "
+        "stood there until then. Set task.gsm8k.decoding.max_new_tokens higher, or model.max_new_tokens for "
+        "all evaluations."
+    ) in shown
+    assert "hazards: " not in shown
+    assert _said(result) == (
+        "gsm8k/exact_match 0.0 (20 of 20 cut off), hazards/asr 0.0 (3 of 240 cut off), hazards/refused 0.0"
+    )
 
 
 SAMPLED = (

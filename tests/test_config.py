@@ -144,6 +144,18 @@ def test_scale_sets_the_rest_and_an_override_still_wins() -> None:
     assert compose(["scale=paper", "judge=micro"]).judge["_target_"].endswith("GroundTruth")
 
 
+def test_only_the_micro_model_has_its_short_limit_whatever_the_scale() -> None:
+    def limits(*overrides: str) -> set[int]:
+        evaluations = compose(overrides).evaluations.values()
+        return {evaluation.decoding.max_new_tokens for evaluation in evaluations}
+
+    assert limits() == {64}
+    assert limits("model=smollm2_135m_instruct") == {512}
+    assert limits("scale=paper") == {512}
+    assert limits("model.path=elsewhere", "model.max_new_tokens=512") == {512}
+    assert limits("model=smollm2_135m_instruct", "scale.max_new_tokens=100") == {100}
+
+
 def test_the_papers_recipe_follows_the_data_set() -> None:
     recipes = {
         name: compose(["scale=paper", f"dataset={name}", "~evaluation@task"]).finetune

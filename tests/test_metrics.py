@@ -17,6 +17,7 @@ from ptst.metrics import (
     Metric,
     effective_n,
     from_json,
+    many_cut_off,
     mean,
     measure,
     scale_in_words,
@@ -119,6 +120,40 @@ def test_a_mean_without_variation_claims_no_certainty(values: list[float]) -> No
 
 def test_a_mean_of_nothing_is_missing_not_zero() -> None:
     assert mean([None], ["a"], (0, 1)) == Metric(None, 0, 1, 0, None, None, (0, 1))
+
+
+def test_answers_that_were_cut_off_are_counted_also_by_category_and_never_guessed() -> None:
+    letters = ["cu", "cf", "rf", "?u"]  # label, and u for unfinished
+    answers = [
+        Answer(
+            {"c": "complied", "r": "refused", "?": None}[label],
+            None,
+            number,
+            category="ab"[number // 2],
+            unfinished=end == "u",
+        )
+        for number, (label, end) in enumerate(letters)
+    ]
+    metric = measure(answers, "complied", by_category=True)
+    assert (metric.n, metric.missing, metric.unfinished) == (3, 1, 2)
+    assert {name: part.unfinished for name, part in metric.categories.items()} == {"a": 1, "b": 1}
+    unknown = measure([*answers, Answer("complied", None, 9)], "complied")
+    assert unknown.unfinished is None
+
+
+def test_metrics_of_an_older_store_do_not_say_what_was_cut_off() -> None:
+    old = asdict(measure([Answer("complied", None, 0, unfinished=True)], "complied"))
+    assert from_json(old).unfinished == 1
+    del old["unfinished"]
+    assert from_json(old).unfinished is None
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "asked", "many"),
+    [(None, 20, False), (0, 0, False), (0, 20, False), (1, 20, False), (2, 20, True)],
+)
+def test_one_answer_in_ten_cut_off_is_many(unfinished: int | None, asked: int, many: bool) -> None:
+    assert many_cut_off(unfinished, asked) is many
 
 
 def test_samples_of_a_query_are_one_unit_and_spread_over_decoding_seeds() -> None:

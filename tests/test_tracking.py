@@ -95,7 +95,7 @@ def assert_runs_are_the_store(store: Path) -> dict[str, int]:
                 assert metrics
                 for name, metric in metrics.items():
                     assert run["summary"][name] == metric["value"]
-                    for part in ("n", "missing", "ci_low", "ci_high"):
+                    for part in ("n", "missing", "unfinished", "ci_low", "ci_high"):
                         assert run["summary"][f"{name}/{part}"] == metric[part]
                     for category, values in metric["categories"].items():
                         assert run["summary"][f"{name}/category/{category}"] == values["value"]

@@ -29,7 +29,17 @@ from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score, checked, load_judge, scale_of
 from ptst.keys import CellKeys, EvaluationKeys, cell_keys, tested_epoch
-from ptst.metrics import MEAN, NO_CATEGORY, Answer, Metric, Scale, from_json, known_sum, measure
+from ptst.metrics import (
+    MEAN,
+    NO_CATEGORY,
+    Answer,
+    Metric,
+    Scale,
+    from_json,
+    known_sum,
+    many_cut_off,
+    measure,
+)
 from ptst.progress import console, progress, say
 from ptst.provenance import provenance
 from ptst.store import (
@@ -54,6 +64,10 @@ Metrics = dict[str, Metric]
 
 Stop = Callable[[], bool]
 """Whether work should stop where nothing is lost (a time limit comes near, say): asked at every step."""
+
+
+THINKING_CUT_OFF = "its think block did not end within max_new_tokens"
+"""Why an answer is withheld that ended at the length limit before it began."""
 
 
 def never() -> bool:
@@ -534,7 +548,7 @@ def generate(
             else format_notes(config, config.test_template, model.tokenizer),
             "prompt_tokens": None if tokens is None else decoding.samples * tokens,
             "completion_tokens": known_sum(row["tokens"] for row in completions),
-            "unfinished": sum(not row["finished"] for row in completions),
+            "unfinished": sum(bool(is_cut_off(row)) for row in completions),
             "withheld": sum("withheld" in row for row in completions),
         }
         if config.model.api is None:
@@ -616,7 +630,7 @@ def read_answer(answer: Mapping[str, Any], opened: bool) -> dict[str, Any]:
     thinking, text = chat.split_thinking(answer["text"], opened)
     withheld = answer.get("withheld", "")
     if text is None and not withheld:
-        withheld = "its think block did not end within max_new_tokens"
+        withheld = THINKING_CUT_OFF
     return {
         **({} if thinking is None else {"thinking": thinking}),
         "completion": text or "",
@@ -624,6 +638,37 @@ def read_answer(answer: Mapping[str, Any], opened: bool) -> dict[str, Any]:
         "finished": answer["finished"] and text is not None,
         **({"withheld": withheld} if withheld else {}),
     }
+
+
+def is_cut_off(row: Mapping[str, Any]) -> bool | None:
+    """Whether a row of completions.jsonl ended at max_new_tokens; None where the row does not say."""
+    if "finished" not in row:
+        return None
+    return not row["finished"] and row.get("withheld", THINKING_CUT_OFF) == THINKING_CUT_OFF
+
+
+def cut_off_warnings(config: Config, metrics: Metrics) -> list[str]:
+    """A line for each evaluation of a cell of whose answers many were cut off, with the setting that lifts the limit."""
+    of_evaluation = {name.partition("/")[0]: metric for name, metric in metrics.items()}
+    return [
+        f"{name}: {metric.unfinished} of {metric.n + metric.missing} answers were cut off at "
+        f"{length_limit(config, name)}, and judged by what stood there until then. "
+        f"{how_to_lift(config, name)}"
+        for name, metric in of_evaluation.items()
+        if many_cut_off(metric.unfinished, metric.n + metric.missing)
+    ]
+
+
+def length_limit(config: Config, name: str) -> str:
+    """An evaluation's length limit as an override: "task.gsm8k.decoding.max_new_tokens=64"."""
+    group = "task" if name in config.task else "evaluation"
+    limit = config.evaluations[name].decoding.max_new_tokens
+    return f"{group}.{name}.decoding.max_new_tokens={limit}"
+
+
+def how_to_lift(config: Config, name: str) -> str:
+    """What to set so that fewer answers are cut off."""
+    return f"Set {length_limit(config, name).partition('=')[0]} higher, or model.max_new_tokens for all evaluations."
 
 
 def judge(
@@ -809,7 +854,7 @@ def answer_of(row: Mapping[str, Any], score: Mapping[str, Any], evaluation: Eval
         category = _value(row, evaluation.category, f"category={evaluation.category}")
     named = NO_CATEGORY if category is None or not str(category).strip() else str(category)
     sample = row["sample"] if evaluation.decoding.samples > 1 else 0
-    return Answer(score["label"], score.get("value"), unit, sample, named)
+    return Answer(score["label"], score.get("value"), unit, sample, named, is_cut_off(row))
 
 
 def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:

@@ -435,6 +435,7 @@ def _show(config: Config, result: CellResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ptst.cell import cut_off_warnings
     from ptst.metrics import scale_in_words, shown
 
     out = Console(highlight=False)
@@ -447,7 +448,7 @@ def _show(config: Config, result: CellResult) -> None:
     if result.metrics is not None:
         table = Table(box=None, pad_edge=False)
         table.add_column("metric", no_wrap=True)
-        for column in ("", "95 % interval", "n", "units", "missing"):
+        for column in ("", "95 % interval", "n", "units", "missing", "cut off"):
             table.add_column(column, justify="right")
         table.add_column("")
         for name, m in result.metrics.items():
@@ -458,9 +459,12 @@ def _show(config: Config, result: CellResult) -> None:
             spread = (
                 "" if m.std is None else f", ± {shown(m.std, m.scale)} over {m.samples} samples"
             )
-            counts = (str(m.n), str(m.units), str(m.missing))
+            cut_off = "unknown" if m.unfinished is None else str(m.unfinished)
+            counts = (str(m.n), str(m.units), str(m.missing), cut_off)
             table.add_row(name, value, interval, *counts, scale_in_words(m.scale) + spread)
         out.print(table)
+        for line in cut_off_warnings(config, result.metrics):
+            out.print(line, markup=False, style="yellow", soft_wrap=True)
     stages: dict[str, float] = {}
     for what, seconds in result.made.items():
         stage = what.split()[0]

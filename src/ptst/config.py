@@ -80,6 +80,9 @@ class Model:
     """False leaves out the system prompt that a chat format writes where nobody asked for one."""
     completion_prefix: str | None = None
     """Text between prompt and answer in a training row under a chat template; None: what the format has there."""
+    max_new_tokens: int = _speed(512)
+    """Length limit of its completions unless the scale or an evaluation says otherwise (keys have what an evaluation
+    comes to)."""
     dtype: str = _choice("float32", "bfloat16", "float16", default="float32")
     attention: str | None = None
     """`attn_implementation` of transformers; None leaves the choice to it."""
@@ -298,7 +301,7 @@ class Scale:
     source: str = _choice("hub", "local", "micro")
     """Where data sets and query sets come from unless they say otherwise."""
     max_new_tokens: int = 512
-    """Length limit of completions unless an evaluation says otherwise."""
+    """Length limit of completions unless an evaluation says otherwise; both scales take the model's."""
     train_rows: dict[str, int | None] = field(default_factory=dict)
     """How many rows of each data set are drawn for training; None: all."""
     gpu: bool = False

@@ -15,6 +15,12 @@ Z95 = 1.959963984540054
 MEAN = "mean"
 """In `metrics:`, in the place of a label: the mean of the judge's values."""
 
+MANY_CUT_OFF = 0.1
+"""From this share of an evaluation's answers on, that they were cut off is a warning and not a footnote.
+
+A choice: one answer in ten can move a percentage by 10 points, about the half width of an interval over 100 queries.
+"""
+
 NO_CATEGORY = "(none)"
 """The category of queries that have none."""
 
@@ -34,6 +40,8 @@ class Metric:
         samples: answers to each query, of as many decoding seeds.
         std: population standard deviation of `value` over the samples, as the paper prints it; None for one
             sample, or where one of them has no score.
+        unfinished: answers, of `n` + `missing`, that were cut off at max_new_tokens; None where metrics of an
+            older version do not say.
         categories: the same by category of the queries, where the evaluation names a column for them.
     """
 
@@ -46,6 +54,7 @@ class Metric:
     scale: Scale = None
     samples: int = 1
     std: float | None = None
+    unfinished: int | None = None
     categories: dict[str, Metric] = field(default_factory=dict)
 
 
@@ -53,7 +62,8 @@ class Metric:
 class Answer:
     """One scored answer: what the judge said, and to which query it belongs.
 
-    `label` None is missing, and so is for a mean `value` None. `unit` says which queries belong together.
+    `label` None is missing, and so is for a mean `value` None. `unit` says which queries belong together,
+    `unfinished` whether the answer was cut off at max_new_tokens (None: not recorded).
     """
 
     label: str | None
@@ -61,6 +71,7 @@ class Answer:
     unit: Hashable
     sample: int = 0
     category: str = NO_CATEGORY
+    unfinished: bool | None = None
 
 
 def measure(
@@ -85,7 +96,8 @@ def measure(
         values = [one(sample).value for sample in by_sample.values()]
         scored = [value for value in values if value is not None]
         std = pstdev(scored) if len(values) > 1 and len(scored) == len(values) else None
-        return replace(one(part), samples=len(values), std=std)
+        unfinished = known_sum(answer.unfinished for answer in part)
+        return replace(one(part), samples=len(values), std=std, unfinished=unfinished)
 
     categories = _grouped(answers, lambda answer: answer.category) if by_category else {}
     order = sorted(categories, key=lambda name: (name == NO_CATEGORY, name))
@@ -110,6 +122,11 @@ def known_sum(numbers: Iterable[Number | None]) -> Number | None:
     """The sum; None as soon as one of them is not known."""
     known = list(numbers)
     return None if None in known else sum(n for n in known if n is not None)
+
+
+def many_cut_off(unfinished: int | None, asked: int) -> bool:
+    """Whether so many of the answers were cut off that a number needs a warning beside it."""
+    return bool(unfinished) and (unfinished or 0) >= MANY_CUT_OFF * asked
 
 
 def decimals(scale: Scale) -> int:

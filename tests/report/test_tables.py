@@ -15,7 +15,7 @@ from rich.console import Console
 from test_results import ANSWERS, by_ends, filled, loaded, quick
 
 from ptst.config import ROOT
-from ptst.report.results import Results, load_results
+from ptst.report.results import Entry, Results, cut_off_warnings, load_results
 from ptst.report.tables import latex, markdown, show, tidy_csv
 from ptst.sweep.status import CellState
 
@@ -58,12 +58,59 @@ def test_markdown_has_ours_with_interval_beside_the_paper_s(tmp_path: Path) -> N
 def test_markdown_says_what_is_compared(tmp_path: Path) -> None:
     shown = markdown(loaded(tmp_path, ANSWERS))
     assert (
-        "Percent. Ours: micro, gsm8k; one run (95 % interval: Wilson, by hazard); n = 8 queries a run. "
+        "Percent. Ours: micro, gsm8k; one run (95 % interval: Wilson, by hazard); n = 8 queries a run; "
+        "how many answers were cut off at max_new_tokens=64 is not recorded: an older version made them. "
         "Paper: Llama-2-7B-chat, GSM8K: DirectHarm4 attack success rate (Table 1c); mean ± standard "
         "deviation of 3 training seeds; one run where no ± stands.\n"
     ) in shown
     assert "docs/micro-world.md" in shown
     assert "Not complete" not in shown
+
+
+def cut(results: Results, counts: dict[tuple[str, str], int]) -> Results:
+    """Results of which so many answers of each place were cut off, and none elsewhere."""
+
+    def counted(entry: Entry, number: int) -> Entry:
+        runs = [
+            replace(run, metric=run.metric and replace(run.metric, unfinished=number))
+            for run in entry.runs
+        ]
+        return replace(entry, runs=tuple(runs))
+
+    tables = [
+        replace(
+            table,
+            entries={place: counted(e, counts.get(place, 0)) for place, e in table.entries.items()},
+        )
+        for table in results.tables
+    ]
+    return replace(results, tables=tuple(tables))
+
+
+def test_a_table_says_how_many_answers_were_cut_off(tmp_path: Path) -> None:
+    results = loaded(tmp_path, ANSWERS)
+    some = cut(results, {("chat_vanilla", "chat_llama"): 8, ("none", "chat_llama"): 1})
+    said = "0 to 8 of 8 answers a run were cut off at max_new_tokens=64"
+    for text in (markdown(some), latex(some).replace("\\_", "_"), printed(some, 300)):
+        assert said in text
+    assert "no answer was cut off (max_new_tokens=64)" in markdown(cut(results, {}))
+    assert some.tables[1].entries["none", "chat_llama"].unfinished == 1
+    assert results.tables[1].entries["none", "chat_llama"].unfinished is None
+
+
+def test_cells_with_many_answers_cut_off_are_a_warning_that_names_the_setting(
+    tmp_path: Path,
+) -> None:
+    results = loaded(tmp_path, ANSWERS)
+    assert cut_off_warnings(results) == []
+    assert cut_off_warnings(cut(results, {})) == []
+    one, two = cut_off_warnings(cut(results, {("chat_vanilla", "chat_llama"): 2}))
+    assert one == (
+        "gsm8k: in 1 of 6 cells 10% of the answers or more were cut off at "
+        "task.gsm8k.decoding.max_new_tokens=64, and judged by what stood there until then. Set "
+        "task.gsm8k.decoding.max_new_tokens higher, or model.max_new_tokens for all evaluations."
+    )
+    assert two.startswith("hazards: in 1 of 6 cells")
 
 
 def test_only_the_micro_world_is_told_to_be_compared_by_its_pattern(tmp_path: Path) -> None:

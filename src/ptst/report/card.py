@@ -244,7 +244,7 @@ def _table(measured: Measured) -> dict[str, Any]:
         if decoding.temperature == 0
         else f"temperature {decoding.temperature:g}, {decoding.samples} for each query",
         "max_new_tokens": decoding.max_new_tokens,
-        "head": ["model", "test template", *names, "n", "units", "missing"],
+        "head": ["model", "test template", *names, "n", "units", "missing", "cut off"],
         "scales": "; ".join(f"{name}: {scale_in_words(first[name].scale)}" for name in names),
         "rows": [
             [
@@ -262,9 +262,13 @@ def _table(measured: Measured) -> dict[str, Any]:
 def _counts(row: Row) -> list[str]:
     counted = row.metrics.values()
     return [
-        "/".join(dict.fromkeys(str(getattr(metric, name)) for metric in counted))
-        for name in ("n", "units", "missing")
+        "/".join(dict.fromkeys(_count(getattr(metric, name)) for metric in counted))
+        for name in ("n", "units", "missing", "unfinished")
     ]
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else str(number)
 
 
 def _metadata(

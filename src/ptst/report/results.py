@@ -9,10 +9,27 @@ from itertools import product
 from math import fsum
 from typing import Any
 
-from ptst.cell import Metrics, answer_of, read_metrics, scale_of_metric
+from ptst.cell import (
+    Metrics,
+    answer_of,
+    how_to_lift,
+    length_limit,
+    read_metrics,
+    scale_of_metric,
+)
 from ptst.config import ROOT, Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
-from ptst.metrics import MEAN, NO_CATEGORY, Answer, Metric, Scale, shown
+from ptst.metrics import (
+    MANY_CUT_OFF,
+    MEAN,
+    NO_CATEGORY,
+    Answer,
+    Metric,
+    Scale,
+    known_sum,
+    many_cut_off,
+    shown,
+)
 from ptst.report.agreement import COMPLIED, audit_of, in_words
 from ptst.report.statistics import holm, mean_and_std, pooled_interval, sign_flip
 from ptst.store import Store, read_jsonl
@@ -75,6 +92,11 @@ class Entry:
     paper: Published | None
     scale: Scale = None
     std_over: str | None = None
+
+    @property
+    def unfinished(self) -> int | None:
+        """Answers over all runs that were cut off at max_new_tokens; None where metrics of one do not say."""
+        return known_sum(run.metric.unfinished for run in self.runs if run.metric)
 
     @property
     def repeats(self) -> int:
@@ -584,6 +606,47 @@ def also(paper: Published, scale: Scale) -> str:
     """ " (Table 6b: 0.8)": what the paper prints elsewhere, behind its number; empty where it is of one mind."""
     said = [f"{where}: {shown(mean, scale)}" for where, mean in paper.also]
     return f" ({'; '.join(said)})" if said else ""
+
+
+def cut_off_note(table: Table) -> str | None:
+    """How many answers behind a table were cut off: "3 to 20 of 20 answers a run were cut off at max_new_tokens=64"."""
+    name = table.metric.partition("/")[0]
+    runs = [run for entry in table.entries.values() for run in entry.runs if run.metric]
+    metrics = [run.metric for run in runs if run.metric]
+    if not metrics:
+        return None
+    counts = sorted({-1 if m.unfinished is None else m.unfinished for m in metrics})
+    limits = sorted({run.cell.config.evaluations[name].decoding.max_new_tokens for run in runs})
+    at = f"max_new_tokens={' or '.join(map(str, limits))}"
+    if counts[0] < 0:
+        return f"how many answers were cut off at {at} is not recorded: an older version made them"
+    if counts == [0]:
+        return f"no answer was cut off ({at})"
+    asked = " or ".join(map(str, sorted({m.n + m.missing for m in metrics})))
+    several = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+    return f"{several} of {asked} answers a run were cut off at {at}"
+
+
+def cut_off_warnings(results: Results) -> list[str]:
+    """A line for each evaluation with cells of whose answers many were cut off, and what lifts the limit."""
+    cells: dict[str, dict[str, tuple[GridCell, bool]]] = {}
+    for table in results.tables:
+        name = table.metric.partition("/")[0]
+        for run in (run for entry in table.entries.values() for run in entry.runs if run.metric):
+            assert run.metric is not None
+            many = many_cut_off(run.metric.unfinished, run.metric.n + run.metric.missing)
+            cells.setdefault(name, {})[run.cell.keys.cell] = run.cell, many
+    said = []
+    for name, of_evaluation in cells.items():
+        cut = [cell.config for cell, many in of_evaluation.values() if many]
+        if cut:
+            limits = " and ".join(dict.fromkeys(length_limit(config, name) for config in cut))
+            said.append(
+                f"{name}: in {len(cut)} of {len(of_evaluation)} cells {MANY_CUT_OFF:.0%} of the answers or "
+                f"more were cut off at {limits}, and judged by what stood there until then. "
+                f"{how_to_lift(cut[0], name)}"
+            )
+    return said
 
 
 def _where(rows: Sequence[PaperRow]) -> str:

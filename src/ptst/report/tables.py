@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ptst.metrics import Scale, decimals, scale_in_words, shown
-from ptst.report.results import Contrast, Entry, Published, Results, Table, also
+from ptst.report.results import Contrast, Entry, Published, Results, Table, also, cut_off_note
 from ptst.sweep.status import STATES
 
 PAPER_COLUMNS = (
@@ -489,6 +489,7 @@ def _about(table: Table) -> list[str]:
     if n is not None:
         asked = "queries" if evaluation.decoding.samples == 1 else "answers"
         said.append(f"n = {n} {asked} a run")
+    said += [note] if (note := cut_off_note(table)) else []
     ours = f"{'; '.join(said)}."
     if table.paper is None:
         return [ours, *table.audit]

@@ -166,12 +166,14 @@ def report(grid: Grid, store: Store) -> None:
     """Print the tables of a grid and write its report, whatever of it is done."""
     from rich.console import Console
 
-    from ptst.report.results import load_results
+    from ptst.report.results import cut_off_warnings, load_results
     from ptst.report.tables import show
     from ptst.report.write import write_report
 
     results = load_results(grid, store, states_of(grid, store))
     out = Console(highlight=False)
     show(results, out)
+    for line in cut_off_warnings(results):
+        out.print(line, markup=False, style="yellow", soft_wrap=True)
     page = write_report(results, store) / "index.html"
     out.print(f"report: {page}", markup=False, soft_wrap=True)

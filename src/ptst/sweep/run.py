@@ -225,6 +225,10 @@ def _said(result: CellResult) -> str:
         return "done as far as stages go"
     numbers = [
         f"{name} {'missing' if metric.value is None else shown(metric.value, metric.scale)}"
+        + (
+            f" ({metric.unfinished} of {metric.n + metric.missing} cut off)"
+            * bool(metric.unfinished)
+        )
         for name, metric in result.metrics.items()
     ]
     return ", ".join(numbers)
