@@ -138,13 +138,9 @@ class Endpoint:
                 {"error": {"message": "busy"}}, status=int(fault), headers=headers
             )
         if re.match(r"\d{3} ", fault):
-            status, _, said = fault.partition(" ")
-            code, _, prose = said.partition(": ")
-            message = prose or f"it says {code}, {request.headers['Authorization']}"
-            headers = self.retry_after if status == "429" else {}
-            return web.json_response(
-                {"error": {"message": message, "code": code}}, status=int(status), headers=headers
-            )
+            status, error = told(fault, request.headers.get("Authorization", ""))
+            headers = self.retry_after if status == 429 else {}
+            return web.json_response(error, status=status, headers=headers)
         if fault == "cut":
             request.transport.abort()
             return web.Response()
@@ -206,6 +202,10 @@ class Endpoint:
     async def _make_batch(self, request: Any) -> Any:
         from aiohttp import web
 
+        fault = self.choose("create", len(self.batches))
+        if fault.startswith("401 "):
+            status, error = told(fault)
+            return web.json_response(error, status=status)
         wanted = await request.json()
         name = f"batch-{len(self.batches)}"
         self.batches[name] = {
@@ -218,7 +218,7 @@ class Endpoint:
                 k: wanted[k] for k in ("input_file_id", "endpoint", "completion_window", "metadata")
             },
         }
-        if self.choose("create", len(self.batches) - 1) == "lost":  # made, but nobody is told
+        if fault == "lost":  # made, but nobody is told
             request.transport.abort()
         return web.json_response(self.batches[name])
 
@@ -244,6 +244,8 @@ class Endpoint:
                 self.calls[prompt] += 1
                 if fault == "500":
                     status, body = 500, {"error": {"message": "busy"}}
+                elif re.match(r"\d{3} ", fault):
+                    status, body = told(fault)
                 else:
                     status, body = 200, await self._chat(asked["body"], prompt, fault == "nonsense")
                     self.delivered[prompt] += 1
@@ -257,6 +259,13 @@ class Endpoint:
                     self.files[batch[kind]] = "\n".join(reversed(lines)).encode()
             batch["status"] = "completed"
         return web.json_response(batch)
+
+
+def told(fault: str, key: str = "") -> tuple[int, dict[str, Any]]:
+    """Status and body of "<status> <error code>: <message>"; without a message it quotes the key."""
+    status, _, said = fault.partition(" ")
+    code, _, prose = said.partition(": ")
+    return int(status), {"error": {"message": prose or f"it says {code}, {key}", "code": code}}
 
 
 def rating_of(prompt: str) -> int:

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.redact import redacted, remember
 from ptst.sweep.estimates import Price
 
 OPENAI = "https://api.openai.com/v1"
@@ -54,6 +55,7 @@ class Endpoint:
         api_key_env: the environment variable that holds the key; None for a server that wants none.
         timeout: seconds for one call, from its start to its last byte.
         concurrency: calls under way at a time.
+        key_setting: what sets `api_key_env`, for messages.
     """
 
     model: str
@@ -61,21 +63,24 @@ class Endpoint:
     api_key_env: str | None = "OPENAI_API_KEY"
     timeout: float = 120.0
     concurrency: int = 32
+    key_setting: str = "judge.api_key_env"
 
-    def key(self) -> str:
-        """The key, from the environment.
+    def key(self) -> str | None:
+        """The key, from the environment; None for a server that wants none.
 
         Raises:
             ConfigError: the variable is not set.
         """
         if self.api_key_env is None:
-            return "none"
+            return None
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
             raise ConfigError(
                 f"{self.model} at {self.base_url} needs a key: set the environment variable "
-                f"{self.api_key_env}, or api_key_env=null for a server that wants none."
+                f"{self.api_key_env} ({self.key_setting} names another), or {self.key_setting}=null for a "
+                "server that needs none."
             )
+        remember(key)
         return key
 
 
@@ -181,7 +186,7 @@ class _Calls:
     """All calls of one `chat`, in one event loop."""
 
     endpoint: Endpoint
-    key: str
+    key: str | None
     requests: Sequence[Messages]
     sampling: Mapping[str, Any]
     budget: Budget | None
@@ -206,7 +211,8 @@ class _Calls:
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self.endpoint.timeout),
-            headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {self.key}"} if self.key else {}),
             proxy=_proxy(self.endpoint.base_url),
         )
         self.url = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
@@ -293,13 +299,13 @@ class _Calls:
                 return answer
             except Refused as error:
                 cost = 0.0
-                return Answer("", error.code, refused=self._without_key(str(error)))
+                return Answer("", error.code, refused=str(error))
             except _Hopeless as error:
                 cost = 0.0
-                self._end(PtstError(f"{self.who}: {self._without_key(str(error))}"))
+                self._end(PtstError(f"{self.who}: {error}"))
                 return None
             except _Again as error:
-                self.trouble = self._without_key(str(error))
+                self.trouble = str(error)
                 asked_to_wait = error.wait
                 if not error.perhaps_paid:
                     cost = 0.0
@@ -379,10 +385,6 @@ class _Calls:
             self.settled.set()
             self.settled = asyncio.Event()
 
-    def _without_key(self, text: str) -> str:
-        """Some servers quote the key they were given."""
-        return text.replace(self.key, "***") if self.endpoint.api_key_env else text
-
 
 class _Again(Exception):
     """A call failed in a way that another may not."""
@@ -421,7 +423,7 @@ def _proxy(url: str) -> str | None:
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
     """What an HTTP status that is not 200 means for this request and for all others."""
-    text = body.decode(errors="replace")
+    text = redacted(body.decode(errors="replace"))
     said = f"{status} {text[:500]}"
     kinds: tuple[Any, ...] = ()
     try:
@@ -479,6 +481,7 @@ def read_answer(body: bytes) -> Answer:
         ValueError: they are no whole answer.
     """
     content = json.loads(body)
+    shown = redacted(body.decode(errors="replace"))[:200]
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     if content.get("error"):
@@ -490,8 +493,8 @@ def read_answer(body: bytes) -> Answer:
         usage = content.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no message in it: {body[:200]!r}") from error
+        raise ValueError(f"no message in it: {shown}") from error
     if not isinstance(text, str):
-        raise ValueError(f"its content is no text: {body[:200]!r}")
+        raise ValueError(f"its content is no text: {shown}")
     input_tokens, output_tokens = (n if isinstance(n, int) else None for n in counts)
     return Answer(text, str(choice.get("finish_reason")), input_tokens, output_tokens)

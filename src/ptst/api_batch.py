@@ -70,7 +70,7 @@ def chat_in_batches(
         raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
     who = f"{endpoint.model} at {endpoint.base_url}"
     client = openai.OpenAI(
-        api_key=endpoint.key(),
+        api_key=endpoint.key() or "none",
         base_url=endpoint.base_url,
         timeout=endpoint.timeout,
         max_retries=TRIES,
@@ -81,7 +81,7 @@ def chat_in_batches(
     except openai.APIStatusError as error:
         if error.status_code in (408, 409, 429) or error.status_code >= 500:
             raise NotReached(f"{who}: {error.message}") from error
-        raise PtstError(f"{who}: {error.message}".replace(client.api_key, "***")) from error
+        raise PtstError(f"{who}: {error.message}") from error
     except openai.APIConnectionError as error:
         raise NotReached(f"{who} cannot be reached: {error.__cause__ or error}") from error
     finally:

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
 from ptst.errors import ConfigError
+from ptst.redact import remember
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -47,8 +50,8 @@ class Api:
     """An OpenAI-compatible endpoint. The key itself is in the environment, and nowhere else."""
 
     base_url: str = "https://api.openai.com/v1"
-    key_env: str = _speed("OPENAI_API_KEY")
-    """Environment variable that holds the key."""
+    key_env: str | None = _speed("OPENAI_API_KEY")
+    """Environment variable that holds the key; None for a server that needs none."""
     concurrency: int = _speed(16)
     """Calls under way at once."""
     timeout: float = _speed(120.0)
@@ -671,6 +674,8 @@ def _check_api(config: Config) -> None:
             f"finetune.method={method} trains weights, and model {model.name} is behind an API: use "
             "finetune=openai, or none."
         )
+    check_address("model.api.base_url", model.api.base_url)
+    check_variable("model.api.key_env", model.api.key_env)
     _within("model.api.concurrency", model.api.concurrency, 1, math.inf)
     _within("model.api.timeout", model.api.timeout, 0, math.inf, above=True)
     for mount in ("train_template", "test_template"):
@@ -699,6 +704,47 @@ def _check_api(config: Config) -> None:
         raise ConfigError("finetune.max_steps: the API counts in epochs; leave it at -1.")
 
 
+def check_variable(where: str, name: str | None) -> None:
+    """Refuse a secret that was given in the place of the name of its environment variable.
+
+    Raises:
+        ConfigError: `name` is not set, and does not look like OPENAI_API_KEY. It is not shown.
+    """
+    if name is None or name in os.environ or re.fullmatch("[A-Z]+(_[A-Z0-9]+)*", name):
+        return
+    remember(name)
+    raise ConfigError(
+        f"{where} is the name of the environment variable that holds the key, such as OPENAI_API_KEY. "
+        "What was given is not shown, because it may be the key itself: put that into the environment."
+    )
+
+
+def check_address(where: str, address: str) -> None:
+    """Refuse an address that is not http(s)://host..., or that holds a secret.
+
+    Raises:
+        ConfigError: naming `where`; what may be a secret is not shown.
+    """
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        secret = parts.password or parts.username or parts.query
+        parts.port  # noqa: B018  (raises ValueError where it is no number)
+    except ValueError:
+        is_address, secret = False, ""
+    if "@" in address.partition("?")[0] or secret:
+        remember(address)
+        remember(secret or address)
+        raise ConfigError(
+            f"{where} holds a name, a password or a query (https://user:password@host/?key=...). It is not "
+            "shown, because it may be a secret: give https://host/... alone, and the key in the environment."
+        )
+    if not is_address:
+        raise ConfigError(
+            f"{where}={address} must be an address, such as http://localhost:8000/v1."
+        )
+
+
 def _check_place(where: str, rows: Rows) -> None:
     from ptst.data import SUFFIXES
 
@@ -709,6 +755,8 @@ def _check_place(where: str, rows: Rows) -> None:
         )
     if rows.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", rows.sha256):
         raise ConfigError(f"{where}.sha256={rows.sha256} must be 64 digits 0-9a-f, or null.")
+    if rows.source == "url" and "@" in urlsplit(rows.path or "").netloc:
+        check_address(f"{where}.path", rows.path or "")
     if rows.source == "url" and not re.match(r"https://[^/\s]+/\S+$", rows.path or ""):
         raise ConfigError(
             f"{where}.path={rows.path}: source=url needs an address that starts with https://."

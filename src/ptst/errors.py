@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from ptst.redact import redacted
 
 LONGEST_REASON = 300
 """Characters of another library's error. The whole of it is chained."""
 
 
 class PtstError(Exception):
-    """The base of every error that is printed as one message, without a traceback."""
+    """The base of every error that is printed as one message, without a traceback or a secret."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redacted(a) if isinstance(a, str) else a for a in args))
 
 
 class ConfigError(PtstError):
@@ -42,7 +48,7 @@ def in_one_line(what: str) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, a RuntimeError: nothing is wrong
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = redacted(" ".join(str(error).split())) or type(error).__name__
         if len(reason) > LONGEST_REASON:
             reason = f"{reason[:LONGEST_REASON]}..."
         raise PtstError(f"{what}: {reason}") from error

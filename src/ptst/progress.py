@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ptst.redact import redacted
+
 Advance = Callable[[int, int, str], None]
 """advance(done, total, note)"""
 
@@ -32,8 +34,8 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """A line for people, as it is: not wrapped, nothing in it taken for markup."""
-    console().print(text, markup=False, soft_wrap=True)
+    """A line for people, as it is but for secrets: not wrapped, nothing in it taken for markup."""
+    console().print(redacted(text), markup=False, soft_wrap=True)
 
 
 def is_screen(out: Console) -> bool:

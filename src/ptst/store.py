@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from ptst.errors import Interrupted, PtstError
 from ptst.progress import console
+from ptst.redact import redacted
 
 T = TypeVar("T")
 KEY_LENGTH = 16
@@ -279,7 +280,7 @@ class Store:
     def record_failure(self, cell: str, error: BaseException) -> None:
         """Keep why a cell failed, for `ptst status` and for the report."""
         log = self.root / "failed" / f"{cell}.log"
-        write_atomic(log, "".join(traceback.format_exception(error)))
+        write_atomic(log, redacted("".join(traceback.format_exception(error))))
         record = {"reason": reason_of(error), "host": platform.node(), "at": time.time()}
         write_json(self.root / "failed" / f"{cell}.json", record)
 
@@ -326,7 +327,7 @@ class Store:
 
 def reason_of(error: BaseException) -> str:
     """Why something failed, in a line: what we say ourselves in full, of others the last line."""
-    said = str(error).strip() or type(error).__name__
+    said = redacted(str(error)).strip() or type(error).__name__
     if isinstance(error, PtstError):
         return " ".join(said.split())
     return f"{type(error).__name__}: {said.splitlines()[-1]}"

@@ -172,6 +172,33 @@ def test_a_missing_or_wrong_key_is_said(
         trained(config(server), tmp_path)
 
 
+def test_a_key_that_the_server_quotes_is_recorded_nowhere(
+    server: ApiServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ptst.cli import main
+
+    secret = "0f3a-wrong-and-secret"
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    url = server.url  # type: ignore[attr-defined]
+    words = ["model=gpt35_turbo_0613", "finetune=openai", f"model.api.base_url={url}"]
+    words += [f"paths.store={tmp_path}/store", f"paths.reports={tmp_path}/reports"]
+    words += ["tracking=none", "dataset.n=5", "evaluation=[]", "task.gsm8k.queries.n=5"]
+    assert main(words) == 2
+    assert main(["-m", *words]) == 1
+    assert main(["status", *words]) == 0
+    assert main(["report", *words]) == 0
+    seen = "".join(capsys.readouterr())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert "Incorrect API key provided: Bearer ***" in seen
+    assert {"index.html", "cells.log"} & {path.name for path in files} == {"index.html"}
+    assert any(path.parent.name == "failed" for path in files)
+    assert secret not in seen
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

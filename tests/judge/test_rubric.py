@@ -310,6 +310,27 @@ def test_a_batch_gives_the_scores_that_single_calls_give(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("fault", ["401 invalid_api_key", "500", "400 content_filter"])
+def test_a_key_that_the_server_quotes_is_recorded_nowhere(
+    bench: Bench, batch: bool, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "TRIES", 2)
+    monkeypatch.setenv("ZORBLE", "0f3a-secret")
+    status, _, code = fault.partition(" ")
+    with Endpoint(lambda prompt, attempt: f"{status} {code or 'x'}: not 0f3a-secret") as endpoint:
+        judge = asking(endpoint, batch=batch, api_key_env="ZORBLE")
+        try:
+            said = "".join(score.reason for score in judge.scores(items(3), bench))
+        except PtstError as error:
+            said = str(error)
+        assert endpoint.keys == {"Bearer 0f3a-secret"} or batch
+    assert "not ***" in said and "0f3a-secret" not in said
+    kept = [path for path in bench.kept.rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"0f3a-secret" in path.read_bytes()]
+
+
+@pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("lost", ["", "lost"])
 def test_a_batch_under_way_is_found_again_and_not_paid_for_twice(bench: Bench, lost: str) -> None:
     with Endpoint(lambda prompt, attempt: lost if prompt == "create" else "", polls=9) as endpoint:

@@ -8,14 +8,14 @@ succeeded, in its model's name, for an API that keeps no metadata.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptst.config import Dataset, Finetune, Model, Template
-from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.errors import Interrupted, PtstError
+from ptst.generate.at_api import endpoint_of
 from ptst.store import read_json, write_json, write_jsonl
 from ptst.templates import Row, make_messages
 
@@ -115,15 +115,12 @@ def client_of(model: Model) -> Any:
     """
     from openai import OpenAI
 
-    assert model.api is not None
-    key = os.environ.get(model.api.key_env)
-    if not key:
-        raise ConfigError(
-            f"model {model.name} is behind {model.api.base_url}, whose key is expected in the environment "
-            f"variable {model.api.key_env} (model.api.key_env names another)."
-        )
+    endpoint = endpoint_of(model, model.path)
     return OpenAI(
-        base_url=model.api.base_url, api_key=key, timeout=model.api.timeout, max_retries=6
+        base_url=endpoint.base_url,
+        api_key=endpoint.key() or "none",
+        timeout=endpoint.timeout,
+        max_retries=6,
     )
 
 

@@ -11,6 +11,23 @@ from ptst.errors import DataError
 from ptst.generate.batches import Completion
 
 
+def endpoint_of(model: Model, name: str) -> Endpoint:
+    """Where a model behind an API is asked.
+
+    Args:
+        name: the model's name at the API: its own, or that of a fine-tuning.
+    """
+    assert model.api is not None
+    return Endpoint(
+        name,
+        model.api.base_url,
+        model.api.key_env,
+        model.api.timeout,
+        model.api.concurrency,
+        key_setting="model.api.key_env",
+    )
+
+
 def complete_at_api(
     model: Model,
     name: str,
@@ -33,10 +50,7 @@ def complete_at_api(
         PtstError: as `ptst.api.chat`, after all that was answered.
         Interrupted: `stop` said so.
     """
-    assert model.api is not None
-    endpoint = Endpoint(
-        name, model.api.base_url, model.api.key_env, model.api.timeout, model.api.concurrency
-    )
+    endpoint = endpoint_of(model, name)
     sampling: dict[str, Any] = {
         "temperature": decoding.temperature,
         "max_tokens": decoding.max_new_tokens,

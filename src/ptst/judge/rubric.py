@@ -31,7 +31,7 @@ from ptst.api import (
     most_tokens,
 )
 from ptst.api_batch import chat_in_batches
-from ptst.config import CONF
+from ptst.config import CONF, check_address, check_variable
 from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Score
 from ptst.judge.kept import Kept
@@ -99,6 +99,8 @@ class Rubric:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"judge.{name}={value} must be more than 0.")
+        check_address("judge.base_url", self.base_url)
+        check_variable("judge.api_key_env", self.api_key_env)
         self._rubric()
         self._budget()
 

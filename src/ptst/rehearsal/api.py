@@ -55,8 +55,10 @@ class ApiServer:
             def respond(self, method: str) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 path = self.path.split("?")[0].removeprefix("/v1")
-                if self.headers.get("Authorization") != f"Bearer {owner.key}":
-                    return self.send(401, {"error": {"message": "Incorrect API key provided."}})
+                given = self.headers.get("Authorization")
+                if given != f"Bearer {owner.key}":
+                    said = f"Incorrect API key provided: {given}."
+                    return self.send(401, {"error": {"message": said}})
                 try:
                     owner.before(method, path)
                     status, made = owner.handle(method, path, body)
