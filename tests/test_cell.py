@@ -25,6 +25,7 @@ from ptst.cell import (
     answer_of,
     finetune,
     generate,
+    is_cut_off,
     judge,
     load_queries,
     run_cell,
