@@ -924,10 +924,12 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
     wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
     for row in rows:
         if lacking := [column for column in judge.needs if column not in row]:
+            setting = data.column_setting(evaluation.queries, lacking[0], "NAME")
+            mapped = f", or say which one it is with {setting}" if lacking[0] in data.OURS else ""
             raise DataError(
                 f"evaluation {name}: its judge, {type(judge).__name__}, reads the column "
                 f"{lacking[0]!r}, which query {row['id']} has not; its columns are: "
-                f"{', '.join(row)}. Choose another judge, or map the column in columns."
+                f"{', '.join(row)}. Choose another judge{mapped}."
             )
         try:
             for what, column in wanted:
