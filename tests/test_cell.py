@@ -621,6 +621,8 @@ def test_a_report_by_a_column_that_answers_have_not_says_so() -> None:
     row, score = {"id": "7", "completion": "No.", "kin": "x"}, {"label": "refused"}
     assert answer_of(row, score, Evaluation(unit="kin")).unit == "x"
     assert (unit_of(row, "kin"), unit_of(row, None)) == ("x", "7")
+    with pytest.raises(DataError, match=r"unit=kin, but query 7 has a list there, \['x'\]"):
+        answer_of(row | {"kin": ["x"]}, score, Evaluation(unit="kin"))
     for setting in ("unit", "category"):
         with pytest.raises(
             DataError, match=f"{setting}=kind, but query 7 has no column 'kind'; its"

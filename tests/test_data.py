@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ import pytest
 from conftest import FOLDERS, PUBLISHED, ROWS
 
 from ptst import micro
-from ptst.config import Rows, compose
+from ptst.config import Config, Rows, compose
 from ptst.data import identity, load_rows, read_rows
-from ptst.errors import DataError
+from ptst.errors import ConfigError, DataError
 
 QA = {"input": "question", "output": "answer"}
 BOTH = ("input", "output")
@@ -116,6 +118,139 @@ def test_csv_keeps_commas_quotes_and_newlines_inside_fields(tmp_path: Path) -> N
     assert [(row["input"], row["output"]) for row in rows] == [('a, "b"\r\nc', "x"), ("d", "y\nz")]
 
 
+def test_a_csv_field_may_be_long(tmp_path: Path) -> None:
+    long = "word " * 60_000
+    file = written(tmp_path, "a.csv", f"question,answer\n{long},2\n")
+    assert len(load_rows(local(file), BOTH)[0]["input"]) == 300_000
+
+
+@pytest.mark.parametrize("delimiter", [";", "|"])
+def test_fields_may_have_another_delimiter(tmp_path: Path, delimiter: str) -> None:
+    text = "question;answer\n1+1, or so?;2\n2+2?;4\n".replace(";", delimiter)
+    file = written(tmp_path, "a.csv", text)
+    rows = load_rows(local(file, delimiter=delimiter), BOTH)
+    assert [(row["input"], row["output"]) for row in rows] == [("1+1, or so?", "2"), ("2+2?", "4")]
+    hint = f"delimiter='\"{delimiter}\"'"
+    refused(local(file), "2 fields, but 1 column", hint)
+    one = written(tmp_path, "b.csv", text.replace(", or so", ""))
+    refused(local(one), "no column 'question'", hint)
+    refused(local(one, {"input": "0"}, header=False), f"question{delimiter}answer", hint)
+    tabs = written(tmp_path, "c.csv", text.replace(", or so", "").replace(delimiter, "\t"))
+    refused(local(tabs), "no column 'question'", "name it .tsv")
+
+
+def test_a_delimiter_is_part_of_the_identity_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", "question,answer\n1,2\n")
+    plain = identity(local(file))
+    assert "delimiter" not in plain and identity(local(file, delimiter=",")) == plain
+    assert identity(local(file, delimiter=";")) == plain | {"delimiter": ";"}
+    with pytest.raises(ConfigError, match=r"dataset\.delimiter=;; must be one character"):
+        compose(["dataset.delimiter=';;'"])
+    assert compose(["dataset.delimiter=';'"]).task["gsm8k"].queries.delimiter == ";"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv"])
+def test_a_file_may_be_compressed(tmp_path: Path, suffix: str) -> None:
+    text = {
+        "jsonl": jsonl(TWO),
+        "json": json.dumps(TWO),
+        "csv": "question,answer\n1+1?,2\n2+2?,4\n",
+        "tsv": "question\tanswer\n1+1?\t2\n2+2?\t4\n",
+    }[suffix]
+    plain = written(tmp_path, f"a.{suffix}", text)
+    packed = gzip.compress(text.encode(), mtime=0)
+    file = written(tmp_path, f"train.{suffix}.gz", packed)
+    expected = load_rows(local(plain), BOTH)
+    assert load_rows(local(file), BOTH) == load_rows(local(tmp_path), BOTH) == expected
+    assert identity(local(file))["suffix"] == f".{suffix}.gz"
+    for broken in (packed[:-12], b"no gzip", packed[:20] + b"xx" + packed[22:]):
+        refused(local(written(tmp_path, f"b.{suffix}.gz", broken)), f"b.{suffix}.gz", "gzip")
+
+
+@pytest.mark.parametrize("place", ["", "data", "main"])
+def test_a_folder_may_be_as_on_the_hub(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    (tmp_path / "README.md").write_text("---\n---\n")
+    questions = [f"{i}?" for i in range(30)]
+    for shard in range(3):  # written in another order than they are read
+        part = questions[10 * (2 - shard) : 10 * (3 - shard)]
+        parquet(folder / f"train-0000{2 - shard}-of-00003.parquet", {"question": part})
+    parquet(folder / "test-00000-of-00001-a09b74b3ef9c3b56.parquet", {"question": ["t?"]})
+    one = {"input": "question"}
+    rows = local(tmp_path, one, subset="main")
+    loaded = load_rows(rows, ("input",))
+    assert [(row["id"], row["input"]) for row in loaded] == [(str(i), f"{i}?") for i in range(30)]
+    drawn = load_rows(local(tmp_path, one, subset="main", n=12), ("input",))
+    places = sorted(random.Random(0).sample(range(30), 12))
+    assert [row["input"] for row in drawn] == [f"{i}?" for i in places]
+    assert load_rows(local(tmp_path, one, subset="main", split="test"), ("input",))[0]["id"] == "0"
+    before = identity(rows)
+    assert len(before["sha256"]) == 3
+    last = folder / "train-00002-of-00003.parquet"
+    parquet(last, {"question": ["x?"]})
+    assert identity(rows) != before
+    refused(
+        local(tmp_path, {}, subset="main"), "train-00000-of-00003.parquet, row 1", needs=("input",)
+    )
+    last.unlink()
+    refused(rows, "train", "2 of 3 files", "train-00002-of-00003.parquet")
+    other = parquet(folder / "train-00000-of-00004.parquet", {"question": ["x?"]})
+    parquet(last, {"question": ["x?"]})
+    refused(rows, "train", "not those of one copy", "of-00003", "of-00004")
+    other.unlink()
+    parquet(last, {"question": ["x?"]})
+    written(tmp_path, "train.jsonl", jsonl(TWO))
+    refused(rows, "more than one", "train.jsonl", "train-00000-of-00003.parquet")
+
+
+@pytest.mark.parametrize("first", ["goal", "Prompt", " question "])
+def test_a_header_is_not_taken_for_a_query(tmp_path: Path, first: str) -> None:
+    file = written(tmp_path, "a.csv", f"{first},target\nhow?,so\n")
+    rows = local(file, {"input": "0"}, header=False)
+    said = (f"{file}:1", "looks like a header", "header=true", f"columns.input={first.strip()}")
+    refused(rows, *said, needs=("input",))
+    fine = written(tmp_path, "b.csv", "What is a goal?,target\ngoal,so\n")
+    assert len(load_rows(local(fine, {"input": "0"}, header=False), ("input",))) == 2
+
+
+def test_messages_give_the_override_that_works(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    file = written(tmp_path, "mine.csv", "ask;kind\nWhy?;a\n")
+    start = ["evaluation=[advbench]", "evaluation.advbench.queries.source=local"]
+    start += [f"evaluation.advbench.queries.path={file}", "dataset.source=local"]
+    trained = written(tmp_path, "rows.csv", "q,a\nWhy?,so\n")
+    start += [f"dataset.path={trained}", "dataset.n=null"]
+
+    def message(rows: Callable[[Config], Rows], *more: str) -> str:
+        with pytest.raises(DataError) as caught:
+            load_rows(rows(composed(*start, *more)), BOTH)
+        return str(caught.value)
+
+    def queries(config: Config) -> Rows:
+        return config.evaluation["advbench"].queries
+
+    place = "evaluation.advbench.queries"
+    said = message(queries)
+    delimiter = f'{place}.delimiter=";"'
+    assert f"{place}.delimiter='\";\"'" in said  # of which the shell takes the outer quotes
+    said = message(queries, delimiter)
+    assert f"{place}.columns.input=NAME" in said and f"{place}.header=false" in said
+    said = message(queries, delimiter, f"{place}.columns.input=ask")
+    output = f"+{place}.columns.output=NAME"
+    assert output in said
+    given = [delimiter, f"{place}.columns.input=ask", output.replace("NAME", "kind")]
+    assert load_rows(queries(composed(*start, *given)), BOTH) == [
+        {"id": "0", "input": "Why?", "output": "a"}
+    ]
+    assert f"{place}.n=null" in message(queries, *given, f"{place}.n=9")
+    dataset = message(lambda config: config.dataset)
+    assert "dataset.columns.input=NAME" in dataset
+    given = ["dataset.columns.input=q", "dataset.columns.output=a"]
+    assert len(load_rows(composed(*start, *given).dataset, BOTH)) == 1
+
+
 def test_csv_without_a_header_numbers_its_columns(tmp_path: Path) -> None:
     file = written(tmp_path, "a.csv", "one,1\ntwo,2\n")
     rows = load_rows(local(file, {"input": "0"}, header=False), ("input",))
@@ -206,6 +341,36 @@ def test_every_row_can_be_written_as_json(tmp_path: Path) -> None:
     assert row == {"id": "0", "input": "q", "when": "2024-02-28", "tags": ["2024-02-28"]}
 
 
+@pytest.mark.parametrize("value", [float("nan"), [1.0, float("nan")], {"a": [float("nan")]}])
+def test_nan_is_what_is_not_there(tmp_path: Path, value: Any) -> None:
+    row = {"question": "q", "rank": value}
+    null = json.loads(json.dumps(value).replace("NaN", "null"))
+    files = [
+        written(tmp_path, "a.jsonl", jsonl([row])),
+        written(tmp_path, "a.json", json.dumps([row])),
+        parquet(tmp_path / "a.parquet", {"question": ["q"], "rank": [value]}),
+    ]
+    for file in files:
+        (loaded,) = load_rows(local(file, {"input": "question"}), ("input",))
+        assert loaded == {"id": "0", "input": "q", "rank": null}, file.name
+        json.dumps(loaded, allow_nan=False)
+    text = written(tmp_path, "a.csv", "question,rank\nq,NaN\n")  # a CSV file has text alone
+    assert load_rows(local(text, {"input": "question"}), ("input",))[0]["rank"] == "NaN"
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "1e999", "[2, Infinity]"])
+def test_infinity_is_refused_where_it_is_read(tmp_path: Path, value: str) -> None:
+    for column in ("rank", "answer"):
+        row = '{"question": "q", "answer": "a"}'[:-1].replace(f'"{column}": "a"', '"x": 1')
+        line = f'{row}, "{column}": {value}}}\n'
+        file = written(tmp_path, "a.jsonl", line)
+        if column == "rank" or "[" not in value:
+            refused(local(file, {"input": "question"}), f"{file}:1", repr(column), "infinit")
+    if "[" not in value:
+        columns = {"question": ["q"], "answer": [float(value)]}
+        refused(local(parquet(tmp_path / "a.parquet", columns)), "row 1", "'answer'", "infinit")
+
+
 # Mistakes, by file, row and column
 
 
@@ -278,7 +443,7 @@ def test_unmapped_column_is_looked_for_by_our_name(tmp_path: Path) -> None:
 def test_csv_that_seems_to_have_no_header_gets_a_hint(tmp_path: Path, as_folder: bool) -> None:
     file = written(tmp_path, "train.csv", "How do I?,Sure\nAnd?,Yes\n")
     rows = local(tmp_path if as_folder else file)
-    refused(rows, "'How do I?'", "header=false", 'columns.input="0"')
+    refused(rows, "'How do I?'", "header=false", "columns.input=0")
 
 
 def test_columns_given_the_wrong_way_round_are_refused(tmp_path: Path) -> None:

@@ -861,9 +861,15 @@ def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:
     """Which queries a query belongs with: those of the same value in the column `unit`, or none but itself.
 
     Raises:
-        DataError: the row has not the column.
+        DataError: the row has not the column, or a list or an object in it.
     """
-    return _value(row, unit, f"unit={unit}") if unit else row["id"]
+    value = _value(row, unit, f"unit={unit}") if unit else row["id"]
+    if isinstance(value, list | dict):
+        raise DataError(
+            f"unit={unit}, but query {row['id']} has a {type(value).__name__} there, {value}; it must be "
+            "text or a number."
+        )
+    return value
 
 
 def _value(row: Mapping[str, Any], column: str, setting: str) -> Any:
@@ -965,16 +971,19 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
     """
     judge = load_judge(evaluation.judge, f"{name}.judge")
     check_row = getattr(judge, "check_row", lambda row: None)
-    wanted = [("unit", evaluation.unit), ("category", evaluation.category)]
+    wanted = [("category", evaluation.category)]
     wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
     for row in rows:
         if lacking := [column for column in judge.needs if column not in row]:
+            setting = data.column_setting(evaluation.queries, lacking[0], "NAME")
+            mapped = f", or say which one it is with {setting}" if lacking[0] in data.OURS else ""
             raise DataError(
                 f"evaluation {name}: its judge, {type(judge).__name__}, reads the column "
                 f"{lacking[0]!r}, which query {row['id']} has not; its columns are: "
-                f"{', '.join(row)}. Choose another judge, or map the column in columns."
+                f"{', '.join(row)}. Choose another judge{mapped}."
             )
         try:
+            unit_of(row, evaluation.unit)
             for what, column in wanted:
                 if column:
                     _value(row, column, f"{what}={getattr(evaluation, what)}")

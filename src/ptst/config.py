@@ -100,7 +100,7 @@ class Rows:
     source: str = _choice("hub", "url", "local", "micro")
     path: str | None = None
     """source=hub: the repository id. source=url: the https address of a file, best one that names a
-    commit. source=local: a file, or a folder with <split>.<suffix>."""
+    commit. source=local: a file, or a folder with <split>.<suffix> or as the hub lays it out."""
     subset: str | None = None
     """source=hub: the repository's configuration, for example `main`."""
     revision: str | None = None
@@ -116,6 +116,8 @@ class Rows:
     """What the file calls our columns: {input: question, output: answer}. Others are kept as is."""
     header: bool = True
     """False for a CSV file without a header row; its columns are then called "0", "1", ..."""
+    delimiter: str | None = None
+    """What stands between the fields of a CSV file; None: a comma, and in .tsv a tab."""
     encoding: str = "utf-8"
     n: int | None = None
     """Draw this many rows (without replacement, order kept); None takes them all."""
@@ -123,6 +125,8 @@ class Rows:
     size: int | None = _speed(None)
     """source=hub or url: how many rows there are (those of `where`), as the publisher says. Only `ptst plan`
     reads it, which downloads nothing; set it, or null, with another `path` or `split`."""
+    at: str = _speed("")
+    """Where these rows stand in the configuration, for messages; filled in when the configuration is checked."""
 
 
 @dataclass
@@ -652,6 +656,7 @@ def _check_values(config: Config) -> None:
         if source.n is not None and source.n < 1:
             raise ConfigError(f"{where}.n={source.n} must be at least 1, or null for all rows.")
         _check_place(where, source)
+        source.at = where
     clash = set(config.task) & set(config.evaluation)
     if clash:
         raise ConfigError(f"{sorted(clash)}: in `task` already; leave it out of `evaluation`.")
@@ -746,12 +751,16 @@ def check_address(where: str, address: str) -> None:
 
 
 def _check_place(where: str, rows: Rows) -> None:
-    from ptst.data import SUFFIXES
+    from ptst.data import KINDS, SUFFIXES
 
     places = {"hub": "a hub repository", "url": "an https address", "local": "a file or folder"}
     if rows.source in places and not rows.path:
         raise ConfigError(
             f"{where}.path is missing: source={rows.source} needs {places[rows.source]}."
+        )
+    if rows.delimiter is not None and (len(rows.delimiter) != 1 or rows.delimiter in '"\r\n'):
+        raise ConfigError(
+            f"{where}.delimiter={rows.delimiter} must be one character, and no quote or newline."
         )
     if rows.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", rows.sha256):
         raise ConfigError(f"{where}.sha256={rows.sha256} must be 64 digits 0-9a-f, or null.")
@@ -762,7 +771,7 @@ def _check_place(where: str, rows: Rows) -> None:
             f"{where}.path={rows.path}: source=url needs an address that starts with https://."
         )
     if rows.source == "url" and not (rows.path or "").lower().endswith(SUFFIXES):
-        raise ConfigError(f"{where}.path={rows.path} must end with {', '.join(SUFFIXES)}.")
+        raise ConfigError(f"{where}.path={rows.path} must end with {KINDS}.")
 
 
 def _within(where: str, value: float, low: float, high: float, above: bool = False) -> None:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import gzip
 import io
 import json
 import math
 import random
 import re
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +58,24 @@ class Table:
 
 
 OURS = ("input", "output", "instruction")
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+TEXTS = (".jsonl", ".json", ".csv", ".tsv")
+SUFFIXES = (*TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in TEXTS))
+KINDS = f"{', '.join(TEXTS)} (each also with .gz) or .parquet"
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a field of a CSV file. Python's own limit, 131,072, is less than a long document."""
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+HEADERS = {
+    "behavior",
+    "behaviour",
+    "forbidden_prompt",
+    "goal",
+    "input",
+    "instruction",
+    "message",
+    "prompt",
+}
+HEADERS |= {"query", "question", "request", "sentence", "text", "user"}
+"""What no query says, but the header of many a column of queries."""
 
 
 def load_rows(rows: Rows, needs: Sequence[str]) -> list[Row]:
@@ -98,7 +117,9 @@ def _wanted(rows: Rows, table: Table) -> Chosen:
     total = table.count() if matching is None else len(matching)
     if rows.n > total:
         there = f"{table.where} has {total}" + (f" with {dict(rows.where)}" if rows.where else "")
-        raise DataError(f"{rows.name}: n={rows.n} rows asked for, but {there}; set n=null for all.")
+        raise DataError(
+            f"{rows.name}: n={rows.n} rows asked for, but {there}; set {_setting(rows, 'n=null')} for all."
+        )
     drawn = sorted(random.Random(rows.draw_seed).sample(range(total), rows.n))
     return drawn if matching is None else [matching[i] for i in drawn]
 
@@ -114,7 +135,8 @@ def _matching(rows: Rows, table: Table) -> list[int]:
     for index, place, row in table.read(None):
         for column in rows.where:
             if column not in row:
-                raise DataError(f"{place}: where.{column}: {_no_column(column, row)}")
+                setting = _setting(rows, f"where.{column}")
+                raise DataError(f"{place}: {setting}: {_no_column(column, row)}")
         values = {column: _text(row[column], place, column) for column in rows.where}
         if values == rows.where:
             found.append(index)
@@ -150,7 +172,11 @@ def identity(rows: Rows) -> dict[str, Any]:
         {"url": rows.path, "file_sha256": rows.sha256} if rows.source == "url" else _content(rows)
     )
     records = {"records": rows.records} if rows.records else {}
-    return {**place, **records, "header": rows.header, "encoding": rows.encoding, **common}
+    kind = _kind(Path(rows.path or "") if rows.source == "url" else local_files(rows)[0])
+    usual = rows.delimiter in (None, DELIMITERS.get(kind, rows.delimiter))
+    delimiter = {} if usual else {"delimiter": rows.delimiter}
+    how = {"header": rows.header, "encoding": rows.encoding}
+    return {**place, **records, **delimiter, **how, **common}
 
 
 def origin(rows: Rows) -> dict[str, Any]:
@@ -164,38 +190,97 @@ def origin(rows: Rows) -> dict[str, Any]:
 
 
 def _content(rows: Rows) -> dict[str, Any]:
-    file = local_file(rows)
-    return {"sha256": fingerprint(file), "suffix": file.suffix.lower()}
+    files = local_files(rows)
+    hashes = [fingerprint(file) for file in files]
+    return {"sha256": hashes if len(files) > 1 else hashes[0], "suffix": _suffix(files[0])}
 
 
-def local_file(rows: Rows) -> Path:
-    """The file that source=local reads: `path` itself, or <split>.<suffix> in the folder `path`.
+def _suffix(file: Path) -> str:
+    """ ".csv", ".csv.gz", in small letters."""
+    return "".join(file.suffixes[-2:] if file.suffix.lower() == ".gz" else [file.suffix]).lower()
+
+
+def _kind(file: Path) -> str:
+    """The suffix without .gz: how the file is read."""
+    return _suffix(file).removesuffix(".gz")
+
+
+def _setting(rows: Rows, words: str) -> str:
+    """A setting of these rows as it stands in the configuration, and on the command line."""
+    return f"{rows.at}.{words}" if rows.at else words
+
+
+def column_setting(rows: Rows, ours: str, column: str) -> str:
+    """The override that maps a column; Hydra wants a + before a key that is not there yet."""
+    new = "+" if rows.at and ours not in rows.columns else ""
+    return new + _setting(rows, f"columns.{ours}={column}")
+
+
+def local_files(rows: Rows) -> list[Path]:
+    """The files that source=local reads: `path` itself, or those of the split in the folder `path`.
 
     Raises:
-        DataError: there is none, more than one, or of a kind that is not read here.
+        DataError: there are none, files of more than one kind, or of a kind that is not read here.
     """
     path = Path(rows.path or "").expanduser()
-    kinds = ", ".join(SUFFIXES)
     if path.is_dir():
-        found = [p for s in SUFFIXES if (p := path / f"{rows.split}{s}").is_file()]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise DataError(
-                f"{path} has more than one file for split {rows.split}: "
-                f"{', '.join(p.name for p in found)}. Give the file itself as path."
-            )
-        raise DataError(
-            f"{path} has no file for split {rows.split} ({rows.split} with one of {kinds}); "
-            f"it has: {', '.join(sorted(p.name for p in path.iterdir())[:20]) or 'nothing'}."
-        )
+        return _of_split(path, rows)
     if not path.is_file():
-        raise DataError(f"{rows.name}: there is no file or folder {path}.{_beside(path)}")
-    if path.suffix.lower() not in SUFFIXES:
         raise DataError(
-            f"{path}: files of kind {path.suffix or '(none)'} are not read; give {kinds}."
+            f"{rows.at or rows.name}: there is no file or folder {path}.{_beside(path)}"
         )
-    return path
+    if _suffix(path) not in SUFFIXES:
+        raise DataError(
+            f"{path}: files of kind {_suffix(path) or '(none)'} are not read; give {KINDS}."
+        )
+    return [path]
+
+
+def _of_split(folder: Path, rows: Rows) -> list[Path]:
+    """<split>.<suffix>, or as the hub names the parts of a split, train-00000-of-00002.parquet.
+
+    They stand in the folder itself, in data/, or in the folder of the `subset`.
+    """
+    split, found = rows.split, []
+    places = dict.fromkeys((folder, folder / "data", folder / (rows.subset or "")))
+    for place in (place for place in places if place.is_dir()):
+        files = sorted(place.iterdir())
+        for suffix in SUFFIXES:
+            name = re.compile(rf"{re.escape(split)}-\d+-of-(\d+)(-[0-9a-f]+)?{re.escape(suffix)}")
+            parts = [file for file in files if name.fullmatch(file.name)]
+            if parts:
+                _check_parts(parts, split)
+            whole = [file for file in files if file.name == f"{split}{suffix}" and file.is_file()]
+            found += [one for one in (whole, parts) if one]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(
+            f"{folder} has more than one file for split {split}: "
+            f"{', '.join(str(files[0].relative_to(folder)) for files in found)}. "
+            f"Give the file itself as {_setting(rows, 'path')}."
+        )
+    raise DataError(
+        f"{folder} has no file for split {split} ({split} with one of {KINDS}, or "
+        f"{split}-00000-of-00001.parquet and the like, there, in data/ or in the subset's folder); "
+        f"it has: {', '.join(sorted(p.name for p in folder.iterdir())[:20]) or 'nothing'}."
+    )
+
+
+def _check_parts(parts: Sequence[Path], split: str) -> None:
+    """Refuse a split of which a part is not there, or there twice."""
+    numbers = [[int(n) for n in re.findall(r"\d+", p.name.removeprefix(split))[:2]] for p in parts]
+    total = numbers[-1][1]
+    if lacking := sorted(set(range(total)) - {part for part, _ in numbers}):
+        name = re.sub(r"-\d+-of-", f"-{lacking[0]:05}-of-", parts[-1].name)
+        raise DataError(
+            f"{parts[0].parent}: split {split} has {len(parts)} of {total} files; {name} is not there."
+        )
+    if numbers != [[part, total] for part in range(total)]:
+        raise DataError(
+            f"{parts[0].parent}: the files of split {split} are not those of one copy: "
+            f"{', '.join(part.name for part in parts)}."
+        )
 
 
 def _beside(path: Path) -> str:
@@ -237,11 +322,27 @@ def _row(index: int, place: str, row: Row, rows: Rows, needs: Sequence[str]) -> 
 
 def _missing(ours: str, column: str, place: str, row: Row, rows: Rows) -> str:
     message = f"{place}: {_no_column(column, row)}"
-    message += f" Say which one holds the {ours} with columns.{ours}=NAME"
-    is_file = rows.source in ("local", "url")
-    if is_file and rows.header and _file(rows).suffix.lower() in (".csv", ".tsv"):
-        message += ', or, if the file has no header row, header=false and columns.input="0"'
+    if hint := _other_delimiter(list(row), rows):
+        return message + hint
+    message += f" Say which one holds the {ours} with {column_setting(rows, ours, 'NAME')}"
+    if rows.source in ("local", "url") and rows.header and _kind(_files(rows)[0]) in DELIMITERS:
+        message += (
+            f", or, if the file has no header row, {_setting(rows, 'header=false')} and "
+            f"{column_setting(rows, ours, '0')}"
+        )
     return message + "."
+
+
+def _other_delimiter(names: Sequence[str], rows: Rows) -> str:
+    """What to set where all columns of a CSV file seem to be one; empty where they do not."""
+    if rows.source not in ("local", "url") or len(names) != 1:
+        return ""
+    usual = rows.delimiter or DELIMITERS.get(_kind(_files(rows)[0]))
+    other = next((d for d in "\t;|," if usual and d in names[0] and d != usual), None)
+    if other is None:
+        return ""
+    what = "name it .tsv" if other == "\t" else f"set {_setting(rows, 'delimiter')}='\"{other}\"'"
+    return f" Its fields seem to stand between {other!r}: {what}."
 
 
 def _no_column(column: str, row: Row) -> str:
@@ -261,6 +362,8 @@ def _text(value: Any, place: str, column: str) -> str:
         return _whole(value, place, column)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, float) and math.isinf(value):
+        raise DataError(_infinite(place, column))
     if isinstance(value, bool | int | float):
         return str(value)
     raise DataError(
@@ -269,12 +372,22 @@ def _text(value: Any, place: str, column: str) -> str:
 
 
 def _kept(value: Any, place: str, column: str) -> Any:
-    """The value of any other column. It goes to the store: what JSON cannot say becomes text."""
+    """The value of any other column. It goes to the store: what JSON cannot say becomes text, and NaN null."""
     if isinstance(value, str):
         return _whole(value, place, column)
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int):
         return value
-    return json.loads(_whole(json.dumps(value, default=str, ensure_ascii=False), place, column))
+
+    def constant(name: str) -> None:
+        if name != "NaN":  # which is how data frames say that there is none
+            raise DataError(_infinite(place, column))
+
+    text = _whole(json.dumps(value, default=str, ensure_ascii=False), place, column)
+    return json.loads(text, parse_constant=constant)
+
+
+def _infinite(place: str, column: str) -> str:
+    return f"{place}: column {column!r} holds an infinite number, which no JSON file can say."
 
 
 def _whole(text: str, place: str, column: str) -> str:
@@ -326,7 +439,7 @@ def _hub(rows: Rows) -> Table:
         else:
             hint = f"Check path={rows.path}, subset, split and revision against {page}."
         raise DataError(
-            f"{rows.name}: {rows.path} cannot be had from the hub: {reason}\n{hint}"
+            f"{rows.at or rows.name}: {rows.path} cannot be had from the hub: {reason}\n{hint}"
         ) from error
     _check_revision(table, rows)
     where = f"{rows.path} {rows.split}"
@@ -359,16 +472,39 @@ def _check_revision(table: Any, rows: Rows) -> None:
         )
 
 
-def _file(rows: Rows) -> Path:
-    """The file of source=local or url; the latter is downloaded where it is not here yet."""
+def _files(rows: Rows) -> list[Path]:
+    """The files of source=local or url; the latter is downloaded where it is not here yet."""
     if rows.source == "local":
-        return local_file(rows)
-    return downloaded(rows.path or "", rows.sha256, rows.name)
+        return local_files(rows)
+    return [downloaded(rows.path or "", rows.sha256, rows.at or rows.name)]
 
 
-def _from_file(rows: Rows) -> Table:
-    file = _file(rows)
-    suffix = file.suffix.lower()
+def _from_files(rows: Rows) -> Table:
+    files = _files(rows)
+    tables = [_from_file(file, rows) for file in files]
+    return tables[0] if len(tables) == 1 else _joined(str(files[0].parent), tables)
+
+
+def _joined(where: str, tables: Sequence[Table]) -> Table:
+    """The rows of one table behind those of another."""
+
+    def read(chosen: Chosen) -> Iterator[Placed]:
+        first = 0
+        for table in tables:
+            end = first + table.count()
+            part = None
+            if chosen is not None:
+                wanted = chosen[bisect_left(chosen, first) : bisect_left(chosen, end)]
+                part = [index - first for index in wanted]
+            for index, place, row in table.read(part):
+                yield first + index, place, row
+            first = end
+
+    return Table(where, lambda: sum(table.count() for table in tables), read)
+
+
+def _from_file(file: Path, rows: Rows) -> Table:
+    suffix = _kind(file)
     if suffix == ".parquet":
         return _parquet(file)
     if suffix == ".json":
@@ -388,8 +524,8 @@ def _from_file(rows: Rows) -> Table:
 
 SOURCES: dict[str, Callable[[Rows], Table]] = {
     "hub": _hub,
-    "url": _from_file,
-    "local": _from_file,
+    "url": _from_files,
+    "local": _from_files,
     "micro": _micro,
 }
 
@@ -448,18 +584,33 @@ def _lines(file: Path, rows: Rows) -> Iterator[tuple[int, str]]:
     """Numbered lines with their ends, one at a time where every byte 0x0a is a newline."""
     codec = rows.encoding.lower().replace("-", "").replace("_", "")
     if codec.startswith(("utf16", "utf32")):
-        text = _decode(file.read_bytes(), file, rows.encoding)
-        yield from enumerate(io.StringIO(text, newline="\n"), start=1)
+        yield from enumerate(io.StringIO(_text_of(file, rows), newline="\n"), start=1)
         return
     start = 0
-    with file.open("rb") as stream:
+    with _opened(file) as stream:
         for number, raw in enumerate(stream, start=1):
-            yield number, _decode(raw, file, rows.encoding, number, start)
+            yield number, _decode(raw, file, rows, number, start)
             start += len(raw)
 
 
+def _text_of(file: Path, rows: Rows) -> str:
+    with _opened(file) as stream:
+        return _decode(stream.read(), file, rows)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A file's bytes, those of a .gz unpacked."""
+    try:
+        packed = file.suffix.lower() == ".gz"
+        with gzip.open(file) if packed else file.open("rb") as stream:
+            yield stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: not a gzip file that can be read ({error}).") from error
+
+
 def _json(file: Path, rows: Rows) -> list[Row]:
-    text = _decode(file.read_bytes(), file, rows.encoding)
+    text = _text_of(file, rows)
     if not text.strip():
         return []
     try:
@@ -471,16 +622,21 @@ def _json(file: Path, rows: Rows) -> list[Row]:
         raise DataError(f"{file}: {error}") from error
     for key in rows.records.split(".") if rows.records else ():
         if not isinstance(found, dict) or key not in found:
-            keys = ", ".join(found) if isinstance(found, dict) else f"none: a {_kind(found)}"
-            raise DataError(f"{file}: records={rows.records}: no key {key!r} (there: {keys}).")
+            keys = (
+                ", ".join(found) if isinstance(found, dict) else f"none: a {type(found).__name__}"
+            )
+            setting = _setting(rows, f"records={rows.records}")
+            raise DataError(f"{file}: {setting}: no key {key!r} (there: {keys}).")
         found = found[key]
     if not isinstance(found, list):
         lists = (
             [k for k, v in found.items() if isinstance(v, list)] if isinstance(found, dict) else []
         )
-        hint = f" Set records={lists[0]} if the rows are there." if lists else ""
+        hint = ""
+        if lists:
+            hint = f" Set {_setting(rows, f'records={lists[0]}')} if the rows are there."
         raise DataError(
-            f"{file}: must be a list of objects, [{{...}}, ...]; it is a {_kind(found)}.{hint}"
+            f"{file}: must be a list of objects, [{{...}}, ...]; it is a {type(found).__name__}.{hint}"
         )
     return [_object(row, f"{file}, row {number}") for number, row in enumerate(found, start=1)]
 
@@ -499,18 +655,15 @@ def _twice(names: list[str]) -> str:
 
 def _object(row: Any, place: str) -> Row:
     if not isinstance(row, dict):
-        raise DataError(f"{place}: must be an object, {{...}}; it is a {_kind(row)}.")
+        raise DataError(f"{place}: must be an object, {{...}}; it is a {type(row).__name__}.")
     return row
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
 
 
 def _csv(file: Path, rows: Rows) -> Iterator[tuple[str, Row]]:
     # A line of a CSV file may also end with a lone carriage return.
     lines = (part for _, line in _lines(file, rows) for part in io.StringIO(line, newline=""))
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    delimiter = rows.delimiter or DELIMITERS[_kind(file)]
+    csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     empty = None
@@ -535,12 +688,29 @@ def _csv(file: Path, rows: Rows) -> Iterator[tuple[str, Row]]:
                 raise DataError(f"{place}: {_twice(names)}, in the header.")
             if rows.header:
                 continue
+            _check_first(dict(zip(names, cells, strict=True)), place, rows)
         if len(cells) != len(names):
             raise DataError(
-                f"{place}: {len(cells)} fields, but {len(names)} columns "
-                f"({', '.join(names)}); is a comma or a quote missing?"
+                f"{place}: {len(cells)} fields, but {len(names)} column{'s' * (len(names) != 1)} "
+                f"({', '.join(names)}); is a {'comma' if delimiter == ',' else 'delimiter'} or a quote "
+                f"missing?{_other_delimiter(names, rows)}"
             )
         yield place, dict(zip(names, cells, strict=True))
+
+
+def _check_first(row: Row, place: str, rows: Rows) -> None:
+    """Refuse a header for a query, and a file that seems to have another delimiter, where there is no header."""
+    column = rows.columns.get("input", "input")
+    name = str(row.get(column, "")).strip()
+    if name.casefold() in HEADERS:
+        raise DataError(
+            f"{place}: the first row looks like a header ({', '.join(row.values())}), and header=false "
+            f"takes it for a row; set {_setting(rows, 'header=true')} and "
+            f"{column_setting(rows, 'input', name)}."
+        )
+    first = re.split(r"[;|\t]", name)[0]
+    if len(row) == 1 and first != name and first.strip().casefold() in HEADERS:
+        raise DataError(f"{place}: {name!r} looks like a header.{_other_delimiter([name], rows)}")
 
 
 def _parquet(file: Path) -> Table:
@@ -579,17 +749,19 @@ def _parquet(file: Path) -> Table:
     return Table(str(file), count, read)
 
 
-def _decode(raw: bytes, file: Path, encoding: str, line: int = 1, start: int = 0) -> str:
+def _decode(raw: bytes, file: Path, rows: Rows, line: int = 1, start: int = 0) -> str:
     """The text of a file, or of the part that begins at this line and byte."""
+    encoding = rows.encoding
     try:
         text = raw.decode(encoding)
     except LookupError as error:
-        raise DataError(f"{file}: encoding={encoding} is not a known encoding.") from error
+        setting = _setting(rows, f"encoding={encoding}")
+        raise DataError(f"{file}: {setting} is not a known encoding.") from error
     except UnicodeDecodeError as error:
         line += raw.count(b"\n", 0, error.start)
         raise DataError(
             f"{file}:{line}: not {encoding} text (0x{raw[error.start]:02x} at byte "
-            f"{start + error.start} of the file); set encoding=, for example latin-1 or utf-16."
+            f"{start + error.start} of the file); set {_setting(rows, 'encoding')}=, for example latin-1 or utf-16."
         ) from error
     if "\0" in text:
         line += text.count("\n", 0, text.index("\0"))
