@@ -299,10 +299,7 @@ def test_a_batch_gives_the_scores_that_single_calls_give(bench: Bench) -> None:
 
     with Endpoint(choose) as endpoint:
         judge = asking(endpoint, batch=True)
-        scores = list(judge.scores(items(10), bench))
-        assert values(iter(scores)) == [1, 2, 3, 4, None, 1, None, 3, 4, 5]
-        assert "500 busy" in scores[4].reason and not scores[4].final
-        # What is left is asked again: together, by the batch; and then singly, with the same answers kept.
+        # What has no score is asked again together; and then singly, with the same answers kept.
         assert values(judge.scores(items(10), bench)) == [i % 5 + 1 for i in range(10)]
         assert values(asking(endpoint).scores(items(10), bench)) == [i % 5 + 1 for i in range(10)]
     assert len(endpoint.batches) == 2 and endpoint.delivered.total() == 11
