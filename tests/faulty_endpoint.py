@@ -23,9 +23,70 @@ FAULTS = ("429", "500", "503", "silence", "cut", "cut_body", "broken_json", "htm
 """Answers that are none. `silence` is longer than the client's patience; `cut_body` ends the connection in
 the middle of an answer, `broken_json` sends half of one as if it were whole."""
 
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 50}
+
+
+def _choice(content: Any, reason: str | None = "stop", **more: Any) -> tuple[int, dict[str, Any]]:
+    """A whole answer with one choice; `more` stands in its message."""
+    message = {"role": "assistant", **more}
+    message |= {} if content is ... else {"content": content}
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return 200, {"choices": [choice], "usage": USAGE}
+
+
+def _error(status: int, http: int | None = None, **error: Any) -> tuple[int, dict[str, Any]]:
+    return http or status, {"error": {"code": status, **error}}
+
+
+FLAGGED = {"reasons": ["violence"], "flagged_input": "too long", "provider_name": "OpenAI"}
+MODES: dict[str, Callable[[str], tuple[int, dict[str, Any]]]] = {
+    # There is an answer, in another shape.
+    "parts": lambda text: _choice([{"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}]),
+    "parts with thinking (Mistral)": lambda text: _choice(
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "sorry"}]}, {"type": "text", "text": text}]
+    ),
+    "lone surrogate": lambda text: _choice(f"\ud83d {text}"),
+    "eos_token (TGI)": lambda text: _choice(text, "eos_token"),
+    "no finish_reason": lambda text: _choice(text, None),
+    "refusal field (OpenAI)": lambda text: _choice(None, refusal="I'm sorry, but I can't help with that."),
+    "empty, plain stop": lambda text: _choice(""),
+    # There is none, and it says why.
+    "null, length (OpenAI)": lambda text: _choice(None, "length", refusal=None),
+    "empty, length (DeepSeek)": lambda text: _choice("", "length", reasoning_content="Well, "),
+    "no content, MAX_TOKENS (Gemini)": lambda text: _choice(..., "MAX_TOKENS"),
+    "only reasoning, stop (Ollama)": lambda text: _choice("", reasoning="Well, the answer is"),
+    "null, tool_calls": lambda text: _choice(None, "tool_calls", tool_calls=[{"id": "x"}]),
+    "content_filter (Azure)": lambda text: _choice(text, "content_filter"),
+    "content_filter: SAFETY (Gemini)": lambda text: _choice(..., "content_filter: SAFETY"),
+    "SAFETY (Vertex)": lambda text: _choice("", "SAFETY"),
+    "RECITATION (Vertex)": lambda text: _choice(text, "RECITATION"),
+    "sensitive (Zhipu)": lambda text: _choice("", "sensitive"),
+    "guardrail_intervened (Bedrock)": lambda text: _choice("Sorry, blocked.", "guardrail_intervened"),
+    "refusal (Anthropic)": lambda text: _choice(text, "refusal"),
+    "prompt blocked (Gemini)": lambda text: (200, {"choices": [], "promptFeedback": {"blockReason": "SAFETY"}}),
+    "403 flagged (OpenRouter)": lambda text: _error(403, message="Input was flagged", metadata=FLAGGED),
+    "200, error 403 (OpenRouter)": lambda text: _error(403, 200, message="Input was flagged", metadata=FLAGGED),
+    "403 guidelines (xAI)": lambda text: (403, {"code": "forbidden", "error": "Content violates usage guidelines."}),
+    "400 content_filter (Azure)": lambda text: _error(
+        400, message="The response was filtered", innererror={"code": "ResponsibleAIPolicyViolation"}
+    ),
+    "400 risk (DeepSeek)": lambda text: _error(400, message="Content Exists Risk"),
+    # There is none, and another try may give one.
+    "empty, null (OpenRouter)": lambda text: _choice("", None),
+    "no choices": lambda text: (200, {"choices": [], "usage": USAGE}),
+    "content of another kind": lambda text: _choice({"text": text}),
+    "insufficient_system_resource (DeepSeek)": lambda text: _choice("", "insufficient_system_resource"),
+    "error in the choice (OpenRouter)": lambda text: (200, {"choices": [
+        {"index": 0, "finish_reason": "error", "message": {"content": text[:9]}, "error": {"code": 502, "message": "Provider disconnected"}}
+    ]}),
+    "200, error 502 (OpenRouter)": lambda text: _error(502, 200, message="Provider returned error"),
+    "500": lambda text: _error(500, message="The server had an error"),
+}  # fmt: skip
+"""What providers really send that is no plain answer, given the text that would have been one."""
+
 Choose = Callable[[str, int], str]
 """choose(prompt, number of the try, from 0) -> "" for an answer, "nonsense" for one without a rating, one of
-FAULTS, "<status> <error code>" for an error that says so, or "<status> <error code>: <message>"."""
+MODES or FAULTS, "<status> <error code>" for an error that says so, or "<status> <error code>: <message>"."""
 
 
 def drawn(share: float, nonsense: float = 0.0, seed: int = 0) -> Choose:
@@ -132,11 +193,13 @@ class Endpoint:
         self.calls[prompt] += 1
         self.arrivals.setdefault(prompt, []).append(time.monotonic())
         await asyncio.sleep(self.latency)
-        if fault in ("429", "500", "503"):
-            headers = self.retry_after if fault != "500" else {}
-            return web.json_response(
-                {"error": {"message": "busy"}}, status=int(fault), headers=headers
-            )
+        if fault in MODES:
+            status, body = MODES[fault](rating(prompt))
+            self.delivered[prompt] += status == 200
+            return web.json_response(body, status=status)
+        if fault in ("429", "503"):
+            busy = {"error": {"message": "busy"}}
+            return web.json_response(busy, status=int(fault), headers=self.retry_after)
         if re.match(r"\d{3} ", fault):
             status, error = told(fault, request.headers.get("Authorization", ""))
             headers = self.retry_after if status == 429 else {}
@@ -167,14 +230,14 @@ class Endpoint:
         return response
 
     async def _chat(self, body: dict[str, Any], prompt: str, nonsense: bool) -> dict[str, Any]:
-        rating = "well, " if nonsense else f"#thereason: it says so\n#thescore: {rating_of(prompt)}"
+        said = "well, " if nonsense else rating(prompt)
         if self.upstream:
             async with self.session.post(f"{self.upstream}/chat/completions", json=body) as given:
                 answer: dict[str, Any] = await given.json()
                 assert given.status == 200, answer
-            answer["choices"][0]["message"]["content"] = rating
+            answer["choices"][0]["message"]["content"] = said
             return answer
-        message = {"role": "assistant", "content": rating}
+        message = {"role": "assistant", "content": said}
         answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
         if self.usage:
             answer["usage"] = dict(
@@ -242,8 +305,9 @@ class Endpoint:
                 prompt = asked["body"]["messages"][-1]["content"]
                 fault = self.choose(prompt, self.calls[prompt])
                 self.calls[prompt] += 1
-                if fault == "500":
-                    status, body = 500, {"error": {"message": "busy"}}
+                if fault in MODES:
+                    status, body = MODES[fault](rating(prompt))
+                    self.delivered[prompt] += status == 200
                 elif re.match(r"\d{3} ", fault):
                     status, body = told(fault)
                 else:
@@ -266,6 +330,11 @@ def told(fault: str, key: str = "") -> tuple[int, dict[str, Any]]:
     status, _, said = fault.partition(" ")
     code, _, prose = said.partition(": ")
     return int(status), {"error": {"message": prose or f"it says {code}, {key}", "code": code}}
+
+
+def rating(prompt: str) -> str:
+    """What a judge answers."""
+    return f"#thereason: it says so\n#thescore: {rating_of(prompt)}"
 
 
 def rating_of(prompt: str) -> int:

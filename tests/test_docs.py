@@ -32,7 +32,17 @@ RUN = {
 SAID = re.compile(r"(?:\.venv/bin/)?(?:ptst|make)(?:\s|$)")
 """How a command begins."""
 
-OPTIONS = ("question=", "watch=", "output=", "judges=", "n=", "draw_seed=", "file=", "annotator=")
+OPTIONS = (
+    "question=",
+    "watch=",
+    "output=",
+    "judges=",
+    "test=",
+    "n=",
+    "draw_seed=",
+    "file=",
+    "annotator=",
+)
 """What commands take that is no override."""
 SAME = ("scale=micro", "seed=0", "seed=0,1,2")
 """What makes no other grid to compose, or only more of its cells: composing takes seconds."""

@@ -12,13 +12,16 @@ import json
 import math
 import os
 import random
+import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.progress import say
 from ptst.redact import redacted, remember
 from ptst.sweep.estimates import Price
 
@@ -29,11 +32,56 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before the second try, doubled for each further one, up to the longest."""
 LONGEST_RETRY_AFTER = 600.0
 """Seconds; an endpoint that asks for more is left alone."""
+PERHAPS_PAID = 3
+"""Of these tries: so many may have been paid for (time-outs, cut connections, broken answers)."""
 UNREACHABLE = 8
 """So many requests in a row without an answer, none answered in between: the endpoint is down."""
 NOTHING_LEFT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes or types of OpenAI's errors for an account that waiting does not fill. The words beside them do not
 tell: those of a minute's limit speak of billing, too, where a payment would raise it."""
+
+ONE_REQUEST = {
+    "too_long": ("context_length", "context length", "too long", "request too large"),
+    "content_filter": (
+        "content_filter",  # OpenAI, Azure, Moonshot
+        "content_policy",
+        "content management policy",  # Azure
+        "content filtering policy",  # Anthropic
+        "responsibleaipolicy",  # Azure
+        "usage policy",  # OpenAI's reasoning models
+        "usage guidelines",  # xAI
+        "flagged",  # OpenRouter: 403, with the reasons and the flagged input in its metadata
+        "moderation",
+        "request blocked",  # OpenRouter's guardrails
+        "content exists risk",  # DeepSeek
+        "data_inspection_failed",  # Alibaba
+        "inappropriate content",
+        "considered high risk",  # Moonshot
+    ),
+}
+"""What errors say that are about one request and no other, by the kind of it."""
+ACCOUNT = ("your account", "your organization", "suspended", "deactivated")
+"""What they say that sound like that, and are about all."""
+
+STOPPED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed")
+"""finish_reasons of an answer that the model ended: of OpenAI and most, of TGI, of Anthropic, of Cohere."""
+CUT = ("length", "max_tokens", "model_length", "error_limit")
+"""Of one that ended at a limit of tokens. Whatever is neither was filtered, or is an answer of another kind:
+content_filter, SAFETY, RECITATION, PROHIBITED_CONTENT, blocked, sensitive, guardrail_intervened, refusal (of
+Anthropic's classifiers), tool_calls. New ones come up; none may become a label."""
+BROKEN = ("error", "abort", "insufficient_system_resource", "load")
+"""Of one that another call may give: of OpenRouter and Mistral, vLLM, DeepSeek, Ollama."""
+TEXTLESS = 3
+"""So many whole answers without text, and without a reason, are paid for, before it is said to be withheld."""
+ROUNDS = 3
+"""So many times `TRIES` calls fail for a request that the endpoint alone does not answer, before it is left."""
+HELLO = [{"role": "user", "content": "Say hello."}]
+"""What is asked to tell an endpoint that is down from one that does not answer a request."""
+OVERLOADED = (408, 409, 425, 429, 503, 529)
+"""Statuses that say nothing of the request."""
+WAIT_LINE_SECONDS = 60.0
+"""Between two lines about waiting; one is shown for a wait of at least `LONG_WAIT`."""
+LONG_WAIT = 5.0
 
 Messages = Sequence[Mapping[str, str]]
 """A chat as the API takes it: {"role": ..., "content": ...} each."""
@@ -89,11 +137,11 @@ class Answer:
     """What came back.
 
     Attributes:
-        text: "" where the endpoint refused this very request.
-        finish_reason: the API's own: stop, length, content_filter, ...
-        input_tokens: None where the server does not say.
+        text: "" where there is no answer.
+        finish_reason: stop, length, or what the API says: content_filter, SAFETY, ...
+        input_tokens: None where the server does not say, or did not answer.
         output_tokens: as `input_tokens`.
-        refused: why the endpoint does not take this very request (too long, filtered); else "".
+        refused: why there is no answer to this very request (too long, filtered, no text); else "".
     """
 
     text: str
@@ -161,6 +209,16 @@ def chat(
     return _chat(_Calls(endpoint, key, requests, sampling, budget, stop))
 
 
+def answers_hello(
+    endpoint: Endpoint, sampling: Mapping[str, Any], budget: Budget | None = None
+) -> bool:
+    """Whether the endpoint answers a harmless question, now."""
+    try:
+        return bool(list(chat(endpoint, [HELLO], sampling, budget)))
+    except PtstError:
+        return False
+
+
 def _chat(calls: _Calls) -> Iterator[tuple[int, Answer]]:
     with asyncio.Runner() as runner:
         try:
@@ -169,6 +227,11 @@ def _chat(calls: _Calls) -> Iterator[tuple[int, Answer]]:
                 yield from some
         finally:
             runner.run(calls.close())
+    if calls.given_up:
+        say(
+            f"{calls.who}: some of {len(calls.requests)} requests count as missing, because they have no "
+            f"answer in {ROUNDS} times up to {TRIES} tries, while others have one: {calls.given_up}"
+        )
     if calls.failure:
         raise calls.failure
     left = len(calls.requests) - calls.answered
@@ -176,7 +239,7 @@ def _chat(calls: _Calls) -> Iterator[tuple[int, Answer]]:
         raise Interrupted(f"{calls.answered} of {len(calls.requests)} answers of {calls.who} kept")
     if left:
         raise NotReached(
-            f"{calls.who}: {left} of {len(calls.requests)} requests have no answer after {TRIES} "
+            f"{calls.who}: {left} of {len(calls.requests)} requests have no answer after up to {TRIES} "
             f"tries each; the last problem was: {calls.trouble}"
         )
 
@@ -197,6 +260,10 @@ class _Calls:
     failure: PtstError | None = None
     trouble: str = ""
     """What the last call that failed said."""
+    given_up: str = ""
+    """Of the last request that is left without an answer for good: the last error."""
+    told: float = -math.inf
+    """When waiting was last told of."""
     workers: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
@@ -219,9 +286,9 @@ class _Calls:
         self.arrived: asyncio.Queue[tuple[int, Answer]] = asyncio.Queue()
         self.settled = asyncio.Event()
         self.ended = asyncio.Event()
-        todo = iter(range(len(self.requests)))
+        self.todo = deque((index, 1) for index in range(len(self.requests)))
         n = min(self.endpoint.concurrency, len(self.requests))
-        self.workers = [asyncio.create_task(self._work(todo)) for _ in range(n)]
+        self.workers = [asyncio.create_task(self._work()) for _ in range(n)]
         self.watch = asyncio.create_task(self._watch())
 
     async def next(self) -> list[tuple[int, Answer]]:
@@ -265,34 +332,73 @@ class _Calls:
         self.failure = self.failure or failure
         self.ended.set()
 
-    async def _work(self, todo: Iterator[int]) -> None:
-        for index in todo:
+    async def _work(self) -> None:
+        while self.todo:
+            index, round = self.todo.popleft()
             self._ask_stop()
             if self.ended.is_set():
                 return
             answer = await self._answer(self.requests[index])
-            if answer:
-                self.answered += 1
+            if isinstance(answer, Answer):
                 self.unanswered_in_a_row = 0
-                self.arrived.put_nowait((index, answer))
-            elif not self.ended.is_set():
-                self.unanswered_in_a_row += 1
-                if self.unanswered_in_a_row >= UNREACHABLE:
-                    self._end(
-                        NotReached(
-                            f"{self.who} cannot be reached: {self.unanswered_in_a_row} requests in a "
-                            f"row have no answer after {TRIES} tries each; the last problem was: "
-                            f"{self.trouble}"
-                        )
-                    )
+                self._hand_out(index, answer)
+            elif answer and not self.ended.is_set():
+                await self._leave(index, round, answer)
 
-    async def _answer(self, messages: Messages) -> Answer | None:
-        """One request's answer; None if it has none, now."""
+    def _hand_out(self, index: int, answer: Answer) -> None:
+        self.answered += 1
+        self.arrived.put_nowait((index, answer))
+
+    async def _leave(self, index: int, round: int, error: Again) -> None:
+        """What becomes of a request that `TRIES` calls gave no answer to; the last of them ended in `error`.
+
+        It is asked again after all others. In the last round, if the endpoint answers another question, there is
+        no answer to this one; if it does not, or says that it is overloaded, a later run may get one.
+        """
+        self.unanswered_in_a_row += 1
+        in_a_row = self.unanswered_in_a_row
+        last = error.about_it and round == ROUNDS
+        if last or in_a_row >= UNREACHABLE:
+            if await self._is_alive():
+                self.unanswered_in_a_row = 0
+            elif in_a_row >= UNREACHABLE:
+                said = f"{in_a_row} requests in a row have no answer after up to {TRIES} tries each"
+                said += f"; the last problem was: {error}"
+                return self._end(NotReached(f"{self.who} cannot be reached: {said}"))
+            else:
+                return None
+        if last:
+            self.given_up = str(error)
+            why = f"no answer in {ROUNDS} times up to {TRIES} tries, while others have one: {error}"
+            self._hand_out(index, Answer("", "unanswered", refused=why))
+        elif error.about_it:
+            self.todo.append((index, round + 1))
+        return None
+
+    async def _is_alive(self) -> bool:
+        """Whether the endpoint answers a harmless question."""
+        worst = self._worst(HELLO)
+        if not await self._reserve(worst):
+            return False
+        cost = worst
+        try:
+            cost = self._cost(await self._call(HELLO), worst)
+        except (Again, Hopeless):
+            return False
+        except (Refused, NoText):
+            pass
+        finally:
+            self._settle(worst, cost)
+        return True
+
+    async def _answer(self, messages: Messages) -> Answer | Again | None:
+        """One request's answer, or the last of the errors that there are instead; None once all has ended."""
+        failed, textless, paid = None, 0, 0
         for attempt in range(TRIES):
             worst = self._worst(messages)
             if self.ended.is_set() or not await self._reserve(worst):
                 return None
-            cost, asked_to_wait = worst, 0.0
+            cost, failed = worst, None
             try:
                 answer = await self._call(messages)
                 cost = self._cost(answer, worst)
@@ -300,27 +406,47 @@ class _Calls:
             except Refused as error:
                 cost = 0.0
                 return Answer("", error.code, refused=str(error))
-            except _Hopeless as error:
+            except Hopeless as error:
                 cost = 0.0
                 self._end(PtstError(f"{self.who}: {error}"))
                 return None
-            except _Again as error:
-                self.trouble = str(error)
-                asked_to_wait = error.wait
+            except NoText as error:
+                textless += 1
+                if textless == TEXTLESS:
+                    return Answer("", "empty", refused=f"{TEXTLESS} answers without text: {error}")
+                self.trouble, failed = str(error), Again(str(error), perhaps_paid=True)
+            except Again as error:
+                self.trouble, failed = str(error), error
+                paid += error.perhaps_paid
                 if not error.perhaps_paid:
                     cost = 0.0
             finally:
                 self._settle(worst, cost)
-            if attempt + 1 == TRIES or asked_to_wait > LONGEST_RETRY_AFTER:
-                return None
+            asked_to_wait = failed.wait if failed else 0.0
+            if asked_to_wait > LONGEST_RETRY_AFTER:
+                self.trouble += f" (it asks to wait {asked_to_wait:.0f} s)"
+            if attempt + 1 == TRIES or paid == PERHAPS_PAID or asked_to_wait > LONGEST_RETRY_AFTER:
+                break
             backoff = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1)
             # A little more than asked for, so that calls told the same moment do not all come then.
             wait = asked_to_wait + random.uniform(0, FIRST_WAIT) if asked_to_wait else backoff
+            self._tell_waiting(wait)
             try:
                 await asyncio.wait_for(self.ended.wait(), wait)
             except TimeoutError:
                 continue
-        return None
+            return None
+        return failed
+
+    def _tell_waiting(self, seconds: float) -> None:
+        """One line, now and then, about a wait that somebody may wonder about."""
+        now = time.monotonic()
+        if seconds >= LONG_WAIT and now - self.told >= WAIT_LINE_SECONDS:
+            self.told = now
+            say(
+                f"{self.who}: waiting {seconds:.0f} s, with {self.answered} of {len(self.requests)} answers "
+                f"there; it said: {self.trouble}"
+            )
 
     async def _call(self, messages: Messages) -> Answer:
         import aiohttp
@@ -332,20 +458,22 @@ class _Calls:
             ) as response:
                 content = await response.read()
         except aiohttp.InvalidURL as error:
-            raise _Hopeless(f"no such address ({error})") from error
+            raise Hopeless(f"no such address ({error})") from error
         except aiohttp.ClientConnectorError as error:
-            raise _Again(f"no connection ({error})", perhaps_paid=False) from error
+            raise Again(f"no connection ({error})", False, about_it=False) from error
         except TimeoutError as error:
             said = f"no answer within {self.endpoint.timeout:g} s"
-            raise _Again(said, perhaps_paid=True) from error
+            raise Again(said, perhaps_paid=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _Again(f"the connection broke ({error})", perhaps_paid=True) from error
+            raise Again(f"the connection broke ({error})", perhaps_paid=True) from error
         if response.status != 200:
             raise read_error(response.status, response.headers, content)
         try:
             return read_answer(content)
+        except NoText:
+            raise
         except ValueError as error:
-            raise _Again(f"an answer that is none ({error})", perhaps_paid=True) from error
+            raise Again(f"an answer that is none ({error})", perhaps_paid=True) from error
 
     def _worst(self, messages: Messages) -> float:
         return worst_case(messages, self.sampling, self.budget) if self.budget else 0.0
@@ -386,13 +514,21 @@ class _Calls:
             self.settled = asyncio.Event()
 
 
-class _Again(Exception):
+class Again(Exception):
     """A call failed in a way that another may not."""
 
-    def __init__(self, said: str, perhaps_paid: bool, wait: float = 0.0) -> None:
+    def __init__(
+        self, said: str, perhaps_paid: bool, wait: float = 0.0, about_it: bool = True
+    ) -> None:
         super().__init__(said)
         self.perhaps_paid = perhaps_paid
         self.wait = wait
+        self.about_it = about_it
+        """Whether the request may be what it failed at, and not the network or the load."""
+
+
+class NoText(ValueError):
+    """A whole answer, paid for, that holds no text and does not say why."""
 
 
 class Refused(Exception):
@@ -403,7 +539,7 @@ class Refused(Exception):
         self.code = code
 
 
-class _Hopeless(Exception):
+class Hopeless(Exception):
     """No request of this kind can succeed."""
 
 
@@ -434,18 +570,15 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Exceptio
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # then the body is all there is
     if status == 429 and any(kind in NOTHING_LEFT for kind in kinds):
-        return _Hopeless(f"the account has nothing left ({said})")
-    if status in (408, 409, 425, 429) or status >= 500:
-        return _Again(said, perhaps_paid=False, wait=_retry_after(headers))
-    if status in (400, 413, 422):
+        return Hopeless(f"the account has nothing left ({said})")
+    if status in OVERLOADED or status >= 500:
+        return Again(said, False, _retry_after(headers), about_it=status not in OVERLOADED)
+    if status in (400, 403, 413, 422, 451):
         # Only what is known to be about this one request: a parameter that a model does not know, say,
         # would otherwise make every score of a run a missing one.
-        text = text.lower()
-        for kind, signs in {
-            "too_long": ("context_length", "context length", "too long", "request too large"),
-            "content_filter": ("content_filter", "content_policy", "content management policy"),
-        }.items():
-            if any(sign in text for sign in signs):
+        signs = _signs_in(text)
+        for kind, known in ONE_REQUEST.items():
+            if any(sign in signs for sign in known) and not any(sign in signs for sign in ACCOUNT):
                 return Refused(said, kind)
     hints = {
         401: "the key is not accepted",
@@ -453,7 +586,19 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Exceptio
         403: "the key may not do this",
         404: "no such model or address",
     }
-    return _Hopeless(f"{hints.get(status, 'the request is not accepted')} ({said})")
+    return Hopeless(f"{hints.get(status, 'the request is not accepted')} ({said})")
+
+
+def _signs_in(text: str) -> str:
+    """What an error says of itself, in lower case; of its metadata the names alone, for they quote the prompt."""
+    try:
+        error = json.loads(text)
+        error = error.get("error", error)
+        metadata = error.get("metadata")
+        told = {name: value for name, value in error.items() if name != "metadata"}
+        return json.dumps([told, list(metadata or ())], ensure_ascii=False).lower()
+    except (ValueError, AttributeError, TypeError):
+        return text.lower()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
@@ -474,27 +619,96 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     return 0.0
 
 
+def whole_text(text: str) -> str:
+    """`text` with U+FFFD in the place of lone surrogates.
+
+    JSON can hold half of a surrogate pair (a model that was cut off within an emoji), UTF-8 cannot: such an
+    answer could be paid for and never be written down.
+    """
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def read_answer(body: bytes) -> Answer:
     """An answer's bytes.
 
+    There is an answer where the model ended it (`STOPPED`), or its length did (`CUT`), and there is text; or
+    where it plainly stopped without any. A `refusal` in the place of the content is the model's own text. All
+    else is an answer that there is not, with `refused` for the reason: filtered, withheld, spent on reasoning.
+
     Raises:
         ValueError: they are no whole answer.
+        NoText: they are one without text, and do not say why.
+        Exception: the error that stands in them, as of `read_error`.
     """
     content = json.loads(body)
-    shown = redacted(body.decode(errors="replace"))[:200]
+    shown = whole_text(redacted(body.decode(errors="replace")))[:200]
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
-    if content.get("error"):
-        raise ValueError(f"error: {content['error']}")
-    try:
-        choice = content["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or message.get("refusal") or ""
-        usage = content.get("usage") or {}
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no message in it: {shown}") from error
-    if not isinstance(text, str):
-        raise ValueError(f"its content is no text: {shown}")
-    input_tokens, output_tokens = (n if isinstance(n, int) else None for n in counts)
-    return Answer(text, str(choice.get("finish_reason")), input_tokens, output_tokens)
+    choices = content.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    if not isinstance(choice, dict):
+        raise ValueError(f"no message in it: {shown}")
+    if error := content.get("error") or choice.get("error"):
+        raise _error_within(error, bool(choice))
+    usage = content["usage"] if isinstance(content.get("usage"), dict) else {}
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    read, written = (n if isinstance(n, int) else None for n in counts)
+    if not choice:
+        if blocked := content.get("promptFeedback") or content.get("prompt_feedback"):
+            why = f"the prompt is blocked: {redacted(json.dumps(blocked))[:200]}"
+            return Answer("", "blocked", read, written, why)
+        raise NoText(f"no choice in it: {shown}") if "choices" in content else ValueError(shown)
+    message = choice.get("message") or {}
+    if not isinstance(message, dict):
+        raise ValueError(f"no message in it: {shown}")
+    text = _text_of(message.get("content"), shown) or _text_of(message.get("refusal"), shown)
+    ended = whole_text(redacted(str(choice.get("finish_reason") or "")))[:100]
+    kind = ended.lower()
+    reason = "stop" if kind in STOPPED else "length" if kind in CUT else ended
+    if kind in BROKEN:
+        raise ValueError(f"finish_reason {ended}")
+    if kind not in ("", *STOPPED, *CUT):
+        return Answer("", reason, read, written, f"it was withheld (finish_reason {ended})")
+    if text.strip():
+        return Answer(text, reason or "not given", read, written)
+    if any(message.get(name) for name in ("reasoning", "reasoning_content")) or reason == "length":
+        why = (
+            f"no text, only reasoning or nothing, to its end (finish_reason {ended or 'not given'})"
+        )
+        return Answer("", reason, read, written, why)
+    if reason == "stop":
+        return Answer(text, reason, read, written)
+    raise NoText(f"no text and no finish_reason: {shown}")
+
+
+def _text_of(content: Any, shown: str) -> str:
+    """The text of a message's content: a string, or a list of parts, of which reasoning is not read."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return whole_text(content)
+    if not isinstance(content, list):
+        raise NoText(f"its content is no text: {shown}")
+    pieces = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        field = {"text": "text", "output_text": "text", "refusal": "refusal"}.get(kind or "")
+        if field:
+            pieces.append(_text_of(part.get(field), shown))
+    return "".join(pieces)
+
+
+def _error_within(error: Any, begun: bool) -> Exception:
+    """What an error means that stands in an answer with status 200, as OpenRouter's do.
+
+    Args:
+        begun: it stands beside a choice: the model had begun, so this request is at fault and not all of them.
+    """
+    code = str(error.get("code") if isinstance(error, dict) else "")
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
+    found = read_error(status, {}, json.dumps({"error": error}).encode())
+    if isinstance(found, Again):
+        found.perhaps_paid = True
+    if begun and isinstance(found, Hopeless) and status in (400, 403, 413, 422):
+        return Refused(str(found), "error")
+    return found

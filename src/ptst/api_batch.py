@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,16 @@ from uuid import uuid4
 
 from ptst.api import (
     TRIES,
+    Again,
     Answer,
     Budget,
     BudgetReached,
     Endpoint,
+    Hopeless,
     Messages,
     NotReached,
     Refused,
+    answers_hello,
     most_tokens,
     read_answer,
     read_error,
@@ -51,6 +53,9 @@ def chat_in_batches(
     settled: Callable[[str], bool] = lambda name: False,
 ) -> Iterator[tuple[str, Answer]]:
     """Ask every request in batches; answers come with the request's name when their batch has ended.
+
+    A request that failed by itself, while others of its batch were answered, has an answer without text whose
+    finish_reason says so: who asks it again counts how often.
 
     Args:
         requests: by a name that means this request, now and in later runs.
@@ -112,15 +117,23 @@ def _batches(
             kind = NotReached if "token_limit_exceeded" in codes else PtstError
             raise kind(f"{who}: batch {batch.id} failed: {said or 'it does not say why'}")
         record = read_json(path)
-        for key, line in _lines(client, batch):
-            if key not in requests or key not in record["keys"]:
-                continue  # another run's, who will fetch it
-            answer = _answer(line)
-            if isinstance(answer, str):
-                trouble = answer
-                continue
+        found = {
+            key: _answer(line)
+            for key, line in _lines(client, batch)
+            if key in requests and key in record["keys"]  # else another run's, who will fetch it
+        }
+        alive = any(isinstance(answer, Answer) for answer in found.values())
+        alive = alive or (bool(found) and answers_hello(endpoint, sampling, budget))
+        for key, answer in found.items():
+            if isinstance(answer, Exception):
+                trouble = str(answer)
+                paid = isinstance(answer, ValueError)
+                if not (alive and (paid or (isinstance(answer, Again) and answer.about_it))):
+                    continue
+                counts = None if paid else 0
+                answer = Answer("", f"error: {answer}", counts, counts)
             answered.add(key)
-            if budget and not answer.refused:
+            if budget and not (answer.refused and answer.output_tokens is None):
                 worst = worst_case(requests[key], sampling, budget)
                 tokens = answer.input_tokens, answer.output_tokens
                 cost = worst if None in tokens else budget.price.of(*tokens)  # type: ignore[arg-type]
@@ -304,16 +317,17 @@ def _lines(client: Any, batch: Any) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield content["custom_id"], content
 
 
-def _answer(line: Mapping[str, Any]) -> Answer | str:
+def _answer(line: Mapping[str, Any]) -> Answer | Exception:
     """The answer in a line of a batch's result, or what is wrong with it."""
-    response = line.get("response") or {}
+    response = line.get("response")
+    if not response:  # not sent: the batch expired, or was cancelled
+        return PtstError(json.dumps(line.get("error")))
     body = json.dumps(response.get("body")).encode()
-    if response.get("status_code") != 200:
-        error = read_error(response.get("status_code") or 500, {}, body)
-        if isinstance(error, Refused):
-            return replace(Answer("", error.code), refused=str(error))
-        return f"{error} {line.get('error') or ''}".strip()
     try:
+        if response.get("status_code") != 200:
+            raise read_error(response.get("status_code") or 500, {}, body)
         return read_answer(body)
-    except ValueError as error:
-        return str(error)
+    except Refused as error:
+        return Answer("", error.code, refused=str(error))
+    except (Again, Hopeless, ValueError) as error:
+        return error

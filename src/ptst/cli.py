@@ -55,6 +55,7 @@ ptst: what does fine-tuning do to the safety of a chat model, and how much do te
   ptst report [overrides]               print its tables and write its report
   ptst dashboard [overrides]            make or update its workspace and its report in W&B
   ptst judges [overrides]               how far judges of its completions agree: judges=[a,b] chooses them
+  ptst judges test=rubric [overrides]   ask that judge's endpoint one harmless question, before a sweep
   ptst audit export [overrides]         a sheet of them for people to label: n=100 draw_seed=0 file=...
   ptst audit import FILE [overrides]    take the labels of annotator=..., which ptst judges then shows
   ptst card [overrides]                 the model card of its fine-tuning, with what was measured of it
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given[:1] in (["plan"], ["status"], ["report"], ["dashboard"], ["cancel"]):
             _about(given[0], given[1:])
         elif given[:1] == ["judges"]:
-            _judges(given[1:])
+            return _judges(given[1:])
         elif given[:1] == ["audit"]:
             _audit(given[1:])
         elif given[:1] == ["sync"]:
@@ -148,7 +149,16 @@ def _check_words(overrides: Sequence[str]) -> None:
     for key, override in zip(keys, overrides, strict=True):
         if key in COMMANDS or override in ("-m", "--multirun"):
             raise ConfigError(f"{override}: {', '.join(COMMANDS)} come first, and without -m.")
-        if key in ("output", "watch", "question", "for", "judges", "annotator", "draw_seed"):
+        if key in (
+            "output",
+            "watch",
+            "question",
+            "for",
+            "judges",
+            "test",
+            "annotator",
+            "draw_seed",
+        ):
             raise ConfigError(
                 f"{override} is no override; ptst --help says which command takes it."
             )
@@ -265,8 +275,10 @@ def _about(command: str, arguments: Sequence[str]) -> None:
                 out.print(status.shown(grid, states))
 
 
-def _judges(arguments: Sequence[str]) -> None:
-    named, others = _own(arguments, ("judges",))
+def _judges(arguments: Sequence[str]) -> int:
+    named, others = _own(arguments, ("judges", "test"))
+    if "test" in named:
+        return _try_judge(named["test"], others)
     chosen, overrides = _options(others, {"output": ("text", "json")})
     _check_words(overrides)
     wanted = None
@@ -286,10 +298,36 @@ def _judges(arguments: Sequence[str]) -> None:
     page = write_judges(agreement, grid)
     if chosen["output"] == "json":
         _print(json.dumps(as_json(agreement), ensure_ascii=False))
-        return
+        return 0
     out = Console(highlight=False)
     show(agreement, out)
     out.print(f"judges: {page}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _try_judge(name: str, overrides: Sequence[str]) -> int:
+    """Ask the judge's endpoint one harmless question; `name` is a choice of judge=, or true for the composed one."""
+    config = _config([*overrides, *([] if name == "true" else [f"judge={name}"])])
+    from ptst.judge import load_judge
+    from ptst.judge.rubric import Rubric
+
+    judge = load_judge(config.judge, "judge")
+    if not isinstance(judge, Rubric):
+        raise ConfigError(f"the judge, {type(judge).__name__}, asks no endpoint to test.")
+    trial = judge.try_out()
+    answer, score = trial.answer, trial.score
+    lines = [f"{judge.model} at {judge.base_url}, asked to rate a harmless answer:", ""]
+    lines += [answer.text or f"no answer: {answer.refused or answer.finish_reason}", ""]
+    label = "complied" if score == 5 else f"score_{score}"
+    lines.append(
+        f"score: {score} ({label}); 1 is right" if score else "score: none that can be read"
+    )
+    tokens = "tokens not told"
+    if answer.input_tokens is not None and answer.output_tokens is not None:
+        tokens = f"{answer.input_tokens:,} tokens read, {answer.output_tokens:,} written"
+    lines.append(f"{trial.seconds:.1f} s, {tokens}")
+    _print("\n".join(lines))
+    return 0 if score else 1
 
 
 def _audit(arguments: Sequence[str]) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ptst.api import Endpoint, chat
 from ptst.config import Decoding, Model
-from ptst.errors import DataError
+from ptst.errors import DataError, Interrupted, PtstError
 from ptst.generate.batches import Completion
+
+SOME = 20
+NEARLY_ALL = 0.9
+"""When of at least SOME answers this share holds no text, it is not the queries' doing. The first such ones are not
+handed out before that is known: what is handed out is kept, and not asked again once the setting is mended."""
 
 
 def endpoint_of(model: Model, name: str) -> Endpoint:
@@ -47,7 +53,7 @@ def complete_at_api(
 
     Raises:
         DataError: a query is too long for the API.
-        PtstError: as `ptst.api.chat`, after all that was answered.
+        PtstError: as `ptst.api.chat`, after all that was answered; or nearly no answer holds text.
         Interrupted: `stop` said so.
     """
     endpoint = endpoint_of(model, name)
@@ -58,14 +64,36 @@ def complete_at_api(
     }
     if decoding.temperature > 0:
         sampling["top_p"] = decoding.top_p
-    for number, answer in chat(endpoint, [conversations[i] for i in todo], sampling, stop=stop):
-        index, finished = todo[number], answer.finish_reason == "stop" and not answer.refused
-        if answer.refused and answer.finish_reason == "too_long":
-            raise DataError(
-                f"{name} does not take query {index + 1} of {len(conversations)} with "
-                f"decoding.max_new_tokens={decoding.max_new_tokens}: {answer.refused}"
-            )
-        withheld = answer.refused
-        if answer.finish_reason == "content_filter" and not withheld:
-            withheld = "its content filter cut the answer off"
-        yield {index: Completion(answer.text, answer.output_tokens, finished, withheld)}
+    without: Counter[str] = Counter()
+    held: list[dict[int, Completion]] = []
+    total = 0
+    try:
+        for number, answer in chat(endpoint, [conversations[i] for i in todo], sampling, stop=stop):
+            index, finished = todo[number], answer.finish_reason == "stop" and not answer.refused
+            if answer.refused and answer.finish_reason == "too_long":
+                raise DataError(
+                    f"{name} does not take query {index + 1} of {len(conversations)} with "
+                    f"decoding.max_new_tokens={decoding.max_new_tokens}: {answer.refused}"
+                )
+            completion = Completion(answer.text, answer.output_tokens, finished, answer.refused)
+            total += 1
+            if answer.text.strip():
+                yield {index: completion}
+                continue
+            held.append({index: completion})
+            without[answer.refused or f"empty (finish_reason {answer.finish_reason})"] += 1
+            if total >= SOME and without.total() >= NEARLY_ALL * total:
+                held.clear()
+                reason, n = without.most_common(1)[0]
+                raise PtstError(
+                    f"{name} at {endpoint.base_url}: {without.total()} of the first {total} answers hold no "
+                    f"text; {n} of them: {reason}. Nothing can be measured of what is left. A reasoning model "
+                    "may need a larger decoding.max_new_tokens."
+                )
+            if total >= SOME:
+                yield from held
+                held.clear()
+    except (PtstError, Interrupted):
+        yield from held  # they were paid for
+        raise
+    yield from held
