@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -14,6 +15,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 import pyte
+
+
+def _take(terminal: int) -> None:
+    """Make a terminal that of this process, and Ctrl-C heard: a shell's background has it ignored, and hands that on."""
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -37,7 +44,7 @@ class Terminal:
             stderr=theirs,
             env={"TERM": "xterm-256color", **environment},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: _take(0),
         )
         os.close(theirs)
 

@@ -154,7 +154,7 @@ def test_training_processes_die_with_their_parent(tmp_path: Path) -> None:
     words += ["finetune.max_steps=10000", "finetune.device_batch_size=4"]
     parent = subprocess.Popen([sys.executable, "-m", "ptst.cli", *words], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(tmp_path.glob("store/partial/finetune/*/scratch/checkpoint-*/complete")):
             assert time.monotonic() < deadline and parent.poll() is None
             time.sleep(0.1)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub
@@ -242,8 +243,11 @@ def test_local_processes_share_the_jobs(tmp_path: Path) -> None:
     assert multirun([*GRID, *own(tmp_path), *launcher]) == 0
     assert artifacts(tmp_path) == {"finetune": 2, "generate": 12, "judge": 12, "cell": 6}
     # Nor does one outlive the run, with its memory, its environment and its GPU.
-    left = [process.cmdline() for process in psutil.Process().children()]
-    assert not [words for words in left if "popen_loky_posix" in " ".join(words)]
+    left = []
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # nor a zombie
+            left.append(" ".join(process.cmdline()))
+    assert not [words for words in left if "popen_loky_posix" in words]
 
 
 def test_a_killed_worker_takes_no_other_job_with_it(tmp_path: Path) -> None:
