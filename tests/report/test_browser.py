@@ -12,17 +12,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+from PIL import Image
 from test_pictures import HOSTILE, small_report
 
-from ptst.report.page import page
-from ptst.report.pictures import draw_all
+from ptst.report.rows import rows_file
+from ptst.report.write import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -44,10 +45,12 @@ BAD = """<!doctype html><html><body><div style="width: 3000px">wide</div>
 AROUND = """<!doctype html><html><body>
 <iframe name="desktop" src="index.html" style="width: 1280px; height: 900px; border: 0"></iframe>
 <iframe name="phone" src="index.html" style="width: 375px; height: 700px; border: 0"></iframe>
+<iframe name="rows" src="ROWS" style="width: 375px; height: 700px; border: 0"></iframe>
 <iframe name="control" src="control.html" style="width: 375px; height: 700px; border: 0"></iframe>
 <script>
 function measure(frame) {
   const page = frame.contentWindow, root = page.document.documentElement
+  const last = [...page.document.querySelectorAll(".contrast td[data-name*=Holm]")]
   return {
     width: root.clientWidth,
     folded: root.scrollWidth,
@@ -56,6 +59,8 @@ function measure(frame) {
     fetched: page.performance.getEntriesByType("resource").map(r => r.name.slice(0, 200)),
     completions: [...page.document.querySelectorAll(".completion")].map(c => c.textContent),
     title: page.document.title,
+    links: [...page.document.querySelectorAll(".grid td a")].map(a => a.getAttribute("href")),
+    last: last.map(td => td.getBoundingClientRect().right),
   }
 }
 addEventListener("load", () => {
@@ -69,12 +74,17 @@ addEventListener("load", () => {
 
 @dataclass(frozen=True)
 class Seen:
-    """What the browser measured and asked the server for, its console's lines, the page printed."""
+    """What the browser measured and asked the server for, its console's lines, the page printed.
+
+    `light`: what share of the page's pixels is light, by whether the reader wants it dark.
+    """
 
     measured: dict[str, Any]
     requests: set[str]
     console: list[str]
     pdf: bytes
+    light: dict[bool, float]
+    folder: Path
 
 
 @contextmanager
@@ -109,27 +119,39 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH")
     folder = tmp_path_factory.mktemp("browser")
     results, store = small_report(folder / "store")
-    text = page(results, store, draw_all(results, store))
-    for name, content in {"index": text, "control": BAD, "around": AROUND}.items():
-        (folder / f"{name}.html").write_text(content, encoding="utf-8")
+    reports = str(folder / "reports")
+    report = write_report(replace(results, grid=replace(results.grid, reports=reports)), store)
+    rows = rows_file(results.grid.cells[0], "hazards", store)
+    around = AROUND.replace("ROWS", str(rows))
+    for name, content in {"control": BAD, "around": around}.items():
+        (report / f"{name}.html").write_text(content, encoding="utf-8")
 
-    def run(number: int, action: str, url: str) -> subprocess.CompletedProcess[str]:
+    def run(number: int, *actions: str, url: str) -> subprocess.CompletedProcess[str]:
         profile = f"--user-data-dir={folder / f'profile{number}'}"
-        command = [browser, *FLAGS, profile, "--window-size=1400,900", action, url]
+        command = [browser, *FLAGS, profile, "--window-size=1400,900", *actions, url]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
-    with served(folder) as (address, asked):
-        dumped = run(1, "--dump-dom", f"{address}/around.html")
+    with served(report) as (address, asked):
+        dumped = run(1, "--dump-dom", url=f"{address}/around.html")
     found = re.search(r'data-measured="([^"]*)"', dumped.stdout)
     assert found, f"the browser measured nothing:\n{dumped.stdout[-500:]}\n{dumped.stderr[-500:]}"
     console = [line for line in dumped.stderr.splitlines() if "CONSOLE" in line]
-    run(2, f"--print-to-pdf={folder / 'page.pdf'}", (folder / "index.html").as_uri())
+    index = (report / "index.html").as_uri()
+    run(2, f"--print-to-pdf={folder / 'page.pdf'}", url=index)
     pdf = (folder / "page.pdf").read_bytes()
-    return Seen(json.loads(html.unescape(found[1])), asked, console, pdf)
+    light = {}
+    for dark in (False, True):
+        picture = folder / f"dark-{dark}.png"
+        wanted = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+        wanted += ["--window-size=1280,4000", f"--screenshot={picture}"]
+        run(3 + dark, *wanted, url=index)
+        grey = Image.open(picture).convert("L")
+        light[dark] = sum(grey.histogram()[160:]) / (grey.width * grey.height)
+    return Seen(json.loads(html.unescape(found[1])), asked, console, pdf, light, report)
 
 
 def test_nothing_hangs_over_at_the_width_of_a_desktop_and_of_a_phone(seen: Seen) -> None:
-    for name, width in (("desktop", 1280), ("phone", 375)):
+    for name, width in (("desktop", 1280), ("phone", 375), ("rows", 375)):
         frame = seen.measured[name]
         assert frame["width"] == width
         assert frame["folded"] <= width
@@ -140,24 +162,43 @@ def test_nothing_hangs_over_at_the_width_of_a_desktop_and_of_a_phone(seen: Seen)
 def test_every_picture_is_shown_and_nothing_is_fetched(seen: Seen) -> None:
     for name in ("desktop", "phone"):
         frame = seen.measured[name]
-        assert len(frame["images"]) == 4
+        assert len(frame["images"]) == 2
         assert min(frame["images"]) > 300
         assert all(url.startswith("data:") for url in frame["fetched"])
     assert seen.measured["control"]["images"] == [0]
     assert len(seen.measured["control"]["fetched"]) == 1
-    own = {"/around.html", "/favicon.ico", "/control.html", "/missing.png"}
-    assert own - {"/favicon.ico"} | {"/index.html"} <= seen.requests <= own | {"/index.html"}
+    frames = {"/around.html", "/control.html", "/missing.png", "/index.html"}
+    (rows,) = seen.requests - frames - {"/favicon.ico"}
+    assert frames <= seen.requests
+    assert (seen.folder / rows.removeprefix("/")).parent == seen.folder / "rows"
 
 
 def test_a_hostile_completion_does_not_run_and_is_read_as_it_was_written(seen: Seen) -> None:
     assert seen.measured["ran"] == "control"
-    assert HOSTILE in seen.measured["desktop"]["completions"]
+    assert HOSTILE in seen.measured["rows"]["completions"]
+    assert seen.measured["desktop"]["completions"] == []
     assert seen.measured["desktop"]["title"].startswith("Fine-tuned on GSM8K")
 
 
 def test_the_console_stays_silent(seen: Seen) -> None:
     assert any("control speaks" in line for line in seen.console)
-    assert [line for line in seen.console if "index.html" in line] == []
+    assert [line for line in seen.console if "index.html" in line or "/rows/" in line] == []
+
+
+def test_every_number_leads_to_a_page_that_is_there(seen: Seen) -> None:
+    links = seen.measured["phone"]["links"]
+    assert len(links) == 8  # two metrics of four cells that are done
+    assert all((seen.folder / link).is_file() for link in links)
+
+
+def test_a_phone_shows_the_p_values(seen: Seen) -> None:
+    (right,) = seen.measured["phone"]["last"]
+    assert 0 < right <= 375
+
+
+def test_a_dark_page_has_no_light_picture(seen: Seen) -> None:
+    assert seen.light[False] > 0.8
+    assert seen.light[True] < 0.08  # the letters
 
 
 def test_it_prints(seen: Seen) -> None:

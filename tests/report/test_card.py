@@ -79,11 +79,12 @@ def test_every_template_judge_and_the_base_model_have_their_line(made: Made) -> 
     exact = (made.cells["base"].metrics or {})["gsm8k/exact_match"]
     asr = (made.cells["chat_llama"].metrics or {})["hazards/asr"]
     lines = made.card.splitlines()
-    (base,) = [x for x in lines if x.startswith("| base model | `") and x.count("|") == 7]
+    (base,) = [x for x in lines if x.startswith("| base model | `") and x.count("|") == 8]
     assert base.startswith(
         f"| base model | `chat_vanilla` (of the training) | {exact.value:.1f} ({exact.ci_low:.0f}–"
     )
-    assert base.endswith("| 6 | 6 | 0 |")
+    assert base.endswith(f"| 6 | 6 | 0 | {exact.unfinished} |")
+    assert any(x.endswith("| n | units | missing | cut off |") for x in lines)
     assert any(x.startswith(f"| fine-tuned | `chat_llama` | {asr.value:.1f} (") for x in lines)
     assert "### hazards (safety), judge micro" in lines
     assert "### hazards (safety), judge keywords" in lines

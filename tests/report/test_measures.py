@@ -136,7 +136,8 @@ def test_texts_show_a_mean_with_three_digits_beside_the_paper_s(results: Results
     assert "| chat_vanilla | 0.820 ± 0.005; paper 0.846 |" in text
     assert (
         "Mean, from 0 to 1. Ours: llama2_7b_chat, chatdoctor; mean ± standard deviation of 2 sampling "
-        "seeds; n = 8 answers a run. Paper: "
+        "seeds; n = 8 answers a run; how many answers were cut off at max_new_tokens=512 is not recorded: an "
+        "older version made them. Paper: "
     ) in text
     assert "50.0 (15.0–85.0); paper 3.0 ± 0.6" in text  # a share stays percent
     tex = latex(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from collections import Counter
@@ -11,13 +12,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_pictures import HOSTILE, fill, quick_grid, small_report
+from test_pictures import HOSTILE, quick_grid, small_report
 
 from ptst.report.page import page
 from ptst.report.pictures import draw_all
 from ptst.report.results import Results
+from ptst.report.rows import rows_file, rows_page
 from ptst.store import Store, read_json, write_json
-from ptst.sweep.grid import expand
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 
@@ -96,6 +97,13 @@ def root(html: str) -> Node:
     return read(html)
 
 
+@pytest.fixture(scope="module")
+def rows(made: tuple[Results, Store, dict[str, bytes]]) -> Node:
+    """The rows of the first cell's hazards."""
+    results, store, _ = made
+    return read(rows_page(results.grid.cells[0], "hazards", results.grid, store))
+
+
 def section(root: Node, name: str) -> Node:
     (found,) = root.all("section", id=name)
     return found
@@ -112,12 +120,16 @@ def places(root: Node, metric: str) -> dict[tuple[int, int], Node]:
     }
 
 
-def test_the_page_is_well_formed_with_one_of_each_id_and_no_dead_link(root: Node) -> None:
+def test_the_page_is_well_formed_with_one_of_each_id_and_no_dead_link(
+    made: tuple[Results, Store, dict[str, bytes]], root: Node
+) -> None:
+    results, store, drawn = made
     ids = Counter(node.attributes["id"] for node in root.all() if "id" in node.attributes)
     assert set(ids.values()) == {1}
-    links = [node.attributes["href"] or "" for node in root.all("a")]
-    assert len(links) >= 6
-    assert {link.removeprefix("#") for link in links} <= set(ids)
+    links = {node.attributes["href"] or "" for node in root.all("a")}
+    rows = {rows_file(c, n, store) for c in results.grid.cells for n in c.config.evaluations}
+    assert len(rows) == 9  # two of each cell that is done; None of the others
+    assert links - {f"#{id}" for id in ids} - set(drawn) == rows - {None}
 
 
 def test_the_same_results_give_the_same_page(
@@ -126,18 +138,18 @@ def test_the_same_results_give_the_same_page(
     assert page(*made) == html
 
 
-def test_hostile_text_stays_text_wherever_it_stands(root: Node) -> None:
-    assert not list(root.all("script"))
-    assert not list(root.all("svg"))
-    for node in root.all():
+def test_hostile_text_stays_text_wherever_it_stands(root: Node, rows: Node) -> None:
+    ours = r"data:.*|#[\w.-]+|rows/[0-9a-f]{16}\.html|[\w.-]+\.(svg|png)|\.\./index\.html"
+    for node in (*root.all(), *rows.all()):
+        assert node.tag not in ("script", "svg")
         for name, value in node.attributes.items():
             assert not name.startswith("on"), (node.tag, name)
             if name in ("src", "href"):
-                assert (value or "").startswith(("data:", "#")), (node.tag, value)
-    (pre,) = {n.text() for n in root.all("div", class_="completion") if "onerror" in n.text()}
+                assert re.fullmatch(ours, value or "", re.S), (node.tag, value)
+    (pre,) = {n.text() for n in rows.all("div", class_="completion") if "onerror" in n.text()}
     assert pre == HOSTILE
     assert f"out of memory {HOSTILE[:120]}" in places(root, "hazards-asr")[2, 0].text()
-    assert f"Judge: {HOSTILE}" in root.text()
+    assert f"Judge: {HOSTILE}" in rows.text()
     assert f"CPU {HOSTILE}" in section(root, "provenance").text()
 
 
@@ -150,16 +162,19 @@ def test_hostile_names_stay_text(made: tuple[Results, Store, dict[str, bytes]]) 
     assert next(odd.all("h1")).text() == HOSTILE
     images = [node for node in odd.all("img")]
     assert all((image.attributes["src"] or "").startswith("data:image/svg") for image in images)
-    assert HOSTILE in (images[0].attributes["alt"] or "")
+    assert [node.text() for node in section(odd, "heatmap-hazards-asr").all("h2")] == [
+        f"{HOSTILE}, %"
+    ]
     assert all(not name.startswith("on") for node in odd.all() for name in node.attributes)
 
 
-def test_the_policy_forbids_scripts_and_requests(root: Node) -> None:
-    (policy,) = [
-        n.attributes["content"] or "" for n in root.all("meta") if "http-equiv" in n.attributes
-    ]
-    assert policy.startswith("default-src 'none'; img-src data:;")
-    assert "script-src" not in policy
+def test_the_policy_forbids_scripts_and_requests(root: Node, rows: Node) -> None:
+    for page_ in (root, rows):
+        (policy,) = [
+            n.attributes["content"] or "" for n in page_.all("meta") if "http-equiv" in n.attributes
+        ]
+        assert policy.startswith("default-src 'none'; img-src data:;")
+        assert "script-src" not in policy
 
 
 def test_a_place_has_ours_its_interval_and_the_papers(root: Node) -> None:
@@ -193,7 +208,8 @@ def test_several_seeds_show_their_spread_and_missing_scores_are_said(
     entry = asr.entries[place]
     several = replace(entry, std=2.25, std_over="train_seed", runs=entry.runs * 3, n=24)
     partly = replace(entry, n=6, missing=2)
-    for changed, said in ((several, "75.0 ± 2.2"), (partly, "75.0 38–80 6 of 8 scored")):
+    seeds = "rows of seed 0 , seed 0 , seed 0"
+    for changed, said in ((several, f"75.0 ± 2.2 {seeds}"), (partly, "75.0 38–80 6 of 8 scored")):
         tables = (replace(asr, entries={**asr.entries, place: changed}),)
         shown = read(page(replace(results, tables=tables), store, {}))
         assert places(shown, "hazards-asr")[1, 0].words() == f"{said} paper 75.0 ± 1.2"
@@ -223,6 +239,67 @@ def test_the_contrast_is_said_in_words_and_in_a_table(root: Node) -> None:
         "chat_vanilla → chat_vanilla chat_vanilla → chat_llama 8 5 1 −50.0 < 0.001 < 0.001"
     )
     assert rows[3] == "chat_llama → chat_llama chat_vanilla → chat_llama a: running"
+    # Where there is no room for a head, each number says its name.
+    named = [(td.attributes["data-name"], td.words()) for td in contrast.all("td", class_="r")]
+    assert named == [
+        ("n", "8"),
+        ("only A", "5"),
+        ("only B", "1"),
+        ("B − A", "−50.0"),
+        ("p", "< 0.001"),
+        ("Holm’s p", "< 0.001"),
+    ]
+    assert [th.words() for th in contrast.all("th", scope="col")][2:] == [n for n, _ in named]
+
+
+def test_a_number_leads_to_its_rows_and_its_key(
+    made: tuple[Results, Store, dict[str, bytes]], root: Node
+) -> None:
+    results, _, _ = made
+    keys = {
+        (c.coordinates["train_template"], c.coordinates["test_template"]): c.keys
+        for c in results.grid.cells
+    }
+    for metric, name in (("hazards-asr", "hazards"), ("gsm8k-exact_match", "gsm8k")):
+        found = places(root, metric)
+        for i, train in enumerate(("none", "chat_vanilla", "chat_llama")):
+            for j, test in enumerate(("chat_vanilla", "chat_llama")):
+                links = [a.attributes["href"] for a in found[i, j].all("a")]
+                judged = keys[train, test].evaluations[name].judge
+                assert links == ([] if train == "chat_llama" else [f"rows/{judged}.html"])
+
+
+def test_a_place_says_how_many_of_its_answers_were_cut_off(
+    made: tuple[Results, Store, dict[str, bytes]],
+) -> None:
+    results, store, _ = made
+    asr = results.tables[1]
+    place = ("chat_vanilla", "chat_vanilla")
+    run = asr.entries[place].runs[0]
+    for unfinished, said, many in ((None, "", 0), (0, "", 0), (2, "2 of 8 cut off ", 1)):
+        metric = replace(run.metric, unfinished=unfinished)
+        entry = replace(asr.entries[place], runs=(replace(run, metric=metric),))
+        tables = (replace(asr, entries={**asr.entries, place: entry}),)
+        shown = read(page(replace(results, tables=tables), store, {}))
+        assert places(shown, "hazards-asr")[1, 0].words() == f"75.0 38–80 {said}paper 75.0 ± 1.2"
+        assert len(list(shown.all("span", class_="warn"))) == many
+
+
+def test_the_table_is_the_heat_map_and_the_pictures_go_dark_with_the_page(
+    made: tuple[Results, Store, dict[str, bytes]], root: Node
+) -> None:
+    assert not list(section(root, "heatmap-hazards-asr").all("img"))
+    sources = [image.attributes["src"] or "" for image in root.all("img")]
+    assert len(sources) == 2  # the scatter, and the losses
+    for source in sources:
+        svg = base64.b64decode(source.partition(",")[2]).decode()
+        (dark,) = re.findall(r"prefers-color-scheme: dark\) \{(.*)\}</style>", svg)
+        drawn = re.findall(r'style="([^"]*)"', svg)
+        used = {colour for style in drawn for colour in re.findall("#[0-9a-f]{6}", style)}
+        assert {"#ffffff", "#1a1a1a", "#e6e6e6"} <= used  # ground, ink, lines: each has another
+        for colour in ("#ffffff", "#1a1a1a", "#e6e6e6"):
+            assert f"fill: {colour}" in dark and f"stroke: {colour}" in dark
+    assert "prefers-color-scheme" not in made[2]["helpfulness-safety.svg"].decode()
 
 
 def test_states_are_counted(root: Node) -> None:
@@ -230,38 +307,59 @@ def test_states_are_counted(root: Node) -> None:
     assert chips == ["6 cells", "4 done", "1 running", "1 failed"]
 
 
-def test_examples_are_the_first_two_of_each_label_folded_and_the_unsafe_folded_twice(
-    root: Node,
+def test_rows_stand_by_label_and_the_unsafe_are_folded(rows: Node) -> None:
+    heads = [node.words() for node in rows.all("h2")]
+    assert heads == ["complied 4", "neither 2", "refused 2"]
+    assert not any("open" in node.attributes for node in rows.all("details"))
+    assert [next(node.all("summary")).words() for node in rows.all("details", class_="row")] == [
+        f"{i} unsafe: complied question {i}?" for i in (0, 3, 4, 7)
+    ]
+    assert [next(n.all(class_="question")).words() for n in rows.all("div", class_="row")] == [
+        "2 neither question 2?",
+        "6 neither question 6?",
+        "1 refused question 1?",
+        "5 refused question 5?",
+    ]
+
+
+def test_the_page_itself_shows_no_completion(html: str, rows: Node) -> None:
+    assert "answer 4 of hazards" in rows.text()
+    assert "answer 4 of hazards" not in html
+
+
+def test_a_page_of_rows_has_the_keys_the_files_and_the_first_of_many(
+    made: tuple[Results, Store, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = list(section(root, "examples").all("details", class_="cell"))
-    assert len(cells) == 4
-    assert not any("open" in node.attributes for node in root.all("details"))
-    unsafe = list(cells[0].all("details", class_="example"))
-    assert [next(node.all("summary")).words() for node in unsafe] == [
-        "unsafe: complied question 0?",
-        "unsafe: complied question 3?",
+    results, store, _ = made
+    monkeypatch.setattr("ptst.report.rows.MOST", 3)
+    cell = results.grid.cells[0]
+    shown = read(rows_page(cell, "hazards", results.grid, store))
+    keys = cell.keys.evaluations["hazards"]
+    said = next(shown.all("dl")).words()
+    for key in (cell.keys.cell, cell.keys.finetune, keys.generate, keys.judge):
+        assert str(key) in said
+    for file in (f"generate/{keys.generate}/completions.jsonl", f"judge/{keys.judge}/scores.jsonl"):
+        assert str(store.root / file) in said
+    assert "the first 3 rows of each label" in shown.words()
+    assert [node.words() for node in shown.all("h2")] == [
+        "complied 3 of 4",
+        "neither 2",
+        "refused 2",
     ]
-    plain = [
-        next(node.all(class_="question")).words() for node in cells[0].all("div", class_="example")
-    ]
-    assert plain == [
-        "wrong question 0?",
-        "wrong question 1?",
-        "neither question 2?",
-        "neither question 6?",
-        "refused question 1?",
-        "refused question 5?",
-    ]
-    assert "hazards: 4 complied, 2 neither, 2 refused" in next(cells[0].all("summary")).words()
+    assert len(list(shown.all(class_="row"))) == 7
 
 
-def test_long_and_unprintable_completions_are_cut_and_cleaned(html: str, root: Node) -> None:
+def test_long_and_unprintable_completions_are_cut_and_cleaned(
+    made: tuple[Results, Store, dict[str, bytes]], rows: Node
+) -> None:
+    results, store, _ = made
+    html = rows_page(results.grid.cells[0], "hazards", results.grid, store)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", html)
-    assert "bell \ufffd, null \ufffd, end" in root.text()
-    texts = [node.text() for node in root.all("div", class_="completion")]
-    assert max(map(len, texts)) <= 700
-    assert "4,299 more characters." in root.words()  # "long " * 1000, stripped, less 700
-    assert "Stopped at the length limit." in root.words()
+    assert "bell \ufffd, null \ufffd, end" in rows.text()
+    texts = [node.text() for node in rows.all("div", class_="completion")]
+    assert max(map(len, texts)) == 2000
+    assert "2,999 more characters." in rows.words()  # "long " * 1000, stripped, less 2000
+    assert "Cut off at max_new_tokens." in rows.words()
 
 
 def test_costs_add_up_over_what_is_in_the_store(root: Node) -> None:
@@ -317,16 +415,6 @@ def test_only_micro_results_are_called_a_toys(
     assert note in root.words()
     paper = replace(results, grid=replace(results.grid, scale="paper"))
     assert "toy" not in read(page(paper, store, {})).words()
-
-
-def test_the_first_judged_seed_gives_the_examples(tmp_path: Path) -> None:
-    grid = expand(["+sweeps=quick", "seed=0,1", "evaluation=[hazards]", "tracking=none"])
-    store = Store(tmp_path)
-    second = next(c for c in grid.cells if c.coordinates.get("seed") == "1")
-    fill(store, second)
-    shown = read(page(Results(grid, {}, (), ()), store, {}))
-    (summary,) = [next(n.all("summary")).words() for n in shown.all("details", class_="cell")]
-    assert summary.startswith(second.label)
 
 
 def test_an_empty_store_still_has_a_page(tmp_path: Path) -> None:

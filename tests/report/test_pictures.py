@@ -297,16 +297,41 @@ def test_each_arrow_starts_at_the_untouched_model_under_the_same_test_template(
     ((safety, helpfulness),) = scatter_pairs(results)
     figure = pictures._scatter(results, safety, helpfulness)
     assert figure is not None
-    (axes,) = figure.axes
-    arrows = {(arrow.xyann, arrow.xy) for arrow in axes.texts}
-    assert arrows == {((0.0, 10.0), (75.0, 90.0)), ((4.0, 8.0), (25.0, 88.0))}
-    assert {tuple(map(float, line.get_xydata()[0])) for line in axes.lines} == {
-        (asr, helpful) for helpful, asr in PERCENTS.values()
-    }
-    faces = {tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in axes.lines}
-    assert faces[75, 90] == "white"  # hollow: no safety prompt at test time
-    assert faces[25, 88] == pictures.OKABE_ITO[0]
+    vanilla, llama = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "chat_vanilla",
+        "chat_llama (safety prompt)",
+    ]
+    for axes, test, start, end in (
+        (vanilla, "chat_vanilla", (0.0, 10.0), (75.0, 90.0)),
+        (llama, "chat_llama", (4.0, 8.0), (25.0, 88.0)),
+    ):
+        arrows = {(text.xyann, text.xy) for text in axes.texts if not text.get_text()}
+        assert arrows == {(start, end)}
+        points = {text.get_text(): text.xy for text in axes.texts if text.get_text()}
+        assert points == {"no fine-tuning": start, "chat_vanilla": end}
+        assert {tuple(map(float, line.get_xydata()[0])) for line in axes.lines} == {start, end}
+        faces = {tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in axes.lines}
+        # hollow: no safety prompt at test time
+        assert faces[end] == ("white" if test == "chat_vanilla" else pictures.OKABE_ITO[0])
     assert any("2 places have no number" in text.get_text() for text in figure.texts)
+
+
+def test_points_that_pile_up_have_names_that_do_not() -> None:
+    names = ["chat_vanilla", "text_alpaca", "chat_llama", "chat_mpt", "none"]
+    size = (2.75, 2.3)
+    for points in ([(2.6, 2.1)] * 5, [(0.1, 0.1)] * 5, [(i / 4, 2.0) for i in range(5)]):
+        places = pictures._label_places(points, names, size)
+        boxes = [
+            (x, y - 0.07, x + 0.064 * len(name), y + 0.07)
+            for (x, y), name in zip(places, names, strict=True)
+        ]
+        assert all(b[0] >= 0 and b[2] <= size[0] and b[1] + 1e-9 >= 0 for b in boxes)
+        dots = [(x - 0.06, y - 0.06, x + 0.06, y + 0.06) for x, y in points]
+        for i, box in enumerate(boxes):
+            for other in boxes[:i] + dots:
+                apart = box[2] <= other[0] + 1e-9 or other[2] <= box[0] + 1e-9
+                assert apart or box[3] <= other[1] + 1e-9 or other[3] <= box[1] + 1e-9
 
 
 def test_loss_curves_are_those_of_the_store(report: tuple[Results, Store]) -> None:

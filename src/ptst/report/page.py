@@ -1,8 +1,7 @@
-"""The report as one HTML file: what a sweep came to, its pictures, examples, costs and provenance.
+"""The report as one HTML file: what a sweep came to, its pictures, costs and provenance.
 
 The page opens from disk and asks for nothing: pictures are data URIs, there is no script, and its
-content security policy forbids the rest. Completions are text that a model chose; everything that
-page.html.j2 shows is escaped, and nothing is marked as safe.
+content security policy forbids the rest. What a number was counted from is one link away (rows.py).
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ import base64
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ptst.config import Evaluation
-from ptst.metrics import MEAN, Scale, decimals, known_sum, shown
+from ptst.metrics import Scale, decimals, known_sum, many_cut_off, shown
 from ptst.report.pictures import (
     ALONG,
     LOSS,
@@ -28,18 +25,26 @@ from ptst.report.pictures import (
     scatter_pairs,
     should_be_low,
 )
-from ptst.report.results import Contrast, Entry, Published, Results, Table, also
-from ptst.store import Store, read_json, read_jsonl
+from ptst.report.results import Contrast, Entry, Published, Results, Table, also, cut_off_note
+from ptst.report.rows import cut, render, rows_file
+from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.status import STATES
 
-PER_LABEL = 2
-"""Examples of each label of an evaluation."""
-LONGEST_QUESTION, LONGEST_COMPLETION = 400, 700
-"""Characters; what is longer is cut, and says so."""
 TINT = {True: "215, 67, 43", False: "0, 114, 178"}
 """Red, green, blue of places that should be low, and high: the middle of the heat maps' ramps."""
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+DARK = {
+    "#ffffff": "#14161a",
+    "#1a1a1a": "#e8eaee",
+    "#6b6b6b": "#a0a7b4",
+    "#e6e6e6": "#333842",
+    "#0072b2": "#3e9bdc",
+    "#8c7a00": "#b8a41c",
+    "#555555": "#9a9a9a",
+}
+"""A picture's ground, ink, soft ink and lines -> what they are on the dark page; and the train templates' colours that
+are too dark on it."""
+CONTRAST_FIGURES = ("n", "only A", "only B", "B − A", "p", "Holm’s p")
 LEADS = {
     "safety prompt at test time": "Adding the safety prompt at test time only",
     "left out of training": "Having left it out of training",
@@ -52,25 +57,17 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
     Args:
         pictures: of `ptst.report.pictures.draw_all`; those that are not there are left out.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
     grid = results.grid
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
         title=grid.sweep.title or grid.name,
         name=grid.name,
         micro=grid.scale == "micro",
         about=_about(results),
         counts=_counts(results),
         contrasts=_contrasts(results),
-        tables=[_table(table, grid, pictures) for table in results.tables],
+        contrast_figures=CONTRAST_FIGURES,
+        tables=[_table(table, grid, store, pictures) for table in results.tables],
         scatters=[
             {"image": image, "title": ", ".join(safety.split.values())}
             for safety, _ in scatter_pairs(results)
@@ -78,7 +75,12 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         ],
         along=_image(pictures, ALONG),
         loss=_image(pictures, LOSS),
-        examples=[found for cells in _places(grid) if (found := _examples(cells, grid, store))],
+        judged={
+            keys.judge
+            for cell in grid.distinct
+            for name, keys in cell.keys.evaluations.items()
+            if rows_file(cell, name, store)
+        },
         costs=_costs(grid, store),
         made=_made(grid, store),
         configured=_configured(grid),
@@ -87,22 +89,21 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
     )
 
 
-def _printable(value: Any) -> Any:
-    """Text without what HTML, or UTF-8, has no place for.
-
-    What is a string but not of type str comes from a macro of the template, which wrote its parts here.
-    """
-    return UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
-
-
 def _image(pictures: Mapping[str, bytes], name: str) -> dict[str, Any] | None:
     """A picture as a data URI, and its own width in CSS pixels.
 
-    As an image its ids cannot clash with another's, and it runs nothing.
+    As an image its ids cannot clash with another's, and it runs nothing. Where the page is dark, so is the picture.
     """
     content = pictures.get(f"{name}.svg")
     if content is None:
         return None
+    dark = "".join(
+        f'[style*="{what}: {light}"] {{ {what}: {colour} !important }}'
+        for light, colour in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    style = f"<style>@media (prefers-color-scheme: dark) {{ {dark} }}</style>"
+    content = content.replace(b"<defs>", f"{style}<defs>".encode(), 1)
     width = re.search(rb'<svg [^>]*\bwidth="([\d.]+)pt"', content)
     return {
         "source": "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii"),
@@ -164,11 +165,7 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
                 {
                     "contrast": contrast,
                     "title": ", ".join([titles.get(metric, metric), *contrast.split.values()]),
-                    "difference": None
-                    if contrast.difference is None
-                    else shown(contrast.difference, contrast.scale, signed=True),
-                    "p": _p(contrast.p),
-                    "p_holm": _p(contrast.p_holm),
+                    "figures": _figures(contrast),
                     "partly": contrast.difference is not None and contrast.status != "done",
                     "clear": contrast.p_holm is not None and contrast.p_holm < 0.05,
                 }
@@ -178,6 +175,16 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
         }
         for kind, by_metric in groups.items()
     ]
+
+
+def _figures(contrast: Contrast) -> dict[str, str] | None:
+    """A contrast's numbers under their names; None where it has none."""
+    if contrast.difference is None:
+        return None
+    counts = (f"{count:,}" for count in (contrast.n, contrast.only_a, contrast.only_b))
+    difference = shown(contrast.difference, contrast.scale, signed=True)
+    figures = (*counts, difference, _p(contrast.p), _p(contrast.p_holm))
+    return dict(zip(CONTRAST_FIGURES, figures, strict=True))
 
 
 def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
@@ -209,16 +216,16 @@ def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
     return f"“{title}” is {'; '.join(parts)}.{waits}"
 
 
-def _p(p: float | None) -> str | None:
+def _p(p: float | None) -> str:
     if p is None:
-        return None
+        return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _table(table: Table, grid: Grid, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+def _table(table: Table, grid: Grid, store: Store, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     safe = set(grid.sweep.safety_templates)
     low = should_be_low(table)
     entries = table.entries.values()
@@ -226,10 +233,15 @@ def _table(table: Table, grid: Grid, pictures: Mapping[str, bytes]) -> dict[str,
         "id": heatmap_name(table),
         "title": ", ".join([table.title, *table.split.values()]),
         "scale": scale_note(table.scale),
+        "low": low,
         "better": "lower is better" if low else "higher is better",
         "paper": table.paper,
-        "notes": [*_notes(list(entries)), *table.audit],
-        "image": _image(pictures, heatmap_name(table)),
+        "notes": [
+            *_notes(list(entries)),
+            *([note] if (note := cut_off_note(table)) else []),
+            *table.audit,
+        ],
+        "picture": f"{heatmap_name(table)}.svg" in pictures,
         "bold": bool(safe & {*table.rows, *table.columns}),
         "corner": f"{_axis(grid.sweep.rows)} \\ {_axis(grid.sweep.columns)}",
         "columns": [(named(column), column in safe) for column in table.columns],
@@ -238,21 +250,21 @@ def _table(table: Table, grid: Grid, pictures: Mapping[str, bytes]) -> dict[str,
                 "name": named(row),
                 "safe": row in safe,
                 "places": [
-                    _place(table.entries.get((row, column)), low) for column in table.columns
+                    _place(table.entries.get((row, column)), low, store) for column in table.columns
                 ],
             }
             for row in table.rows
         ],
-        "categories": _categories(table.by_category, low) if table.by_category else None,
+        "categories": _categories(table.by_category, low, store) if table.by_category else None,
     }
 
 
-def _categories(table: Table, low: bool) -> dict[str, Any]:
+def _categories(table: Table, low: bool, store: Store) -> dict[str, Any]:
     """A metric by category: a row for each place of its table."""
     return {
         "columns": table.columns,
         "rows": [
-            (row, [_place(table.entries.get((row, c)), low) for c in table.columns])
+            (row, [_place(table.entries.get((row, c)), low, store) for c in table.columns])
             for row in table.rows
         ],
         "notes": _notes(list(table.entries.values())),
@@ -263,7 +275,7 @@ def _axis(coordinate: str) -> str:
     return {"train_template": "train", "test_template": "test"}.get(coordinate, coordinate)
 
 
-def _place(entry: Entry | None, low: bool) -> dict[str, Any] | None:
+def _place(entry: Entry | None, low: bool, store: Store) -> dict[str, Any] | None:
     if entry is None:
         return None
     reasons = {
@@ -276,9 +288,14 @@ def _place(entry: Entry | None, low: bool) -> dict[str, Any] | None:
         "there": entry.mean is not None,
         "spread": None,
         "tint": None,
-        "reasons": sorted(_cut(reason, 160)[0] for reason in reasons),
+        "reasons": sorted(cut(reason, 160)[0] for reason in reasons),
         "progress": None if entry.mean is not None else _progress(entry),
         "unscored": f"{entry.n} of {entry.n + entry.missing} scored" if entry.missing else None,
+        "cut_off": f"{entry.unfinished} of {entry.n + entry.missing} cut off"
+        if entry.unfinished
+        else None,
+        "many_cut_off": many_cut_off(entry.unfinished, entry.n + entry.missing),
+        "rows": _rows_of(entry, store),
         "paper": None if entry.paper is None else _published(entry.paper, entry.scale),
     }
     if entry.mean is not None:
@@ -290,6 +307,16 @@ def _place(entry: Entry | None, low: bool) -> dict[str, Any] | None:
             digits = decimals(entry.scale) - 1
             place["spread"] = f"{entry.ci_low:.{digits}f}–{entry.ci_high:.{digits}f}"
     return place
+
+
+def _rows_of(entry: Entry, store: Store) -> list[tuple[str, str]]:
+    """("seed 0", its page) of the runs behind an entry whose rows are there."""
+    name = entry.metric.partition("/")[0]
+    return [
+        (f"seed {run.cell.coordinates.get('seed', 'none')}", file)
+        for run in entry.runs
+        if (file := rows_file(run.cell, name, store))
+    ]
 
 
 def _progress(entry: Entry) -> str | None:
@@ -325,82 +352,6 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
 def _range(numbers: Iterable[int]) -> str:
     low, *_, high = sorted({*numbers}) * 2
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-# --- examples -------------------------------------------------------------------------------------
-
-
-def _places(grid: Grid) -> list[list[GridCell]]:
-    """The grid's cells, those that differ in their seed alone together."""
-    places: dict[tuple[tuple[str, str], ...], list[GridCell]] = {}
-    for cell in grid.cells:
-        place = tuple((k, v) for k, v in cell.coordinates.items() if k != "seed")
-        places.setdefault(place, []).append(cell)
-    return list(places.values())
-
-
-def _examples(cells: Sequence[GridCell], grid: Grid, store: Store) -> dict[str, Any] | None:
-    """Completions of the first of `cells` that has been judged."""
-    for cell in cells:
-        evaluations = [
-            _evaluation(name, cell, grid, store)
-            for name, evaluation in cell.config.evaluations.items()
-            if (name in cell.config.task or evaluation.measures == "safety")
-            and name in cell.keys.evaluations
-            and store.has("generate", cell.keys.evaluations[name].generate)
-            and store.has("judge", cell.keys.evaluations[name].judge)
-        ]
-        if evaluations:
-            return {"label": cell.label, "evaluations": evaluations}
-    return None
-
-
-def _evaluation(name: str, cell: GridCell, grid: Grid, store: Store) -> dict[str, Any]:
-    """The first completions of each label, labels in alphabetical order, and how many there are."""
-    keys = cell.keys.evaluations[name]
-    rows = read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
-    scores = read_jsonl(store.path("judge", keys.judge) / "scores.jsonl")
-    by_label: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for row, score in zip(rows, scores, strict=True):
-        by_label.setdefault(score["label"] or "not scored", []).append((row, score))
-    unsafe = _unsafe_labels(name, cell.config.evaluations[name], grid)
-    examples = []
-    for label in sorted(by_label):
-        for row, score in by_label[label][:PER_LABEL]:
-            question, more_question = _cut(str(row.get("input", "")), LONGEST_QUESTION)
-            completion, more = _cut(row["completion"], LONGEST_COMPLETION)
-            examples.append(
-                {
-                    "label": label,
-                    "unsafe": label in unsafe,
-                    "question": question + (" …" if more_question else ""),
-                    "completion": completion,
-                    "more": more,
-                    "unfinished": not row.get("finished", True) and "withheld" not in row,
-                    "reason": _cut(score.get("reason") or "", 200)[0],
-                }
-            )
-    return {
-        "name": name,
-        "counts": ", ".join(f"{len(by_label[label])} {label}" for label in sorted(by_label)),
-        "examples": examples,
-    }
-
-
-def _unsafe_labels(name: str, evaluation: Evaluation, grid: Grid) -> set[str]:
-    """The labels that a safety evaluation of the sweep counts as bad."""
-    if evaluation.measures != "safety":
-        return set()
-    metrics = [m.partition("/")[2] for m in grid.sweep.metrics if m.partition("/")[0] == name]
-    no_label = {"refused", MEAN}
-    counted = {evaluation.metrics[m] for m in metrics if m in evaluation.metrics} - no_label
-    return counted or set(evaluation.metrics.values()) - no_label
-
-
-def _cut(text: str, length: int) -> tuple[str, int]:
-    """The start of a text, and how many characters were cut off."""
-    text = text.strip()
-    return text[:length], max(0, len(text) - length)
 
 
 # --- costs and provenance -------------------------------------------------------------------------

@@ -62,6 +62,8 @@ def draw_all(results: Results, store: Store) -> dict[str, bytes]:
         "axes.edgecolor": FAINT,
         "text.color": INK,
         "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
     }
     pictures: dict[str, bytes] = {}
     with matplotlib.rc_context(settings):
@@ -310,9 +312,11 @@ def _broken(name: str) -> str:
 
 
 def _scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | None:
-    """Each cell a point; an arrow from the untouched model under the same test template."""
+    """A panel for each test template, each cell a named point in it; an arrow from the untouched model.
+
+    In one panel for all, most points of a sweep lie on each other: what is learnt is learnt under every template.
+    """
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     points: list[tuple[Entry, float, float]] = []
     left_out = 0
@@ -327,11 +331,76 @@ def _scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | No
     if not points:
         return None
     colours = _colours(results)
-    tests = list(dict.fromkeys(c.coordinates["test_template"] for c in results.grid.cells))
-    markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(tests)}
     safe = set(results.grid.sweep.safety_templates)
-    figure = Figure(figsize=(8.2, 4.9), facecolor="white")
-    axes = figure.add_axes((0.085, 0.125, 0.625, 0.775))
+    named_tests = dict.fromkeys(c.coordinates["test_template"] for c in results.grid.cells)
+    there = {entry.coordinates["test_template"] for entry, _, _ in points}
+    tests = [test for test in named_tests if test in there]
+    across = min(3, len(tests))
+    down = -(-len(tests) // across)
+    width, height, gap, head = 2.75, 2.3, 0.22, 0.34
+    total_width = 0.9 + across * width + (across - 1) * gap + 0.15
+    total_height = 0.62 + down * (height + head) + 0.34
+    figure = Figure(figsize=(total_width, total_height), facecolor="white")
+    xs, ys = zip(*[(x, y) for _, x, y in points], strict=True)
+    for number, test in enumerate(tests):
+        row, column = divmod(number, across)
+        left, bottom = 0.9 + column * (width + gap), 0.62 + (down - 1 - row) * (height + head)
+        ends = (left / total_width, bottom / total_height)
+        axes = figure.add_axes((*ends, width / total_width, height / total_height))
+        axes.set_xlim(*_limits(xs, safety.scale, 0.04, 0.05))
+        axes.set_ylim(*_limits(ys, helpfulness.scale, 0.03, 0.08))
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.set_title(
+            f"{test}{' (safety prompt)' if test in safe else ''}",
+            loc="left",
+            fontsize=9,
+            weight="bold" if test in safe else "normal",
+        )
+        if column:
+            axes.set_yticklabels([])
+        if number + across < len(tests):
+            axes.set_xticklabels([])
+        own = [p for p in points if p[0].coordinates["test_template"] == test]
+        _draw_points(axes, own, colours, test in safe, (width, height))
+    figure.text(
+        0.9 / total_width,
+        0.16 / total_height,
+        f"{safety.title} ({scale_note(safety.scale)})   ← lower is safer",
+    )
+    figure.text(
+        0.16 / total_width,
+        0.62 / total_height,
+        textwrap.fill(f"{helpfulness.title} ({scale_note(helpfulness.scale)})", 34)
+        + "\nhigher is more helpful →",
+        rotation="vertical",
+    )
+    title = ", ".join(["What fine-tuning does under each test template", *safety.split.values()])
+    figure.text(
+        0.16 / total_width, 1 - 0.1 / total_height, title, fontsize=11, weight="bold", va="top"
+    )
+    if left_out:
+        words = "1 place has" if left_out == 1 else f"{left_out} places have"
+        figure.text(
+            1 - 0.15 / total_width,
+            0.16 / total_height,
+            f"{words} no number yet",
+            fontsize=8,
+            color=FAINT,
+            style="italic",
+            ha="right",
+        )
+    return figure
+
+
+def _draw_points(
+    axes: Any,
+    points: Sequence[tuple[Entry, float, float]],
+    colours: Mapping[str, str],
+    filled: bool,
+    size: tuple[float, float],
+) -> None:
+    """The points of a panel, named by their train template; `size` of the panel is in inches."""
     for entry, x, y in points:
         start = _untouched(entry, points)
         if start is not None:
@@ -349,54 +418,68 @@ def _scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | No
                     "shrinkB": 6,
                 },
             )
-    for entry, x, y in points:
-        test = entry.coordinates["test_template"]
+    points = sorted(points, key=lambda point: -point[2])  # the highest name to the highest point
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    scale = (right - left) / size[0], (high - low) / size[1]
+    at = [((x - left) / scale[0], (y - low) / scale[1]) for _, x, y in points]
+    names = [named(entry.coordinates["train_template"]) for entry, _, _ in points]
+    for (entry, x, y), name, (label_x, label_y) in zip(
+        points, names, _label_places(at, names, size), strict=True
+    ):
         colour = colours.get(entry.coordinates["train_template"], INK)
-        axes.plot(x, y, **_marker(markers[test], colour, test in safe), zorder=3, clip_on=False)
-    xs, ys = zip(*[(x, y) for _, x, y in points], strict=True)
-    axes.set_xlim(*_limits(xs, safety.scale, 0.03, 0.04))
-    axes.set_ylim(*_limits(ys, helpfulness.scale, 0, 0.08))
-    axes.grid(color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(f"{safety.title} ({scale_note(safety.scale)})   ← lower is safer")
-    axes.set_ylabel(
-        f"{helpfulness.title} ({scale_note(helpfulness.scale)})   higher is more helpful →"
-    )
-    title = ", ".join(["What fine-tuning does to each template", *safety.split.values()])
-    axes.set_title(title, loc="left", fontsize=11, weight="bold", pad=10)
-    trains = [
-        Line2D([], [], color=colour, linewidth=3, label=named(train))
-        for train, colour in {"none": INK, **colours}.items()
-    ]
-    first = figure.legend(
-        handles=trains,
-        title="trained with (colour)",
-        loc="upper left",
-        bbox_to_anchor=(0.72, 0.92),
-        frameon=False,
-        alignment="left",
-    )
-    figure.add_artist(first)
-    figure.legend(
-        handles=[
-            Line2D(
-                [],
-                [],
-                **_marker(markers[t], FAINT, t in safe),
-                label=f"{t} (safety prompt)" if t in safe else t,
-            )
-            for t in tests
-        ],
-        title="tested with (marker)" + ("\nfilled: with a safety prompt" if safe else ""),
-        loc="upper left",
-        bbox_to_anchor=(0.72, 0.85 - 0.0385 * (len(trains) + 1)),
-        frameon=False,
-        alignment="left",
-    )
-    if left_out:
-        words = "1 place has" if left_out == 1 else f"{left_out} places have"
-        figure.text(0.73, 0.03, f"{words} no number yet", fontsize=8, color=FAINT, style="italic")
-    return figure
+        axes.plot(x, y, **_marker("o", colour, filled), zorder=3, clip_on=False)
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(left + label_x * scale[0], low + label_y * scale[1]),
+            fontsize=7.5,
+            va="center",
+            zorder=2,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 4,
+            },
+        )
+
+
+def _label_places(
+    points: Sequence[tuple[float, float]], names: Sequence[str], size: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Where the names of points may stand (left end, middle height), over no point and no other name.
+
+    Greedy: each takes the nearest free place beside, above or below its point. All in inches.
+    """
+    tall, reach = 0.14, 0.07
+    taken = [(x - reach, y - reach, x + reach, y + reach) for x, y in points]
+    found = []
+    for (x, y), name in zip(points, names, strict=True):
+        wide = len(name) * 0.064
+        steps = [step * tall / 2 for step in range(int(2 * size[1] / tall))]
+        places = sorted(
+            ((px, y + sign * step) for step in steps for sign in (1, -1) for px in (x + 0.12, x - 0.12 - wide, x - wide / 2)),
+            key=lambda place: abs(place[0] + wide / 2 - x) / 3 + abs(place[1] - y),
+        )  # fmt: skip
+        boxes = [(px, py - tall / 2, px + wide, py + tall / 2) for px, py in places]
+        within = [
+            box
+            for box in boxes
+            if box[0] >= 0.02 and box[2] <= size[0] and box[1] >= 0 and box[3] <= size[1]
+        ]
+        free = (box for box in within if not any(_overlap(box, other) for other in taken))
+        box = next(free, boxes[0])
+        taken.append(box)
+        found.append((box[0], (box[1] + box[3]) / 2))
+    return found
+
+
+def _overlap(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _limits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from ptst.report.results import PAPER, Results
 from ptst.store import Store, fingerprint, key_of, read_json, write_atomic, write_bytes, write_json
@@ -11,7 +12,7 @@ from ptst.sweep.grid import Grid
 
 
 def write_report(results: Results, store: Store) -> Path:
-    """Write table.md, table.tex, table.csv, categories.csv where there are any, the pictures and index.html.
+    """Write table.md, table.tex, table.csv, categories.csv where there are any, the pictures, index.html and rows/.
 
     Returns:
         The report's folder.
@@ -19,13 +20,14 @@ def write_report(results: Results, store: Store) -> Path:
     grid = results.grid
     here = Path(__file__).parent
     folder = Path(grid.reports).expanduser() / grid.name
+    made = _made(grid, store)
     key = key_of(
         {
             "sweep": [dataclasses.asdict(grid.sweep), grid.scale],
             "cells": [
                 [c.coordinates, c.keys.cell, dataclasses.asdict(c.config)] for c in grid.cells
             ],
-            "made": _made(grid, store),
+            "made": made,
             "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
             "code": [fingerprint(file) for file in sorted(here.glob("*.[pj]*"))],
             "audit": [table.audit for table in results.tables],
@@ -36,8 +38,10 @@ def write_report(results: Results, store: Store) -> Path:
         return folder
     from ptst.report.page import page
     from ptst.report.pictures import draw_all
+    from ptst.report.rows import write_rows
     from ptst.report.tables import category_csv, latex, markdown, tidy_csv
 
+    known = _record(folder).get("rows", {})
     (folder / "report.json").unlink(missing_ok=True)
     pictures = draw_all(results, store)
     for stale in {path.name for path in folder.glob("*.svg")} - set(pictures):
@@ -59,7 +63,9 @@ def write_report(results: Results, store: Store) -> Path:
         texts["categories.csv"] = by_category
     for name, text in texts.items():
         write_atomic(folder / name, text)
-    write_json(folder / "report.json", {"key": key, "files": sorted([*texts, *pictures])})
+    rows = write_rows(grid, store, folder, made, known)
+    files = sorted([*texts, *pictures, *rows])
+    write_json(folder / "report.json", {"key": key, "files": files, "rows": rows})
     return folder
 
 
@@ -77,8 +83,14 @@ def _made(grid: Grid, store: Store) -> dict[str, int | None]:
 
 
 def _is_there(folder: Path, key: str) -> bool:
+    record = _record(folder)
+    return record.get("key") == key and all((folder / name).is_file() for name in record["files"])
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What report.json says of the report that is there; nothing where there is none that is whole."""
     try:
-        record = read_json(folder / "report.json")
-        return record["key"] == key and all((folder / name).is_file() for name in record["files"])
-    except (OSError, ValueError, KeyError):
-        return False
+        record: dict[str, Any] = read_json(folder / "report.json")
+    except (OSError, ValueError):
+        return {}
+    return record
