@@ -106,6 +106,9 @@ def check(command: str, tmp_path: Path) -> None:
     if words[:1] in (["--help"], ["prompt"]):
         assert cli.main(words if words != ["prompt"] else ["prompt", "question=Why?"]) == 0
         return
+    if words[:1] == ["check-model"]:
+        assert cli.main(words) == 0
+        return
     own = [word for word in words if not word.startswith((*OPTIONS, "hydra")) and word not in SAME]
     launcher = [word for word in words if word.startswith("hydra")]
     if own[:1] and own[0] in GRIDS:
