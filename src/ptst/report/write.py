@@ -18,7 +18,7 @@ def write_report(results: Results, store: Store) -> Path:
     """
     grid = results.grid
     here = Path(__file__).parent
-    folder = Path(grid.reports).expanduser() / grid.name
+    folder = Path(grid.reports).expanduser() / grid.report_name
     key = key_of(
         {
             "sweep": [dataclasses.asdict(grid.sweep), grid.scale],
