@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ptst.config import Evaluation
-from ptst.metrics import MEAN, Scale, decimals, known_sum, shown
+from ptst.metrics import MEAN, Scale, decimals, known_sum, lower_is_better, shown
 from ptst.report.pictures import (
     ALONG,
     LOSS,
@@ -29,9 +29,17 @@ from ptst.report.pictures import (
     should_be_low,
 )
 from ptst.report.results import Contrast, Entry, Published, Results, Table, also
+from ptst.report.tables import difference_interval
 from ptst.store import Store, read_json, read_jsonl
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.status import STATES
+from ptst.wording import (
+    evaluation_in_words,
+    judge_in_full,
+    known_judges,
+    recipe_in_words,
+    rows_in_words,
+)
 
 PER_LABEL = 2
 """Examples of each label of an evaluation."""
@@ -40,6 +48,11 @@ LONGEST_QUESTION, LONGEST_COMPLETION = 400, 700
 TINT = {True: "215, 67, 43", False: "0, 114, 178"}
 """Red, green, blue of places that should be low, and high: the middle of the heat maps' ramps."""
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+BETTER = {
+    True: "lower is better",
+    False: "higher is better",
+    None: "neither a low nor a high number is better",
+}
 LEADS = {
     "safety prompt at test time": "Adding the safety prompt at test time only",
     "left out of training": "Having left it out of training",
@@ -65,8 +78,8 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
     grid = results.grid
     return environment.get_template("page.html.j2").render(
         title=grid.sweep.title or grid.name,
-        name=grid.name,
-        micro=grid.scale == "micro",
+        name=grid.report_name,
+        worlds=list(dict.fromkeys(table.world for table in results.tables if table.world)),
         about=_about(results),
         counts=_counts(results),
         contrasts=_contrasts(results),
@@ -166,7 +179,8 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
                     "title": ", ".join([titles.get(metric, metric), *contrast.split.values()]),
                     "difference": None
                     if contrast.difference is None
-                    else shown(contrast.difference, contrast.scale, signed=True),
+                    else f"{shown(contrast.difference, contrast.scale, signed=True)} "
+                    + difference_interval(contrast),
                     "p": _p(contrast.p),
                     "p_holm": _p(contrast.p_holm),
                     "partly": contrast.difference is not None and contrast.status != "done",
@@ -198,7 +212,7 @@ def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
             clear = sum(c.p_holm is not None and c.p_holm < 0.05 for c in moved)
             tested = f"{clear} with Holm’s p < 0.05"
             if all(c.p is None for c in moved):
-                tested = "not tested: the values are not whole numbers"
+                tested = "not tested, see there"
             parts.append(
                 f"{word} in {len(moved)} of {_counted(len(there), 'comparison')}, by {span} {points} "
                 f"({tested})"
@@ -226,7 +240,7 @@ def _table(table: Table, grid: Grid, pictures: Mapping[str, bytes]) -> dict[str,
         "id": heatmap_name(table),
         "title": ", ".join([table.title, *table.split.values()]),
         "scale": scale_note(table.scale),
-        "better": "lower is better" if low else "higher is better",
+        "better": BETTER[table.lower_is_better],
         "paper": table.paper,
         "notes": [*_notes(list(entries)), *table.audit],
         "image": _image(pictures, heatmap_name(table)),
@@ -391,10 +405,8 @@ def _unsafe_labels(name: str, evaluation: Evaluation, grid: Grid) -> set[str]:
     """The labels that a safety evaluation of the sweep counts as bad."""
     if evaluation.measures != "safety":
         return set()
-    metrics = [m.partition("/")[2] for m in grid.sweep.metrics if m.partition("/")[0] == name]
-    no_label = {"refused", MEAN}
-    counted = {evaluation.metrics[m] for m in metrics if m in evaluation.metrics} - no_label
-    return counted or set(evaluation.metrics.values()) - no_label
+    labels = {label for label in evaluation.metrics.values() if label != MEAN}
+    return {label for label in labels if lower_is_better(evaluation.measures, label)}
 
 
 def _cut(text: str, length: int) -> tuple[str, int]:
@@ -500,6 +512,7 @@ def _made(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]]:
 def _configured(grid: Grid) -> list[tuple[str, list[str]]]:
     """The models, data, recipes and judges of the grid: each distinct value."""
     facts: dict[str, dict[str, None]] = {}
+    known = known_judges()
 
     def note(name: str, value: str) -> None:
         facts.setdefault(name, {})[value] = None
@@ -509,22 +522,11 @@ def _configured(grid: Grid) -> list[tuple[str, list[str]]]:
         revision = f"@{config.model.revision}" if config.model.revision else ""
         note("model", f"{config.model.name}: {config.model.path}{revision}")
         if config.finetune.method != "none":
-            recipe = config.finetune
-            rows = "all" if config.dataset.n is None else str(config.dataset.n)
-            note("trained on", f"{_source(config.dataset)}, {rows} rows")
-            note(
-                "recipe",
-                f"{recipe.method}, {recipe.epochs:g} epochs of batches of {recipe.batch_size}, "
-                f"learning rate {recipe.learning_rate:g} ({recipe.schedule})",
-            )
+            note("trained on", rows_in_words(config.dataset))
+            note("fine-tuning", recipe_in_words(config.finetune))
         for name, evaluation in config.evaluations.items():
-            note(f"evaluation {name}", _source(evaluation.queries))
-            note(f"judge of {name}", str(evaluation.judge.get("_target_")))
+            note(f"evaluation {name}", evaluation_in_words(evaluation))
+            note(f"judge of {name}", judge_in_full(evaluation.judge, known))
+    for key, value in grid.settings.items():
+        note("set on the command line", f"{key}={value}")
     return [(name, list(values)) for name, values in facts.items()]
-
-
-def _source(rows: Any) -> str:
-    """Where rows come from: "gsm8k: hub openai/gsm8k@e53f..., split train"."""
-    path = f" {rows.path}" if rows.path and rows.source != "micro" else ""
-    revision = f"@{rows.revision}" if rows.revision else ""
-    return f"{rows.name}: {rows.source}{path}{revision}, split {rows.split}"
