@@ -139,13 +139,12 @@ def test_what_changed_is_sent_under_the_id_that_it_has(
     assert main(["dashboard", *own(tmp_path)]) == 0
     ((name, given),) = server.mutations
     assert (name, given["type"], given["id"]) == ("upsertView", "runs", ids["runs"])
-    # Another seed: both have more runs.
+    # Another seed: other numbers, in a workspace and a report of their own.
     server.asked = []
     assert main(["dashboard", *own(tmp_path), "seed=0,1"]) == 0
-    assert {given["type"]: given["id"] for _, given in server.mutations} == ids
-    assert len(server.mutations) == len(server.views) == 2
-    for (_, given), (_, view) in zip(server.mutations, server.views.items(), strict=True):
-        assert given["spec"] == view["spec"]
+    others = {view["id"] for view in server.views.values()} - set(ids.values())
+    assert len(others) == 2
+    assert [name for name, _ in server.mutations].count("upsertView") == 2
     server.asked = []
     assert main(["dashboard", *own(tmp_path), "seed=0,1"]) == 0
     assert server.mutations == []

@@ -17,6 +17,7 @@ from ptst.metrics import (
     Metric,
     effective_n,
     from_json,
+    lower_is_better,
     many_cut_off,
     mean,
     measure,
@@ -206,3 +207,26 @@ def test_numbers_are_shown_with_the_digits_of_their_scale() -> None:
     assert shown(-1.5, (1, 5), signed=True) == "−1.50"
     assert scale_in_words(None) == "percent"
     assert scale_in_words((0, 1)) == "mean, from 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("measures", "label", "low"),
+    [
+        ("safety", "complied", True),
+        ("safety", "mean", True),
+        ("safety", "refused", False),
+        (
+            "safety",
+            "safe",
+            False,
+        ),  # of a judge that tells safe from unsafe: once taken for bad news
+        ("safety", "neither", None),
+        ("safety", "leaked", True),  # a label of a judge of one's own
+        ("over_refusal", "refused", True),
+        ("over_refusal", "complied", False),
+        ("helpfulness", "complied", False),
+        ("helpfulness", "mean", False),
+    ],
+)
+def test_a_metric_says_whether_low_is_good(measures: str, label: str, low: bool | None) -> None:
+    assert lower_is_better(measures, label) is low

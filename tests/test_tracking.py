@@ -24,7 +24,7 @@ from ptst.store import Store, read_json, read_jsonl, write_json
 from ptst.sweep.command import multirun
 from ptst.tracking import check_tracking, has_key, offline_runs, records, tracked
 
-FLAT = ("train", "fine_tuning", "test")
+FLAT = ("train", "fine_tuning", "test", "judges")
 """What a run's configuration has beside the store's, for W&B to filter by; test_dashboard looks at it."""
 
 

@@ -66,7 +66,7 @@ def export(grid: Grid, store: Store, n: int, seed: int, file: Path | None = None
     chance.shuffle(drawn)
     numbered = {f"{i:0{len(str(n))}}": item for i, item in enumerate(drawn, 1)}
     sheet = key_of({"items": [list(item) for item in drawn]})[:8]
-    file = file or Path(grid.reports).expanduser() / grid.name / f"audit-{sheet}.csv"
+    file = file or Path(grid.reports).expanduser() / grid.report_name / f"audit-{sheet}.csv"
     if file.exists():
         raise ConfigError(
             f"{file} is there already, perhaps with labels in it; move it away first."

@@ -28,7 +28,7 @@ from ptst import chat, data, models, templates
 from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score, checked, load_judge, scale_of
-from ptst.keys import CellKeys, EvaluationKeys, cell_keys, tested_epoch
+from ptst.keys import CellKeys, EvaluationKeys, cell_keys, judge_parts, tested_epoch
 from ptst.metrics import (
     MEAN,
     NO_CATEGORY,
@@ -54,6 +54,7 @@ from ptst.store import (
     write_jsonl,
 )
 from ptst.tracking import check_tracking, tracked
+from ptst.wording import judge_name, known_judges, rows_in_words
 
 if TYPE_CHECKING:
     from ptst.generate.batches import Completion
@@ -289,7 +290,8 @@ def _finetune(
             template = mix.template or config.train_template
             mixed, mixed_facts = _tokenised(mix.rows, template, config, tokenizer)
             rows_facts |= {f"mixed_{name}": value for name, value in mixed_facts.items()}
-        name = f"{config.dataset.name} {config.train_template.name} seed {config.seed}"
+        recipe = config.finetune.name or config.finetune.method
+        name = f"{config.dataset.name} {recipe} {config.train_template.name} seed {config.seed}"
         with (
             tracked(
                 config.tracking,
@@ -767,10 +769,11 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
     with store.make("cell", keys.cell, keys.cell_parts) as work:
         if work is None:
             return metrics
+        labels = run_labels(config, keys)
+        recipe = config.finetune.name or config.finetune.method
         title = (
-            f"{config.model.name} {config.dataset.name} {config.finetune.method} "
-            f"{config.train_template.name if keys.finetune else 'none'} -> "
-            f"{config.test_template.name} seed {config.seed}"
+            f"{config.model.name} {config.dataset.name} {recipe if keys.finetune else 'none'} "
+            f"{labels['train']} -> {config.test_template.name} seed {config.seed}, judge {labels['judges']}"
         )
         with tracked(
             config.tracking,
@@ -780,7 +783,7 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
             title,
             {
                 "key": keys.cell,
-                **run_labels(config, keys),
+                **labels,
                 "test": config.test_template.name,
                 **dataclasses.asdict(config),
             },
@@ -812,13 +815,19 @@ def read_completions(store: Store, keys: EvaluationKeys) -> list[dict[str, Any]]
 def run_labels(config: Config, keys: CellKeys) -> dict[str, str]:
     """Which model a run is about, in flat keys that W&B can filter, group and show in a column by.
 
-    `fine_tuning` is what seeds have in common: the train template, and a hash of all but the seed.
+    `fine_tuning` is what seeds have in common: the train template, and a hash of all but the seed. `judges` are those
+    of safety, or all where there are none.
     """
+    known = known_judges()
+    used = [e for e in config.evaluations.values() if e.measures == "safety"]
+    used = used or list(config.evaluations.values())
+    judges = dict.fromkeys(judge_name(judge_parts(e.judge), known) for e in used)
     recipe = {name: part for name, part in keys.finetune_parts.items() if name != "seed"}
     train = config.train_template.name if keys.finetune else "none"
     return {
         "train": train,
         "fine_tuning": f"{train} {key_of(recipe)[:8]}" if keys.finetune else "none",
+        "judges": ", ".join(judges),
     }
 
 
@@ -919,8 +928,8 @@ def _check_held_out(config: Config) -> None:
         ):
             group = "task" if name in config.task else "evaluation"
             raise ConfigError(
-                f"{group}.{name} would test on the very data that is trained on (split "
-                f"{queries.split} of {queries.path or 'the micro world'}). "
+                f"{group}.{name} would test on the very data that is trained on "
+                f"({rows_in_words(queries)}). "
                 f"Give {group}.{name}.queries.path or .split, or as dataset.path a folder with "
                 "train and test files."
             )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
-from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode
+from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ptst.errors import ConfigError
@@ -197,6 +197,8 @@ class Mix:
 class Finetune:
     """A fine-tuning recipe. method=none is the untouched model: nothing else then counts."""
 
+    name: str = ""
+    """What tables call it; where its YAML has none, the name of the option: finetune=safety_mix."""
     method: str = _choice("none", "lora", "qlora", "full", "openai")
     """`openai`: a job at the model's API, which knows epochs, batch_size and learning_rate_multiplier."""
     epochs: float = 1.0
@@ -418,17 +420,36 @@ def compose(overrides: Sequence[str], check: bool = True) -> Config:
     Raises:
         ConfigError: a key, group, option or value that does not exist, with the valid choices.
     """
-    from hydra import compose as hydra_compose
+    return checked(composed_raw(overrides)[0], check)
+
+
+def composed_raw(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """What Hydra composes, before it is checked, and the option that each group has in it.
+
+    Raises:
+        ConfigError: see `compose`.
+    """
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
     register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra_compose("config", overrides=list(overrides))
+            return _composed(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    return checked(composed, check)
+
+
+def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    from hydra import compose as hydra_compose
+
+    composed = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+    choices = dict(composed.hydra.runtime.choices)
+    with open_dict(composed):
+        del composed["hydra"]
+    if isinstance(choices.get("finetune"), str) and not composed.finetune.name:
+        composed.finetune.name = choices["finetune"]
+    return composed, choices
 
 
 def compose_many(
@@ -507,7 +528,7 @@ class _Composer:
             alone = self._whole((*first[:i], groups[i], *first[i + 1 :]))
             parts = self._differing(self._whole(first), alone)
             if parts & done or alone.keys() != composed.keys():
-                return self._composed(groups)
+                return _composed([*self.overrides, *groups])[0]
             for part in parts:
                 composed._set_item_impl(part, copy.deepcopy(alone._get_node(part)))
             done |= parts
@@ -515,13 +536,8 @@ class _Composer:
 
     def _whole(self, groups: tuple[str, ...]) -> Any:
         if groups not in self.whole:
-            self.whole[groups] = self._composed(groups)
+            self.whole[groups] = _composed([*self.overrides, *groups])[0]
         return self.whole[groups]
-
-    def _composed(self, groups: tuple[str, ...]) -> Any:
-        from hydra import compose as hydra_compose
-
-        return hydra_compose("config", overrides=[*self.overrides, *groups])
 
     def _differing(self, a: Any, b: Any) -> set[str]:
         """Parts that are not the same, before anything is resolved."""
@@ -900,6 +916,16 @@ def left_out(configs: Iterable[Config]) -> list[str]:
 
 def fields_of(path: Sequence[str]) -> list[str]:
     """The keys that exist at a dotted path of the configuration, for error messages."""
+    return [f.name for f in _fields_at(path)]
+
+
+def is_speed(key: str) -> bool:
+    """Whether a dotted key is of a field that changes how fast a stage runs (see `_speed`)."""
+    *path, name = key.split(".")
+    return any(f.name == name and not f.metadata.get("key", True) for f in _fields_at(path))
+
+
+def _fields_at(path: Sequence[str]) -> tuple[dataclasses.Field[Any], ...]:
     node: Any = Config
     for part in path:
         if get_origin(node) is dict:
@@ -907,11 +933,11 @@ def fields_of(path: Sequence[str]) -> list[str]:
             continue
         hint = get_type_hints(node).get(part) if dataclasses.is_dataclass(node) else None
         if hint is None:
-            return []
+            return ()
         options = [a for a in getattr(hint, "__args__", ()) if dataclasses.is_dataclass(a)]
         is_dict = get_origin(hint) is dict
         node = hint if is_dict or not options else options[0]
-    return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    return dataclasses.fields(node) if dataclasses.is_dataclass(node) else ()
 
 
 OF_DATASET = {

@@ -180,13 +180,23 @@ def identity(rows: Rows) -> dict[str, Any]:
 
 
 def origin(rows: Rows) -> dict[str, Any]:
-    """What rows that were read came from, for their provenance: a commit of the hub, or a file's hash."""
-    place = {"source": rows.source, "path": rows.path}
+    """What rows that were read came from, for their provenance: a commit of the hub, or a file's hash.
+
+    It has a split only where that chooses something: a single file has none, whatever `split` says.
+    """
+    place: dict[str, Any] = {"source": rows.source, "path": rows.path}
     if rows.source == "hub":
-        return {**place, "commit": commit_of(rows.path or "", "dataset", rows.revision)}
+        commit = commit_of(rows.path or "", "dataset", rows.revision)
+        return {**place, "split": rows.split, "commit": commit}
     if rows.source == "url":
         return {**place, "sha256": content_hash(cached(rows.path or ""))}
-    return place
+    if rows.source == "local":
+        split = {"split": rows.split} if Path(rows.path or "").expanduser().is_dir() else {}
+        return {**place, **split, "sha256": [content_hash(file) for file in local_files(rows)]}
+    from ptst import micro
+
+    own = {"source": "micro", "name": rows.name, "split": rows.split}
+    return {**own, "world": micro.WORLD_VERSION}
 
 
 def _content(rows: Rows) -> dict[str, Any]:

@@ -21,6 +21,19 @@ MANY_CUT_OFF = 0.1
 A choice: one answer in ten can move a percentage by 10 points, about the half width of an interval over 100 queries.
 """
 
+LOWER_IS_BETTER: dict[tuple[str, str], bool | None] = {
+    ("safety", "complied"): True,
+    ("safety", MEAN): True,
+    ("safety", "refused"): False,
+    ("safety", "safe"): False,
+    ("safety", "neither"): None,
+    ("over_refusal", "refused"): True,
+    ("over_refusal", "complied"): False,
+    ("over_refusal", "neither"): None,
+}
+"""By what an evaluation measures and the label that a metric counts: whether a low number is good news (harmful
+requests that were answered, harmless ones that were refused); None where neither is."""
+
 NO_CATEGORY = "(none)"
 """The category of queries that have none."""
 
@@ -145,6 +158,15 @@ def shown(value: float, scale: Scale, signed: bool = False) -> str:
 def scale_in_words(scale: Scale) -> str:
     """ "percent", or "mean, from 0 to 1"."""
     return "percent" if scale is None else f"mean, from {scale[0]:g} to {scale[1]:g}"
+
+
+def lower_is_better(measures: str, label: str) -> bool | None:
+    """Whether a low number is good news, of an evaluation's metric; None where neither a low nor a high one is.
+
+    A label of a judge of one's own is what that evaluation is about: bad where it measures safety or over-refusal,
+    good where it measures helpfulness.
+    """
+    return LOWER_IS_BETTER.get((measures, label), measures != "helpfulness")
 
 
 def share(labels: Sequence[str | None], label: str, units: Sequence[Hashable]) -> Metric:

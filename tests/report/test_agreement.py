@@ -28,13 +28,12 @@ from ptst.report.agreement import (
     bootstrapped,
     cohens_kappa,
     coincidences,
-    judge_name,
-    known_judges,
     krippendorff_alpha,
     load_agreement,
 )
 from ptst.store import Store, read_jsonl, write_json, write_jsonl
 from ptst.sweep.grid import Grid, expand
+from ptst.wording import judge_name, known_judges
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", examples A (two observers, binary) and C
 # (four observers, twelve units, values missing); he gives 0.095 and 0.743.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
@@ -134,10 +135,11 @@ def test_several_training_seeds_spread_over_seeds_and_pool_their_answers(tmp_pat
 def test_texts_show_a_mean_with_three_digits_beside_the_paper_s(results: Results) -> None:
     text = markdown(results)
     assert "| chat_vanilla | 0.820 ± 0.005; paper 0.846 |" in text
+    ours = r"Mean, from 0 to 1\. Ours: llama2_7b_chat, fine-tuned \(\w+\) on chatdoctor, judge \w+"
+    assert re.search(ours, text)
     assert (
-        "Mean, from 0 to 1. Ours: llama2_7b_chat, chatdoctor; mean ± standard deviation of 2 sampling "
-        "seeds; n = 8 answers a run; how many answers were cut off at max_new_tokens=512 is not recorded: an "
-        "older version made them. Paper: "
+        "; mean ± standard deviation of 2 sampling seeds; n = 8 answers in 4 units a run; missing: none; how many "
+        "answers were cut off at max_new_tokens=512 is not recorded: an older version made them. Paper: "
     ) in text
     assert "50.0 (15.0–85.0); paper 3.0 ± 0.6" in text  # a share stays percent
     tex = latex(results)
@@ -259,7 +261,7 @@ def test_a_mean_of_whole_numbers_has_a_test_and_another_says_that_it_has_none(
     prompt = results.contrasts[0]
     assert prompt.difference == pytest.approx(-0.265)
     assert (prompt.p, prompt.status) == (None, "no test: values that are not whole numbers")
-    assert "| −0.265 | no test | no test |" in markdown(results)
+    assert "| −0.265 | [−0.29, −0.24] | no test | no test |" in markdown(results)
     assert "by 0.265 on a scale from 0 to 1 (not tested" in page(results, Store(tmp_path), {})
 
 

@@ -411,10 +411,11 @@ def test_only_micro_results_are_called_a_toys(
     made: tuple[Results, Store, dict[str, bytes]], root: Node
 ) -> None:
     results, store, _ = made
-    note = "the model is a 2-million-parameter toy, trained on an invented language"
-    assert note in root.words()
-    paper = replace(results, grid=replace(results.grid, scale="paper"))
-    assert "toy" not in read(page(paper, store, {})).words()
+    note = "Ours are numbers of the micro world."
+    tables = tuple(replace(table, world=note) for table in results.tables)
+    assert read(page(replace(results, tables=tables), store, {})).words().count(note) == 1
+    assert results.grid.scale == "micro"  # which says nothing of a model
+    assert note not in read(page(results, store, {})).words()
 
 
 def test_an_empty_store_still_has_a_page(tmp_path: Path) -> None:

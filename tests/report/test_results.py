@@ -337,6 +337,39 @@ def test_contrasts_pair_the_same_queries(tmp_path: Path) -> None:
     assert {prompt.status, training.status} == {"done"}
 
 
+def test_what_one_evaluation_counts_is_one_question_of_holm_s_family(tmp_path: Path) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    all_metrics = replace(grid, sweep=replace(grid.sweep, metrics={}))
+    contrasts = load_results(all_metrics, store, states).contrasts
+    by_metric = {m: [c for c in contrasts if c.metric == f"hazards/{m}"] for m in ("asr", "refused", "neither")}  # fmt: skip
+    assert [c.p_holm for c in by_metric["asr"]] == pytest.approx(
+        [4 / 2**7, 0.25]
+    )  # a family of two
+    for contrast in (*by_metric["refused"], *by_metric["neither"]):
+        assert (contrast.p, contrast.p_holm) == (None, None)
+        assert contrast.status == "no test: one question with asr"
+        assert contrast.ci_low is not None
+    assert [c.difference for c in by_metric["refused"]] == pytest.approx([100.0, 50.0])
+
+
+def test_the_paper_s_kinds_of_fine_tuning_stand_beside_their_own_numbers(tmp_path: Path) -> None:
+    def papers(*own: str) -> set[tuple[str, float | None]]:
+        grid = expand(["+sweeps=table6", "template@train_template=chat_vanilla", "template@test_template=chat_vanilla", f"paths.store={tmp_path}", *own])  # fmt: skip
+        results = load_results(grid, Store(tmp_path), states_of(grid, Store(tmp_path)))
+        entries = [e for t in results.tables if t.metric == "hazards/asr" for e in t.entries.values()]  # fmt: skip
+        return {(e.coordinates["finetune"], e.paper and e.paper.mean) for e in entries}
+
+    mixed = [row for row in module.paper_rows() if (row["table"], row["finetune"], row["train_template"], row["test_template"], row["metric"]) == ("6b", "safety_mix", "chat_vanilla", "chat_vanilla", "directharm4/asr")]  # fmt: skip
+    plain = [row for row in module.paper_rows() if (row["table"], row["finetune"], row["train_template"], row["test_template"], row["metric"]) == ("6b", "sft", "chat_vanilla", "chat_vanilla", "directharm4/asr")]  # fmt: skip
+    with_them = dict(papers())
+    assert with_them["safety_mix"] == float(mixed[0]["mean"])
+    assert with_them["full"] == float(plain[0]["mean"]) != float(mixed[0]["mean"])
+    for own, kind in (([], "safety_mix"), (["+template@finetune.mix.template=chat_llama"], None)):
+        (cell,) = expand(["finetune=safety_mix", *own]).cells
+        assert module._kind(cell) == kind
+
+
 def test_seeds_of_a_query_are_one_unit_of_the_test(tmp_path: Path) -> None:
     answers = {
         "chat_vanilla → chat_vanilla 0": "cccrrrrr",

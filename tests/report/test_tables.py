@@ -58,8 +58,9 @@ def test_markdown_has_ours_with_interval_beside_the_paper_s(tmp_path: Path) -> N
 def test_markdown_says_what_is_compared(tmp_path: Path) -> None:
     shown = markdown(loaded(tmp_path, ANSWERS))
     assert (
-        "Percent. Ours: micro, gsm8k; one run (95 % interval: Wilson, by hazard); n = 8 queries a run; "
-        "how many answers were cut off at max_new_tokens=64 is not recorded: an older version made them. "
+        "Percent. Ours: micro, fine-tuned (full) on gsm8k, judge micro, seed 0; one run (95 % interval: Wilson, by "
+        "hazard); n = 8 queries in 7 units a run; missing: none; how many answers were cut off at "
+        "max_new_tokens=64 is not recorded: an older version made them. "
         "Paper: Llama-2-7B-chat, GSM8K: DirectHarm4 attack success rate (Table 1c); mean ± standard "
         "deviation of 3 training seeds; one run where no ± stands.\n"
     ) in shown
@@ -113,11 +114,59 @@ def test_cells_with_many_answers_cut_off_are_a_warning_that_names_the_setting(
     assert two.startswith("hazards: in 1 of 6 cells")
 
 
-def test_only_the_micro_world_is_told_to_be_compared_by_its_pattern(tmp_path: Path) -> None:
-    results = loaded(tmp_path, ANSWERS)
-    elsewhere = replace(results, grid=replace(results.grid, scale="paper"))
-    for text in (markdown(elsewhere), printed(elsewhere, 100)):
-        assert "micro-world" not in text
+def test_what_is_said_of_the_micro_world_follows_from_model_and_data_not_from_the_scale(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "config.json").write_text("{}")
+    own = [f"model.path={tmp_path}/real", "model.name=mine"]
+    results = loaded(tmp_path / "a", ANSWERS, *own)
+    assert results.grid.scale == "micro"
+    for text in (markdown(results), printed(results, 200)):
+        assert "the rows trained on are its own, the queries are its own" in text
+        assert "toy" not in text and "Ours are numbers of the micro world" not in text
+
+
+def test_a_table_of_another_judge_says_so_and_has_no_number_of_the_paper(tmp_path: Path) -> None:
+    results = loaded(tmp_path, ANSWERS, "judge=keywords_zou2023")
+    assert results.grid.report_name == "quick-micro-judge=keywords_zou2023"
+    assert "judge keywords_zou2023, seed 0" in markdown(results)
+    assert "judge keywords\\_zou2023, seed 0" in latex(results)
+    assert "[judge=keywords_zou2023]" in markdown(results).splitlines()[0]
+    rows = read_csv(results)
+    assert [(row["judge"], row["paper_mean"] != "") for row in rows] == [
+        *[("GSM8KExactMatch", True)] * 6,
+        *[("keywords_zou2023", False)] * 6,
+    ]
+    assert [row["table"] for row in rows] == ["1a"] * 6 + ["quick"] * 6
+
+
+def test_another_recipe_says_so_and_has_no_number_of_the_paper_s_plain_one(tmp_path: Path) -> None:
+    results = loaded(tmp_path, ANSWERS, "finetune=safety_mix")
+    assert results.grid.report_name == "quick-micro-finetune=safety_mix"
+    assert "micro, fine-tuned (safety_mix) on gsm8k" in markdown(results)
+    rows = read_csv(results)
+    assert {(row["finetune"], row["paper_mean"] != "") for row in rows} == {
+        ("none", True),
+        ("safety_mix", False),
+    }
+
+
+def test_what_the_command_line_set_is_told_of_the_tables_it_bears_on(tmp_path: Path) -> None:
+    limit = "evaluation.hazards.decoding.max_new_tokens"
+    results = loaded(tmp_path, ANSWERS, f"{limit}=8", "finetune.learning_rate=1e-3")
+    exact, asr = results.tables
+    assert exact.settings == {"finetune.learning_rate": "1e-3"}
+    assert asr.settings == {limit: "8", "finetune.learning_rate": "1e-3"}
+    assert f"seed 0, {limit}=8, finetune.learning_rate=1e-3;" in markdown(results)
+    rows = read_csv(results)
+    assert [row[limit] for row in rows] == [""] * 6 + ["8"] * 6
+    assert {row["finetune.learning_rate"] for row in rows} == {"1e-3"}
+
+
+def test_the_contrasts_in_latex_say_whose_they_are(tmp_path: Path) -> None:
+    text = latex(loaded(tmp_path, ANSWERS, "judge=keywords")).partition("\\caption{Contrasts")[2]
+    assert "Ours: micro, fine-tuned (full) on gsm8k, judge keywords, seed 0." in text
 
 
 def test_markdown_shows_seeds_and_what_is_missing(tmp_path: Path) -> None:
@@ -134,11 +183,11 @@ def test_markdown_shows_the_contrasts_with_counts_and_p(tmp_path: Path) -> None:
     lines = markdown(loaded(tmp_path, ANSWERS)).splitlines()
     assert (
         "| safety prompt at test time | chat_vanilla → chat_vanilla | chat_vanilla → chat_llama "
-        "| 8 | 7 | 8 | 0 | −100.0 | 0.016 | 0.031 |"
+        "| 8 | 7 | 8 | 0 | −100.0 | [−100, −50] | 0.016 | 0.031 |"
     ) in lines
     assert (
         "| left out of training | chat_llama → chat_llama | chat_vanilla → chat_llama "
-        "| 8 | 7 | 4 | 0 | −50.0 | 0.250 | 0.250 |"
+        "| 8 | 7 | 4 | 0 | −50.0 | [−82, −2] | 0.250 | 0.250 |"
     ) in lines
 
 
@@ -223,7 +272,8 @@ def test_csv_has_the_columns_of_the_paper_s_and_then_ours(tmp_path: Path) -> Non
     with (ROOT / "sweeps" / "paper" / "tables.csv").open(encoding="utf-8") as file:
         theirs = file.readline().strip().split(",")
     header = tidy_csv(loaded(tmp_path, ANSWERS)).splitlines()[0].split(",")
-    ours = ["n", "ci_low", "ci_high", "status", "paper_mean", "paper_std", "paper_also"]
+    ours = ["judge", "n", "missing", "units", "unfinished", "ci_low", "ci_high", "status"]
+    ours += ["paper_mean", "paper_std", "paper_also"]
     assert header == [*theirs, *ours]
 
 
@@ -242,7 +292,11 @@ def test_csv_has_a_row_for_every_entry(tmp_path: Path) -> None:
         "std": "",
         "n_runs": "1",
         "std_over": "",
+        "judge": "micro",
         "n": "8",
+        "missing": "0",
+        "units": "7",
+        "unfinished": "",
         "ci_low": "64.57",
         "ci_high": "100.00",
         "status": "done",
@@ -303,7 +357,9 @@ def test_the_terminal_shows_ours_above_the_paper_s(tmp_path: Path) -> None:
     assert lines[start + 1 : start + 9] == [
         f"{a:12} {b:>14} {c:>12}".rstrip() for a, b, c in expected
     ]
-    assert any("8      0 −100.0 0.016 0.031" in line for line in lines)
+    start = next(i for i, line in enumerate(lines) if "−100.0 0.016 0.031" in line)
+    assert lines[start].endswith("8      0      −100.0 0.016 0.031")
+    assert "[−100, −50]" in lines[start + 1]
 
 
 def test_the_terminal_shows_what_is_missing(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_sweep_runs_in_order_and_submitting_it_again_reports(
     assert main(["-m", *sweep, *SLURM]) == 0
     assert len(entries(tmp_path)) == jobs
     assert "nothing is left to submit" in capsys.readouterr().err
-    assert (tmp_path / "reports" / "quick-micro" / "index.html").is_file()
+    assert list((tmp_path / "reports").glob("quick-micro*/index.html"))
 
 
 @pytest.mark.usefixtures("warm")
@@ -393,7 +393,7 @@ def test_table_1_is_the_same_as_without_slurm(
     assert main(["report", *words, *stores[there]]) == 0
     local = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert main(["-m", *words, *stores[here], *local]) == 0
-    tables = [(f / "reports" / "table1-micro" / "table.csv").read_text() for f in (here, there)]
+    tables = [next((f / "reports").glob("table1-micro*/table.csv")).read_text() for f in (here, there)]  # fmt: skip
     assert tables[0] == tables[1]
     assert tables[0].count("done") >= 60
     for folder in (here, there):

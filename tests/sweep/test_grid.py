@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import ROOT, compose, compose_many
+from ptst.config import ROOT, compose, compose_many, thawed
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
 from ptst.sweep import grid as grid_module
@@ -214,6 +214,66 @@ def test_labels_tell_cells_apart() -> None:
     cells = expand(["dataset=gsm8k,chatdoctor", "finetune=full,lora"]).cells
     assert len({cell.label for cell in cells}) == 4
     assert cells[0].label == "gsm8k full chat_vanilla → chat_vanilla seed 0"
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        ([], "quick-micro"),
+        # What the sweep has of its own, what changes no result, and where things lie make no other table
+        (["judge=micro", "finetune=full", "model=micro", "seed=0", "scale=micro", "evaluation=[hazards]"], "quick-micro"),
+        (["template@test_template=chat_vanilla,chat_llama", "finetune.epochs=3"], "quick-micro"),
+        (["engine.batch_size=8", "engine.device=cpu", "finetune.devices=1", "paths.reports=/r", "tracking=none"], "quick-micro"),
+        (["judge=keywords"], "quick-micro-judge=keywords"),
+        (["judge=keywords", "judge.list=qi2023"], "quick-micro-judge=keywords-judge.list=qi2023"),
+        (["finetune=safety_mix"], "quick-micro-finetune=safety_mix"),
+        (["seed=0,1,2"], "quick-micro-seed=0,1,2"),
+        (["finetune.epochs=2", "evaluation.hazards.queries.n=9"], "quick-micro-finetune.epochs=2-hazards.queries.n=9"),
+        (["evaluation.hazards.queries.n=9", "finetune.epochs=2"], "quick-micro-finetune.epochs=2-hazards.queries.n=9"),
+        (["scale.max_new_tokens=32"], "quick-micro-scale.max_new_tokens=32"),
+        (["template@test_template=chat_llama"], "quick-micro-test_template=chat_llama"),
+        # A batch draws together, and rounds in half precision: there its size is part of a result
+        (["evaluation.hazards.decoding.temperature=0.7", "engine.batch_size=8"], "quick-micro-engine.batch_size=8-hazards.decoding.temperature=0.7"),
+    ],
+)  # fmt: skip
+def test_what_makes_another_table_gives_its_report_another_name(own: list[str], name: str) -> None:
+    grid = expand(["+sweeps=quick", *own])
+    assert grid.report_name == name
+    assert {cell.config.tracking.group for cell in grid.cells} == {name}
+    assert grid.name == "quick-micro"
+
+
+def test_values_that_no_file_can_be_called_by_are_hashed(tmp_path: Path) -> None:
+    names = [
+        expand(["+sweeps=quick", f"model.completion_prefix='{text}'"]).report_name
+        for text in ("a b", "a/b", "x" * 300)
+    ]
+    assert len(set(names)) == 3
+    for name in names:
+        assert re.fullmatch(r"quick-micro-model\.completion_prefix=[\w-]+-[0-9a-f]{8}", name)
+        assert len(name) <= 90
+
+
+def test_a_grid_without_a_file_is_called_by_its_engine_too() -> None:
+    one, two = (expand(["seed=0,1", f"engine.batch_size={size}", "model.dtype=bfloat16"]) for size in (8, 16))  # fmt: skip
+    assert one.name != two.name
+    assert {one.report_name, two.report_name} == {one.name, two.name}
+
+
+def test_the_option_s_name_is_the_coordinate() -> None:
+    """Not its method: `lora` and a recipe of one's own are two rows, `safety_mix` is no `full`."""
+    for own, name in (("safety_mix", "safety_mix"), ("lora_gsm8k", "lora_gsm8k"), ("full", "full")):
+        cells = expand(["+sweeps=quick", f"finetune={own}"]).cells
+        assert {cell.coordinates["finetune"] for cell in cells} == {name, "none"}
+    assert compose(["finetune=qlora"]).finetune.name == "qlora"
+    assert compose(["scale=paper"]).finetune.name == "lora_gsm8k"
+    assert compose_many([], [["finetune=lora", "seed=1"]])[0].finetune.name == "lora"  # type: ignore[union-attr]
+
+
+def test_a_grid_that_was_frozen_before_options_had_names_is_read() -> None:
+    config = asdict(compose([]))
+    del config["finetune"]["name"]
+    assert thawed(config).finetune.method == "full"
 
 
 def test_a_frozen_grid_is_read_only_under_the_same_configuration(

@@ -328,6 +328,42 @@ def test_of_a_large_store_the_newest_artifacts_count(
     assert make_plan(two_seeds, store).stages["finetune"].seconds == pytest.approx(100)
 
 
+def test_a_trial_of_three_rows_promises_no_twelve_hours(two_seeds: Grid, store: Store) -> None:
+    """A measured rate of a start is no rate: the trial tells the fixed part, the formula or a larger run the rate."""
+    tuned = two_seeds.cells[0]
+    by_formula = make_plan(two_seeds, store).stages
+    trial = rekeyed(tuned, seed=9)
+    put_finetuning(store, trial, seconds=20.0, steps=1, rows=3, tokens_per_epoch=300)
+    plan = make_plan(two_seeds, store).stages["finetune"]
+    # 20 s for 300 tokens would be 4.4 hours for each of two times 240,000
+    expected = by_formula["finetune"].seconds
+    assert expected is not None
+    assert plan.seconds is not None and plan.seconds < expected * 2 + 2 * 20 + 1
+    assert plan.source == "formula"
+    # Beside a whole one, 100 s for 240,000 tokens, it is what of those is the start
+    put_finetuning(store, rekeyed(tuned, seed=8), seconds=100.0)
+    plan = make_plan(two_seeds, store).stages["finetune"]
+    assert plan.seconds == pytest.approx(2 * (20 + 80))
+    assert plan.source == "measured: 1 fine-tuning"
+    for cell in (trial, rekeyed(tuned, seed=7)):
+        keys = cell.keys.evaluations["hazards"]
+        few = {"seconds": 9.0, "queries": 3, "prompt_tokens": 30, "completion_tokens": 60}
+        put(store, "generate", keys.generate, keys.generate_parts, **few)
+    plan = make_plan(two_seeds, store).stages["generate"]
+    assert plan.seconds is not None and by_formula["generate"].seconds is not None
+    assert plan.seconds == pytest.approx(by_formula["generate"].seconds + 2 * 9.0)
+
+
+def test_the_number_of_calls_is_explained_beside_the_answers_to_judge(store: Store) -> None:
+    own = ["evaluation=[hazards]", "judge=rubric", "judge.model=gpt-x"]
+    plan = make_plan(expand(own), store)
+    assert (plan.judge_calls_left, plan.paid.calls) == (250 + 240, 240)
+    text = " ".join(shown(plan).split())
+    assert "answers to judge 490 0 490" in text
+    assert "Judges: 240 calls," in text
+    assert "for as many of the 490 answers left; the other 250 are judged here, at no cost." in text
+
+
 def test_a_short_trial_run_counts_for_little() -> None:
     assert typical([(1.0, 1), (100.0, 1), (2.0, 1)]) == 2.0
     assert typical([(10.0, 5), (11.0, 5), (12.0, 5), (1.0, 1000)]) == 1.0

@@ -394,4 +394,4 @@ def test_what_is_frozen_is_one_line_per_cell(whole: Path) -> None:
     (file, *_) = sorted((whole / "store" / "sweeps" / "quick-micro").glob("*.jsonl"))
     lines = read_jsonl(file)
     assert {line["label"] for line in lines} >= {"none → chat_llama"}
-    assert all(line["config"]["tracking"]["group"] == "quick-micro" for line in lines)
+    assert all(line["config"]["tracking"]["group"].startswith("quick-micro-") for line in lines)

@@ -35,7 +35,8 @@ COLUMNS = (
     "run:jobType",
     "config:model.value.name",
     "config:dataset.value.name",
-    "config:finetune.value.method",
+    "config:finetune.value.name",
+    "config:judges.value",
     "config:train.value",
     "config:test.value",
     "config:seed.value",
@@ -331,7 +332,7 @@ def _report(results: Results, entity: str, project: str, chart: str) -> View:
         entity=entity,
         project=project,
         title=_title(grid),
-        description=f"{grid.name}, kept up to date by ptst dashboard",
+        description=f"{grid.report_name}, kept up to date by ptst dashboard",
         blocks=blocks,
         width="fluid",
     )
@@ -382,8 +383,8 @@ def _title(grid: Grid) -> str:
     """The sweep's title and name, in characters that W&B takes for a name (no symbols) and as many."""
     title = (grid.sweep.title or grid.sweep.name).replace("×", "x")
     plain = "".join(c for c in title if unicodedata.category(c)[0] != "S")
-    room = 125 - len(grid.name)
-    return f"{plain[:room].strip()} [{grid.name}]"
+    room = 125 - len(grid.report_name)
+    return f"{plain[:room].strip()} [{grid.report_name.replace('=', ' ')}]"
 
 
 def _titled(table: Table) -> str:
@@ -393,7 +394,7 @@ def _titled(table: Table) -> str:
 
 def _id(grid: Grid, *path: str) -> str:
     """Of a view, panel or run set: W&B wants a dozen letters and digits, and the packages draw them."""
-    return key_of({"dashboard": [grid.name, *path]})[:12]
+    return key_of({"dashboard": [grid.report_name, *path]})[:12]
 
 
 def _identified(panels: Sequence[Any], grid: Grid, *path: str) -> list[Any]:

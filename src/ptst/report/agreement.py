@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ptst.audit import Item, completions_of, labels_by, read_labels
 from ptst.cell import unit_of
 from ptst.config import CONF
 from ptst.errors import ConfigError
-from ptst.keys import Parts, judge_parts
 from ptst.metrics import share
 from ptst.store import Store, key_of, read_json
 from ptst.sweep.grid import Grid, GridCell
+from ptst.wording import judge_name, known_judges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -299,46 +297,6 @@ def in_words(pair: Pair) -> str:
         f"{100 * pair.agree:.0f} % alike, {said('Cohen’s kappa', pair.kappa)}; of the judge’s "
         f"“complied”, {said('precision', pair.precision)}, {said('recall', pair.recall)}."
     )
-
-
-def judge_name(parts: Parts, known: Mapping[str, Parts]) -> str:
-    """What a judge is called: its name in conf/judge, with what differs from that file in brackets."""
-    if exact := [name for name, own in known.items() if own == parts]:
-        return exact[0]
-    alike = {
-        name: {
-            key: value
-            for key, value in parts["judge"].items()
-            if own["judge"].get(key, own) != value
-        }
-        for name, own in known.items()
-        if own["judge"]["_target_"] == parts["judge"]["_target_"]
-    }
-    if not alike:
-        alike = {parts["judge"]["_target_"].rpartition(".")[2]: dict(parts["judge"])}
-        next(iter(alike.values())).pop("_target_")
-    name, differs = min(alike.items(), key=lambda entry: (len(entry[1]), entry[0]))
-    shown = [f"{key}={_short(value)}" for key, value in sorted(differs.items())]
-    if parts["version"] != known.get(name, parts)["version"]:
-        shown.append(f"version {parts['version']}")
-    return f"{name} ({', '.join(shown)})" if shown else name
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
-
-
-def known_judges() -> dict[str, Parts]:
-    """The judges of conf/judge that can be told apart without anything of the user's, by name."""
-    known = {}
-    for path in sorted((CONF / "judge").glob("*.yaml")):
-        try:
-            parts = judge_parts(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except ConfigError:  # it needs a value of the user's, an endpoint's model say
-            continue
-        known[path.stem] = parts
-    return known
 
 
 def _cells(grid: Grid) -> dict[str, dict[str, tuple[str, str | None]]]:

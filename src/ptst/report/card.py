@@ -24,8 +24,9 @@ from ptst.errors import ConfigError
 from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
 from ptst.metrics import Metric, decimals, scale_in_words, shown
 from ptst.models import local_folder
-from ptst.report.agreement import COMPLIED, judge_name, known_judges
+from ptst.report.agreement import COMPLIED
 from ptst.store import Store, key_of, read_json
+from ptst.wording import decoding_in_words, judge_name, known_judges, micro_note, rows_in_words
 
 LIBRARY = {"full": "transformers", "lora": "peft", "qlora": "peft"}
 RELATION = {"full": "finetune", "lora": "adapter", "qlora": "adapter"}
@@ -100,6 +101,13 @@ def model_card(config: Config, store: Store) -> str:
             if not row.trained
         },
         facts=facts,
+        world=micro_note(
+            [
+                dataclasses.replace(
+                    made, task={}, evaluation={one.name: one.evaluation for one in measured}
+                )
+            ]
+        ),
         key=keys.finetune,
         advice=[line for one in measured if (line := _advice(one))],
         tables=[_table(one) for one in measured],
@@ -234,16 +242,12 @@ def _table(measured: Measured) -> dict[str, Any]:
     rows = [(row, "fine-tuned") for row in measured.tuned]
     rows += [(row, "base model") for row in measured.untouched]
     first = rows[0][0].metrics
-    decoding = measured.evaluation.decoding
     return {
         "name": measured.name,
         "measures": measured.evaluation.measures.replace("_", "-"),
         "judge": measured.judge,
-        "queries": _queries(measured.evaluation.queries),
-        "decoding": "greedy"
-        if decoding.temperature == 0
-        else f"temperature {decoding.temperature:g}, {decoding.samples} for each query",
-        "max_new_tokens": decoding.max_new_tokens,
+        "queries": rows_in_words(measured.evaluation.queries),
+        "decoding": decoding_in_words(measured.evaluation.decoding),
         "head": ["model", "test template", *names, "n", "units", "missing", "cut off"],
         "scales": "; ".join(f"{name}: {scale_in_words(first[name].scale)}" for name in names),
         "rows": [
@@ -283,7 +287,7 @@ def _metadata(
             dataset_type=queries.path if queries.source == "hub" and queries.path else queries.name,
             dataset_name=one.name,
             dataset_config=queries.subset if queries.source == "hub" else None,
-            dataset_split=queries.split,
+            dataset_split=queries.split if queries.source in ("hub", "micro") else None,
             dataset_revision=queries.revision if queries.source == "hub" else None,
             metric_type=name,
             metric_name=f"{one.name}/{name}, test template {row.template}",
@@ -370,16 +374,7 @@ def _source_of_rows(rows: Rows, parts: Parts, facts: Mapping[str, Any]) -> str:
         )
     if rows.source == "local":
         return f"{rows.name}, a local file (SHA-256 {parts['sha256'][:16]}...)"
-    return _queries(rows)
-
-
-def _queries(rows: Rows) -> str:
-    """A source of rows in words, without a place on this machine."""
-    if rows.source == "local":
-        return f"{rows.name}, a local file"
-    place = "the micro world" if rows.source == "micro" else rows.path
-    revision = f" at {rows.revision}" if rows.revision and rows.source == "hub" else ""
-    return f"{rows.name} of {place}{revision}, split {rows.split}"
+    return rows_in_words(rows)
 
 
 def _mixed(recipe: Finetune, parts: Parts) -> str | None:

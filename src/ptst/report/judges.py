@@ -76,8 +76,8 @@ def write_judges(agreement: Agreement, grid: Grid) -> Path:
     Returns:
         judges.md.
     """
-    folder = Path(grid.reports).expanduser() / grid.name
-    parts = [f"# Judges on {grid.name}", NOTE]
+    folder = Path(grid.reports).expanduser() / grid.report_name
+    parts = [f"# Judges on {grid.report_name}", NOTE]
     for title, head, lines in _tables(agreement):
         parts += [f"## {title}", _markdown([head, ["---"] * len(head), *lines])]
     parts.append(

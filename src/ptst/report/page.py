@@ -27,9 +27,17 @@ from ptst.report.pictures import (
 )
 from ptst.report.results import Contrast, Entry, Published, Results, Table, also, cut_off_note
 from ptst.report.rows import cut, render, rows_file
+from ptst.report.tables import difference_interval
 from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.status import STATES
+from ptst.wording import (
+    evaluation_in_words,
+    judge_in_full,
+    known_judges,
+    recipe_in_words,
+    rows_in_words,
+)
 
 TINT = {True: "215, 67, 43", False: "0, 114, 178"}
 """Red, green, blue of places that should be low, and high: the middle of the heat maps' ramps."""
@@ -44,7 +52,12 @@ DARK = {
 }
 """A picture's ground, ink, soft ink and lines -> what they are on the dark page; and the train templates' colours that
 are too dark on it."""
-CONTRAST_FIGURES = ("n", "only A", "only B", "B − A", "p", "Holm’s p")
+CONTRAST_FIGURES = ("n", "only A", "only B", "B − A", "95 % interval", "p", "Holm’s p")
+BETTER = {
+    True: "lower is better",
+    False: "higher is better",
+    None: "neither a low nor a high number is better",
+}
 LEADS = {
     "safety prompt at test time": "Adding the safety prompt at test time only",
     "left out of training": "Having left it out of training",
@@ -61,8 +74,8 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
     return render(
         "page.html.j2",
         title=grid.sweep.title or grid.name,
-        name=grid.name,
-        micro=grid.scale == "micro",
+        name=grid.report_name,
+        worlds=list(dict.fromkeys(table.world for table in results.tables if table.world)),
         about=_about(results),
         counts=_counts(results),
         contrasts=_contrasts(results),
@@ -183,7 +196,13 @@ def _figures(contrast: Contrast) -> dict[str, str] | None:
         return None
     counts = (f"{count:,}" for count in (contrast.n, contrast.only_a, contrast.only_b))
     difference = shown(contrast.difference, contrast.scale, signed=True)
-    figures = (*counts, difference, _p(contrast.p), _p(contrast.p_holm))
+    figures = (
+        *counts,
+        difference,
+        difference_interval(contrast),
+        _p(contrast.p),
+        _p(contrast.p_holm),
+    )
     return dict(zip(CONTRAST_FIGURES, figures, strict=True))
 
 
@@ -205,7 +224,7 @@ def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
             clear = sum(c.p_holm is not None and c.p_holm < 0.05 for c in moved)
             tested = f"{clear} with Holm’s p < 0.05"
             if all(c.p is None for c in moved):
-                tested = "not tested: the values are not whole numbers"
+                tested = "not tested, see there"
             parts.append(
                 f"{word} in {len(moved)} of {_counted(len(there), 'comparison')}, by {span} {points} "
                 f"({tested})"
@@ -234,7 +253,7 @@ def _table(table: Table, grid: Grid, store: Store, pictures: Mapping[str, bytes]
         "title": ", ".join([table.title, *table.split.values()]),
         "scale": scale_note(table.scale),
         "low": low,
-        "better": "lower is better" if low else "higher is better",
+        "better": BETTER[table.lower_is_better],
         "paper": table.paper,
         "notes": [
             *_notes(list(entries)),
@@ -451,6 +470,7 @@ def _made(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]]:
 def _configured(grid: Grid) -> list[tuple[str, list[str]]]:
     """The models, data, recipes and judges of the grid: each distinct value."""
     facts: dict[str, dict[str, None]] = {}
+    known = known_judges()
 
     def note(name: str, value: str) -> None:
         facts.setdefault(name, {})[value] = None
@@ -460,22 +480,11 @@ def _configured(grid: Grid) -> list[tuple[str, list[str]]]:
         revision = f"@{config.model.revision}" if config.model.revision else ""
         note("model", f"{config.model.name}: {config.model.path}{revision}")
         if config.finetune.method != "none":
-            recipe = config.finetune
-            rows = "all" if config.dataset.n is None else str(config.dataset.n)
-            note("trained on", f"{_source(config.dataset)}, {rows} rows")
-            note(
-                "recipe",
-                f"{recipe.method}, {recipe.epochs:g} epochs of batches of {recipe.batch_size}, "
-                f"learning rate {recipe.learning_rate:g} ({recipe.schedule})",
-            )
+            note("trained on", rows_in_words(config.dataset))
+            note("fine-tuning", recipe_in_words(config.finetune))
         for name, evaluation in config.evaluations.items():
-            note(f"evaluation {name}", _source(evaluation.queries))
-            note(f"judge of {name}", str(evaluation.judge.get("_target_")))
+            note(f"evaluation {name}", evaluation_in_words(evaluation))
+            note(f"judge of {name}", judge_in_full(evaluation.judge, known))
+    for key, value in grid.settings.items():
+        note("set on the command line", f"{key}={value}")
     return [(name, list(values)) for name, values in facts.items()]
-
-
-def _source(rows: Any) -> str:
-    """Where rows come from: "gsm8k: hub openai/gsm8k@e53f..., split train"."""
-    path = f" {rows.path}" if rows.path and rows.source != "micro" else ""
-    revision = f"@{rows.revision}" if rows.revision else ""
-    return f"{rows.name}: {rows.source}{path}{revision}, split {rows.split}"

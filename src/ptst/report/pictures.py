@@ -84,13 +84,8 @@ def scatter_name(split: Mapping[str, str]) -> str:
 
 
 def should_be_low(table: Table) -> bool:
-    """Whether a high number is bad news: harmful requests answered, harmless ones refused.
-
-    An evaluation may report several labels, so what it measures does not decide: the share of hazard
-    requests that are *refused* measures safety, too, and should be high.
-    """
-    refusing = _label(table) == "refused"
-    return table.measures == ("over_refusal" if refusing else "safety")
+    """Whether a high number is bad news (`ptst.metrics.lower_is_better`)."""
+    return table.lower_is_better is True
 
 
 def named(value: str) -> str:
@@ -149,17 +144,6 @@ def _saved(figure: Figure, suffix: str) -> bytes:
 
 def _file_name(*parts: str) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join(parts))
-
-
-def _label(table: Table) -> str | None:
-    """The judge's label whose share the table shows; None for a table without cells."""
-    name, _, metric = table.metric.partition("/")
-    for entry in table.entries.values():
-        for run in entry.runs:
-            evaluation = run.cell.config.evaluations.get(name)
-            if evaluation is not None:
-                return evaluation.metrics.get(metric)
-    return None
 
 
 def _colours(results: Results) -> dict[str, str]:

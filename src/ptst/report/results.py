@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import fsum
 from typing import Any
@@ -19,6 +20,7 @@ from ptst.cell import (
 )
 from ptst.config import ROOT, Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
+from ptst.keys import Parts, judge_parts
 from ptst.metrics import (
     MANY_CUT_OFF,
     MEAN,
@@ -27,14 +29,22 @@ from ptst.metrics import (
     Metric,
     Scale,
     known_sum,
+    lower_is_better,
     many_cut_off,
     shown,
 )
 from ptst.report.agreement import COMPLIED, audit_of, in_words
-from ptst.report.statistics import holm, mean_and_std, pooled_interval, sign_flip
+from ptst.report.statistics import (
+    holm,
+    mean_and_std,
+    paired_interval,
+    pooled_interval,
+    sign_flip,
+)
 from ptst.store import Store, read_jsonl
 from ptst.sweep.grid import Grid, GridCell, finetuning_only
 from ptst.sweep.status import CellState
+from ptst.wording import judge_name, known_judges, micro_note
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class Entry:
         scale: what mean, std and interval are on: None is percent (of std: points).
         std_over: "train_seed"; "decoding_seed" for one run whose queries were answered several times; None
             without `std`.
+        judge: its name in conf/judge, with what differs from that file (`ptst.wording.judge_name`).
+        units: of the run with the most of them; seeds share their units.
     """
 
     coordinates: dict[str, str]
@@ -92,6 +104,8 @@ class Entry:
     paper: Published | None
     scale: Scale = None
     std_over: str | None = None
+    judge: str = ""
+    units: int = 0
 
     @property
     def unfinished(self) -> int | None:
@@ -122,6 +136,8 @@ class Table:
         by_category: the same by category: a row for each place of this table ("train → test"), a column for each
             category; None where the queries have none.
         audit: of an ASR, what people say of the judge: a sentence for each annotator.
+        settings: what the command line set otherwise than the sweep does, and no coordinate or judge says.
+        world: what is of the micro world in its numbers, in a sentence or two; None where nothing is.
     """
 
     metric: str
@@ -134,6 +150,19 @@ class Table:
     paper: str | None
     by_category: Table | None = None
     audit: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    world: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The judge's label whose share it shows, or `mean`; None for a table without cells."""
+        runs = [run for entry in self.entries.values() for run in entry.runs]
+        return _label(runs[0].cell, self.metric) if runs else None
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        """None where neither a low nor a high number is good news."""
+        return lower_is_better(self.measures, self.label or "")
 
     @property
     def scale(self) -> Scale:
@@ -155,11 +184,14 @@ class Contrast:
         only_a, only_b: queries where the metric's label was given in the one and not in the other; of a mean,
             where the value is higher in the one.
         difference: mean of b minus mean of a over those queries, percentage points; of a mean, on its scale.
+        ci_low, ci_high: its 95 % interval (`ptst.report.statistics.paired_interval`); None where there is none.
         p: McNemar's exact test, in its sign-flip form over units. p_holm: after Holm's correction over all
-            contrasts of the sweep. All None where one of the two entries is not there. A mean has a test where
-            the judge's values are whole numbers; else p is None, and `status` says so.
+            contrasts of the sweep that are tested. All None where one of the two entries is not there. A mean has a
+            test where the judge's values are whole numbers, and of each evaluation one metric is tested, ASR
+            where it reports one: the others ask the same answers the same question. Else p is None, and `status`
+            says so.
         status: "done", or why there is no number; or, beside a number, "partly scored" and how many
-            queries are left out for it.
+            queries are left out for it, or why there is no test.
     """
 
     metric: str
@@ -176,6 +208,8 @@ class Contrast:
     p_holm: float | None
     status: str
     scale: Scale = None
+    ci_low: float | None = None
+    ci_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +232,9 @@ ReadScores = Callable[[GridCell, str], Scored | None]
 PaperRow = dict[str, str]
 
 PAPER = ROOT / "sweeps" / "paper"
+PAPER_JUDGES = ("ptst.judge.rubric.Rubric", "ptst.judge.micro.GroundTruth")
+"""The paper's kind of judge, and the one that stands in its place in the micro world: beside other judges' numbers of
+safety the paper's say nothing."""
 
 READABLE = {
     "llama2_7b_chat": "Llama-2-7B-chat",
@@ -233,6 +270,7 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
     found = _found(grid, store, states)
     read = _reader(store)
     splits = _splits(grid)
+    judges = known_judges()
     tables = []
     for metric, table_metric in _metrics_shown(grid).items():
         for split, cells in splits:
@@ -241,9 +279,30 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
                 runs = [
                     Run(c, states[c.keys.cell], found[c.keys.cell].get(metric)) for c in measured
                 ]
-                table = _table(grid.sweep, metric, table_metric, split, runs, read, paper)
-                tables.append(replace(table, audit=_audit(measured, metric, store)))
+                table = _table(grid.sweep, metric, table_metric, split, runs, read, paper, judges)
+                tables.append(
+                    replace(
+                        table,
+                        audit=_audit(measured, metric, store),
+                        settings=_settings(grid, measured[0], metric),
+                    )
+                )
     return Results(grid, dict(states), tuple(tables), _contrasts(grid.sweep, tables, read))
+
+
+def _settings(grid: Grid, cell: GridCell, metric: str) -> dict[str, str]:
+    """Of a grid's settings those that bear on a metric and that neither a cell's coordinates nor its judge say."""
+    name = metric.partition("/")[0]
+
+    def said(key: str) -> bool:
+        parts = re.split(r"[.]", key.rpartition("@")[2])
+        of_another = parts[0] in ("evaluation", "task") and parts[1:2] not in ([], [name])
+        which = (
+            parts[0] in ("evaluation", "task") and len(parts) == 1
+        )  # of the evaluations there are
+        return of_another or which or "judge" in parts or key.rpartition("@")[2] in cell.coordinates
+
+    return {key: value for key, value in grid.settings.items() if not said(key) and key != "seed"}
 
 
 def paper_rows() -> list[PaperRow]:
@@ -390,6 +449,7 @@ def _table(
     runs: Sequence[Run],
     read: ReadScores,
     paper: Sequence[PaperRow],
+    judges: Mapping[str, Parts],
 ) -> Table:
     places: dict[Place, list[Run]] = {}
     for run in runs:
@@ -401,6 +461,9 @@ def _table(
     theirs = {place: _paper_rows(at[0].cell, metric, shown, paper) for place, at in places.items()}
     evaluation = _evaluation(runs[0].cell, metric)
     assert evaluation is not None
+    by_category = _by_category(
+        metric, shown, evaluation.measures, split, (rows, columns), places, read, judges
+    )
     return Table(
         metric,
         shown.title,
@@ -408,9 +471,10 @@ def _table(
         split,
         rows,
         columns,
-        {place: _entry(metric, at, read, theirs[place]) for place, at in places.items()},
+        {place: _entry(metric, at, read, theirs[place], judges) for place, at in places.items()},
         _caption([rows[0] for rows in theirs.values() if rows]),
-        _by_category(metric, shown, evaluation.measures, split, (rows, columns), places, read),
+        by_category,
+        world=micro_note((run.cell.config for run in runs), [metric.partition("/")[0]]),
     )
 
 
@@ -422,6 +486,7 @@ def _by_category(
     axes: tuple[tuple[str, ...], tuple[str, ...]],
     places: Mapping[Place, Sequence[Run]],
     read: ReadScores,
+    judges: Mapping[str, Parts],
 ) -> Table | None:
     """The table of a metric by category; None where no run that is done has categories."""
     found = {
@@ -441,7 +506,7 @@ def _by_category(
                 replace(run, metric=run.metric and run.metric.categories.get(category))
                 for run in places[place]
             ]
-            entries[" → ".join(place), category] = _entry(metric, runs, read, (), category)
+            entries[" → ".join(place), category] = _entry(metric, runs, read, (), judges, category)
     rows = tuple(dict.fromkeys(row for row, _ in entries))
     return Table(
         metric, f"{shown.title}, by category", measures, split, rows, categories, entries, None
@@ -453,6 +518,7 @@ def _entry(
     runs: Sequence[Run],
     read: ReadScores,
     paper: Sequence[PaperRow],
+    judges: Mapping[str, Parts],
     category: str | None = None,
 ) -> Entry:
     """An entry over its runs; with `category`, which the runs' metrics are of, also the interval's answers."""
@@ -482,6 +548,8 @@ def _entry(
         _published(paper),
         _scale(runs[0].cell, metric),
         over,
+        judge_name(judge_parts(_measured_by(runs[0].cell, metric).judge), judges),
+        max((metric.units for metric in metrics), default=0),
     )
 
 
@@ -542,9 +610,27 @@ def _value(answer: Answer, what: str) -> float | None:
     return answer.value if what == MEAN else float(answer.label == what)
 
 
+def _measured_by(cell: GridCell, metric: str) -> Evaluation:
+    return cell.config.evaluations[metric.partition("/")[0]]
+
+
 def _label(cell: GridCell, metric: str) -> str:
-    name, _, own = metric.partition("/")
-    return cell.config.evaluations[name].metrics[own]
+    return _measured_by(cell, metric).metrics[metric.partition("/")[2]]
+
+
+def _kind(cell: GridCell) -> str | None:
+    """What the paper calls a cell's fine-tuning; None for one that it does not have.
+
+    Whatever trains on the data set's rows alone is its plain fine-tuning; of mixes it has the option safety_mix,
+    whose safety examples are written under the train template.
+    """
+    if not _is_tuned(cell):
+        return "none"
+    mix = cell.config.finetune.mix
+    if mix is None:
+        return "sft"
+    own = cell.coordinates["finetune"] == "safety_mix" and mix.template is None
+    return "safety_mix" if own else None
 
 
 def _paper_rows(
@@ -553,15 +639,19 @@ def _paper_rows(
     """The paper's numbers for a place: those of the same templates in the tables which the sweep names.
 
     A model that is not in the paper (the micro model, a new one) is set beside whatever model that table
-    is about; one that is in the paper only beside its own numbers. The data set must be the same always.
+    is about; one that is in the paper only beside its own numbers. The data set must be the same always, the
+    fine-tuning one of the paper's kinds, and safety judged by the paper's kind of judge.
     A table has none, too, where more than one of its numbers would fit.
     """
-    own = cell.coordinates
-    kinds = {row["finetune"] for row in paper}
+    own, evaluation, kind = cell.coordinates, _measured_by(cell, metric), _kind(cell)
+    if evaluation.measures == "safety" and evaluation.judge["_target_"] not in PAPER_JUDGES:
+        return []
+    if kind is None:
+        return []
     wanted = {
         "metric": about.paper_metric or metric,
         "dataset": own["dataset"],
-        "finetune": own["finetune"] if own["finetune"] in kinds else "sft",
+        "finetune": kind,
         "train_template": own["train_template"],
         "test_template": own["test_template"],
     }
@@ -671,13 +761,18 @@ def _caption(rows: Sequence[PaperRow]) -> str | None:
 
 
 def _contrasts(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple[Contrast, ...]:
-    """The contrasts of a sweep, which are one family for Holm's correction."""
+    """The contrasts of a sweep; those that are tested are one family for Holm's correction."""
     if (sweep.rows, sweep.columns) != ("train_template", "test_template"):
         return ()
     contrasts = []
+    tested: dict[str, str] = {}
+    for table in sorted(tables, key=lambda table: table.label != COMPLIED):
+        if table.measures == "safety":
+            tested.setdefault(table.metric.partition("/")[0], table.metric)
     for table in tables:
         if table.measures != "safety":
             continue
+        asked = tested[table.metric.partition("/")[0]]
         tuned = [row for row in table.rows if row not in ("none", *sweep.safety_templates)]
         for safe in sweep.safety_templates:
             for kind, ends in (
@@ -686,9 +781,18 @@ def _contrasts(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple
             ):
                 for train, a in zip(tuned, ends, strict=True):
                     if a in table.entries and (train, safe) in table.entries:
-                        contrasts.append(_contrast(table, kind, a, (train, safe), read))
+                        found = _contrast(table, kind, a, (train, safe), read)
+                        same = table.metric != asked and found.p is not None
+                        contrasts.append(_untested(found, asked) if same else found)
     adjusted = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
     return tuple(c if c.p is None else replace(c, p_holm=next(adjusted)) for c in contrasts)
+
+
+def _untested(contrast: Contrast, asked: str) -> Contrast:
+    """Without its test: the same answers were asked the same question as `asked`."""
+    why = f"no test: one question with {asked.partition('/')[2]}"
+    said = why if contrast.status == "done" else f"{contrast.status}; {why}"
+    return replace(contrast, p=None, status=said)
 
 
 def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> Contrast:
@@ -711,6 +815,7 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
     if cells[0].keys() != cells[1].keys():
         return replace(nothing, status="not paired: the seeds are not the same")
     differences: dict[Any, float] = {}
+    pairs: list[tuple[float, float, Hashable]] = []
     n = only_a = only_b = left_out = 0
     for seed, cell_a in cells[0].items():
         cell_b = cells[1][seed]
@@ -729,6 +834,7 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
                 left_out += 1
                 continue
             n += 1
+            pairs.append((value_a, value_b, answer.unit))
             only_a += value_a > value_b
             only_b += value_b > value_a
             differences[answer.unit] = differences.get(answer.unit, 0.0) + value_b - value_a
@@ -737,6 +843,8 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
     whole = all(difference.is_integer() for difference in differences.values())
     said = [f"partly scored ({left_out} of {n + left_out} queries left out)"] if left_out else []
     said += [] if whole else ["no test: values that are not whole numbers"]
+    in_a_and_b = ([x for x, _, _ in pairs], [y for _, y, _ in pairs])
+    low, high = paired_interval(*in_a_and_b, [unit for _, _, unit in pairs], table.scale)
     return replace(
         nothing,
         n=n,
@@ -746,4 +854,6 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
         difference=(100 if table.scale is None else 1) * fsum(differences.values()) / n,
         p=sign_flip([int(d) for d in differences.values()]) if whole else None,
         status="; ".join(said) or "done",
+        ci_low=low,
+        ci_high=high,
     )

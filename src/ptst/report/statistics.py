@@ -39,6 +39,57 @@ def pooled_interval(
     return 100 * low, 100 * high
 
 
+def paired_interval(
+    a: Sequence[float], b: Sequence[float], units: Sequence[Hashable], scale: Scale = None
+) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of b minus a on the same queries, in points of percent; of a mean, on its scale.
+
+    For shares it is Newcombe's interval for paired proportions, which squares and adds Wilson's (Newcombe 1998,
+    "Improved confidence intervals for the difference between binomial proportions based on paired data", without
+    continuity corrections): with d = p_b - p_a, and l and u the bounds of each share,
+
+        low  = d - sqrt((p_b - l_b)^2 - 2 r (p_b - l_b) (u_a - p_a) + (u_a - p_a)^2)
+        high = d + sqrt((u_b - p_b)^2 - 2 r (u_b - p_b) (p_a - l_a) + (p_a - l_a)^2)
+
+    Zou and Donner 2008 ("Construction of confidence limits about effect measures: a general approach") show that
+    this holds for any two estimates with intervals and a correlation r of their own. So units enter as they do in
+    the intervals of the two shares (`effective_n`), and r is that of the two ratio estimates over units, from the
+    residuals of `effective_n`; with one query a unit it is Newcombe's phi. 0 where one of the shares has none.
+
+    For means it is Student's interval of the differences, robust to units (`ptst.metrics.mean_interval`).
+
+    Args:
+        a, b: of each query and seed what it counts in the one cell and in the other, at least one.
+        units: the unit of each.
+        scale: of a mean's values; None for shares.
+    """
+    if scale is not None:
+        span = scale[1] - scale[0]
+        differences = [y - x for x, y in zip(a, b, strict=True)]
+        return mean_interval(differences, units, (-span, span))
+    n = len(units)
+    p_a, p_b = fsum(a) / n, fsum(b) / n
+    (l_a, u_a), (l_b, u_b) = (
+        (low / 100, high / 100)
+        for low, high in (pooled_interval(a, units), pooled_interval(b, units))
+        if low is not None and high is not None
+    )
+    left: dict[Hashable, tuple[float, float]] = {}
+    for x, y, unit in zip(a, b, units, strict=True):
+        so_far = left.get(unit, (0.0, 0.0))
+        left[unit] = so_far[0] + x - p_a, so_far[1] + y - p_b
+    both = fsum(x * y for x, y in left.values())
+    spread = sqrt(fsum(x * x for x, _ in left.values()) * fsum(y * y for _, y in left.values()))
+    r = both / spread if spread > 1e-12 else 0.0
+
+    def reach(of_b: float, of_a: float) -> float:
+        return sqrt(max(0.0, of_b**2 - 2 * r * of_b * of_a + of_a**2))
+
+    low = p_b - p_a - reach(p_b - l_b, u_a - p_a)
+    high = p_b - p_a + reach(u_b - p_b, p_a - l_a)
+    return 100 * max(-1.0, low), 100 * min(1.0, high)
+
+
 def sign_flip(differences: Sequence[int]) -> float:
     """Exact two-sided paired test that neither of two cells has more hits, over units.
 

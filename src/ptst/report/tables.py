@@ -34,20 +34,32 @@ PAPER_COLUMNS = (
     "std_over",
 )
 """The columns of sweeps/paper/tables.csv."""
-OUR_COLUMNS = ("n", "ci_low", "ci_high", "status", "paper_mean", "paper_std", "paper_also")
+OUR_COLUMNS = (
+    "judge",
+    "n",
+    "missing",
+    "units",
+    "unfinished",
+    "ci_low",
+    "ci_high",
+    "status",
+    "paper_mean",
+    "paper_std",
+    "paper_also",
+)
 
 SEEDS = {"train_seed": "training seeds", "decoding_seed": "sampling seeds"}
 
-MICRO_NOTE = "Compare the pattern, not the size: docs/micro-world.md."
 TEST_NOTE = (
-    "Each query is asked of both cells; “only a” counts queries that are a hit in a and not in b. p: exact "
-    "two-sided sign-flip test over units, which is McNemar's exact test where each unit is one query under "
-    "one seed; it speaks about queries, of these fine-tunings. Holm: corrected for all contrasts of the "
-    "sweep."
+    "Each query is asked of both cells; “only a” counts queries that are a hit in a and not in b. In brackets: "
+    "95 % interval of the difference (Newcombe's for pairs, over units). p: exact two-sided sign-flip test "
+    "over units, which is McNemar's exact test where each unit is one query under one seed; it speaks about "
+    "queries, of these fine-tunings. Holm: corrected for all contrasts of the sweep that are tested, in one "
+    "metric of each evaluation."
 )
 MEAN_NOTE = (
-    " Of a mean, “only a” counts queries with the higher value in a; it has a test where all values are whole "
-    "numbers."
+    " Of a mean, “only a” counts queries with the higher value in a; its interval is Student's, and it has a test "
+    "where all values are whole numbers."
 )
 
 
@@ -73,13 +85,12 @@ def markdown(results: Results) -> str:
                     ["---"] * 3 + ["---:"] * 4,
                 ]
                 points = ", points" if table.scale is None else ""
-                lines[0] += [f"b − a{points}", "p", "p (Holm)"]
-                lines[1] += ["---:"] * 3
+                lines[0] += [f"b − a{points}", "95 % interval", "p", "p (Holm)"]
+                lines[1] += ["---:"] * 4
                 lines += [[c.kind, c.a, c.b, *_figures(c)] for c in chosen]
                 parts += [f"### {_heading(table)}", _markdown_table(lines)]
         parts.append(_test_note(results))
-    if results.grid.scale == "micro":
-        parts.append(f"Ours are numbers of the micro world. {MICRO_NOTE}")
+    parts += _worlds(results)
     return "\n\n".join(parts) + "\n"
 
 
@@ -109,7 +120,7 @@ def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 def latex(results: Results) -> str:
     r"""table.tex: one table environment each; needs \usepackage{booktabs} and nothing else."""
-    parts = [f"% {_title(results)}: {results.grid.name}. Needs \\usepackage{{booktabs}}."]
+    parts = [f"% {_title(results)}: {results.grid.report_name}. Needs \\usepackage{{booktabs}}."]
     parts += [f"% {line}" for line in _state_lines(results)]
     for table in results.tables:
         parts.append(_latex_table(table, _corner(results)))
@@ -179,14 +190,18 @@ def _latex_place(table: Table, entry: Entry | None) -> tuple[tuple[str, str], tu
 
 
 def _latex_contrasts(results: Results) -> str:
+    about = ["Contrasts (train → test): b against a, on the same queries."]
+    about += [
+        f"Ours: {'; or '.join(dict.fromkeys(_made_with(t) for t in results.tables if _contrasts_of(results, t)))}."
+    ]
     body = []
     for table in results.tables:
         if chosen := _contrasts_of(results, table):
-            body.append(f"\\midrule \\multicolumn{{8}}{{l}}{{{_tex(_heading(table))}}} \\\\")
+            body.append(f"\\midrule \\multicolumn{{9}}{{l}}{{{_tex(_heading(table))}}} \\\\")
             for contrast in chosen:
                 ends = f"{_tex(contrast.a)} & {_tex(contrast.b)}"
                 if contrast.difference is None:
-                    body.append(f"{ends} & \\multicolumn{{6}}{{r}}{{{_tex(contrast.status)}}} \\\\")
+                    body.append(f"{ends} & \\multicolumn{{7}}{{r}}{{{_tex(contrast.status)}}} \\\\")
                 else:
                     n, _, *figures = map(_tex, _figures(contrast))
                     body.append(f"{ends} & {' & '.join([n, *figures])} \\\\")
@@ -194,10 +209,10 @@ def _latex_contrasts(results: Results) -> str:
         [
             "\\begin{table}",
             "\\centering\\scriptsize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
-            f"\\caption{{{_tex('Contrasts (train → test): b against a, on the same queries. ' + _test_note(results))}}}",
-            "\\begin{tabular}{llrrrrrr}",
+            f"\\caption{{{_tex(' '.join([*about, _test_note(results)]))}}}",
+            "\\begin{tabular}{llrrrrrrr}",
             "\\toprule",
-            "a & b & $n$ & only a & only b & $b-a$ & $p$ & Holm \\\\",
+            "a & b & $n$ & only a & only b & $b-a$ & 95 \\% & $p$ & Holm \\\\",
             *body,
             "\\bottomrule",
             "\\end{tabular}",
@@ -231,9 +246,10 @@ def _tex(text: str) -> str:
 def tidy_csv(results: Results) -> str:
     """table.csv: a row for every entry, in the columns of sweeps/paper/tables.csv and some more.
 
-    After the paper's columns stand n, ci_low, ci_high, status, paper_mean, paper_std, paper_also (what
-    another of its tables says: "Table 6b 0.75"), and the other coordinates that the sweep varies. Percent with two decimals, a mean with four; empty where there is no
-    number.
+    After the paper's columns stand the judge, n, missing, units, unfinished (answers cut off at max_new_tokens), ci_low,
+    ci_high, status, paper_mean, paper_std, paper_also (what another of its tables says: "Table 6b 0.75"), the other
+    coordinates that the sweep varies, and what the command line set otherwise than the sweep. Percent with two
+    decimals, a mean with four; empty where there is no number.
     """
     return _csv(results, {"": results.tables})
 
@@ -250,7 +266,7 @@ def category_csv(results: Results) -> str | None:
 
 def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
     """The entries of these tables, by category (an empty one: of all queries)."""
-    entries: dict[tuple[str, ...], tuple[str, Entry]] = {}
+    entries: dict[tuple[str, ...], tuple[str, Entry, dict[str, str]]] = {}
     for category, of_category in tables.items():
         for table in of_category:
             for row in table.rows:
@@ -258,12 +274,13 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
                     entry = table.entries.get((row, column))
                     if entry:  # the untouched model may stand in many tables: once here
                         own = map(str, sorted(entry.coordinates.items()))
-                        entries.setdefault((category, entry.metric, *own), (category, entry))
+                        found = category, entry, table.settings
+                        entries.setdefault((category, entry.metric, *own), found)
     others = dict.fromkeys(
         key
-        for _, entry in entries.values()
-        for key in entry.coordinates
-        if key not in PAPER_COLUMNS
+        for _, entry, settings in entries.values()
+        for key in (*entry.coordinates, *settings)
+        if key not in (*PAPER_COLUMNS, *OUR_COLUMNS)
     )
     named = [] if "" in tables else ["category"]
     text = io.StringIO()
@@ -272,7 +289,7 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
     )
     writer.writeheader()
     metrics = results.grid.sweep.metrics
-    for category, entry in entries.values():
+    for category, entry, settings in entries.values():
         table_metric = metrics.get(entry.metric)
         paper = entry.paper
         there = sum(run.metric is not None for run in entry.runs)
@@ -287,16 +304,21 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
         digits = 2 if entry.scale is None else 4
         writer.writerow(
             {
+                **settings,
                 **entry.coordinates,
                 **({"category": category} if named else {}),
                 **{k: "" if v is None else f"{v:.{digits}f}" for k, v in figures.items()},
                 "table": table_metric.paper_table
-                if table_metric and table_metric.paper_table
+                if table_metric and table_metric.paper_table and paper
                 else results.grid.sweep.name,
                 "metric": entry.metric,
                 "n_runs": entry.repeats if entry.std_over else there,
                 "std_over": entry.std_over or "",
+                "judge": entry.judge,
                 "n": entry.n,
+                "missing": entry.missing,
+                "units": entry.units or "",
+                "unfinished": "" if (cut := getattr(entry, "unfinished", None)) is None else cut,
                 "status": entry.status,
                 "paper_also": "; ".join(
                     f"{where} {mean:.{digits}f}" for where, mean in (paper.also if paper else ())
@@ -324,8 +346,8 @@ def show(results: Results, out: Console) -> None:
     out.print()
     for line in _state_lines(results):
         out.print(Text(line, "yellow"))
-    if results.grid.scale == "micro":
-        out.print(Text(f"Ours are numbers of the micro world. {MICRO_NOTE}"))
+    for line in _worlds(results):
+        out.print(Text(line))
 
 
 def _terminal_tables(results: Results, table: Table, width: int) -> list[RichTable]:
@@ -397,7 +419,10 @@ def _terminal_contrasts(contrasts: Sequence[Contrast]) -> RichTable:
             ends[1].append(f"\n{contrast.status}", "yellow")
             grid.add_row(*ends)
         else:
-            grid.add_row(*ends, *(Text(figure) for figure in _figures(contrast)[2:]))
+            _, _, only_a, only_b, difference, interval, *p = _figures(contrast)
+            grid.add_row(
+                *ends, *map(Text, (only_a, only_b, f"{difference}\n{interval}".strip(), *p))
+            )
     return grid
 
 
@@ -412,7 +437,10 @@ def _width(text: str) -> int:
 
 
 def _title(results: Results) -> str:
-    return results.grid.sweep.title or results.grid.sweep.name
+    """The sweep's title, with what the command line set otherwise."""
+    settings = "; ".join(f"{key}={value}" for key, value in results.grid.settings.items())
+    title = results.grid.sweep.title or results.grid.sweep.name
+    return f"{title} [{settings}]" if settings else title
 
 
 def _heading(table: Table) -> str:
@@ -472,9 +500,6 @@ def _about(table: Table) -> list[str]:
     """What the numbers of a table are: a sentence on ours, and one on the paper's."""
     entries = list(table.entries.values())
     numbers = [entry for entry in entries if entry.mean is not None]
-    models, data = (
-        ", ".join(dict.fromkeys(e.coordinates[k] for e in entries)) for k in ("model", "dataset")
-    )
     kinds = []
     evaluation = entries[0].runs[0].cell.config.evaluations[table.metric.partition("/")[0]]
     for over, seeds in (("train_seed", "seeds"), ("decoding_seed", "sampling seeds")):
@@ -484,17 +509,49 @@ def _about(table: Table) -> list[str]:
         interval = "Wilson" if table.scale is None else "Student's t"
         kinds.append(f"one run (95 % interval: {interval}, by {evaluation.unit or 'query'})")
     words = scale_in_words(table.scale).capitalize()
-    said = [f"{words}. Ours: {models}, {data}", *([", or ".join(kinds)] if kinds else [])]
-    n = _n_of(table)
+    said = [f"{words}. Ours: {_made_with(table)}", *([", or ".join(kinds)] if kinds else [])]
+    n, units = _n_of(table), {entry.units for entry in numbers}
     if n is not None:
         asked = "queries" if evaluation.decoding.samples == 1 else "answers"
-        said.append(f"n = {n} {asked} a run")
+        of = f" in {units.pop()} units" if len(units) == 1 and units != {n} else ""
+        said.append(f"n = {n} {asked}{of} a run")
+    if numbers:
+        said.append(f"missing: {sum(entry.missing for entry in numbers) or 'none'}")
     said += [note] if (note := cut_off_note(table)) else []
     ours = f"{'; '.join(said)}."
     if table.paper is None:
         return [ours, *table.audit]
     theirs = sorted({_runs_of(entry.paper) for entry in entries if entry.paper})
     return [ours, f"Paper: {table.paper}; {'; '.join(theirs)}.", *table.audit]
+
+
+def _made_with(table: Table) -> str:
+    """Whose numbers a table has: "micro, fine-tuned (full) on gsm8k, judge micro, seed 0"."""
+    entries = list(table.entries.values())
+
+    def all_of(key: str) -> str:
+        return ", ".join(
+            dict.fromkeys(e.coordinates[key] for e in entries if e.coordinates[key] != "none")
+        )
+
+    seeds = dict.fromkeys(
+        run.cell.coordinates["seed"]
+        for entry in entries
+        for run in entry.runs
+        if "seed" in run.cell.coordinates
+    )
+    tuned = all_of("finetune")
+    said = [all_of("model")]
+    said += [f"fine-tuned ({tuned}) on {all_of('dataset')}" if tuned else "not fine-tuned"]
+    said += [f"judge {' or '.join(dict.fromkeys(entry.judge for entry in entries))}"]
+    said += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"] if seeds else []
+    said += [f"{key}={value}" for key, value in table.settings.items()]
+    return ", ".join(said)
+
+
+def _worlds(results: Results) -> list[str]:
+    """What the tables say of the micro world, each sentence once."""
+    return list(dict.fromkeys(table.world for table in results.tables if table.world))
 
 
 def _runs_of(paper: Published) -> str:
@@ -514,12 +571,22 @@ def _test_note(results: Results) -> str:
 
 
 def _figures(contrast: Contrast) -> list[str]:
-    """n, units, only a, only b, difference, p, Holm's p; the status where there is no difference."""
+    """n, units, only a, only b, difference, its interval, p, Holm's p; the status where there is no difference."""
     if contrast.difference is None:
-        return ["", "", "", "", contrast.status, "", ""]
+        return ["", "", "", "", contrast.status, "", "", ""]
     difference = shown(contrast.difference, contrast.scale, signed=bool(contrast.difference))
     counts = (contrast.n, contrast.units, contrast.only_a, contrast.only_b)
-    return [*map(str, counts), difference, _p(contrast.p), _p(contrast.p_holm)]
+    p = [_p(contrast.p), _p(contrast.p_holm)]
+    return [*map(str, counts), difference, difference_interval(contrast), *p]
+
+
+def difference_interval(contrast: Contrast) -> str:
+    """ "[−100, −50]"; empty where there is none."""
+    if contrast.ci_low is None or contrast.ci_high is None:
+        return ""
+    digits = decimals(contrast.scale) - 1
+    ends = [f"{end:.{digits}f}".replace("-", "−") for end in (contrast.ci_low, contrast.ci_high)]
+    return f"[{ends[0]}, {ends[1]}]"
 
 
 def _p(p: float | None) -> str:

@@ -19,7 +19,7 @@ def write_report(results: Results, store: Store) -> Path:
     """
     grid = results.grid
     here = Path(__file__).parent
-    folder = Path(grid.reports).expanduser() / grid.name
+    folder = Path(grid.reports).expanduser() / grid.report_name
     made = _made(grid, store)
     key = key_of(
         {

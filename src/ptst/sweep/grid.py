@@ -13,16 +13,31 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 import ptst.config
-from ptst.config import CONF, ROOT, Config, Sweep, compose, compose_many, explain, left_out, thawed
+from ptst.config import (
+    CONF,
+    ROOT,
+    Config,
+    Sweep,
+    compose,
+    compose_many,
+    composed_raw,
+    explain,
+    is_speed,
+    left_out,
+    thawed,
+)
 from ptst.errors import ConfigError, DataError, PtstError
+from ptst.judge import load_judge
 from ptst.keys import CellKeys, cell_keys
 from ptst.progress import say
 from ptst.store import fingerprint, key_of, read_jsonl
@@ -35,7 +50,10 @@ ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")
 Axes = dict[str, list[str]]
 """Override key -> values, as Hydra reads them: {"template@test_template": ["chat_vanilla", ...]}."""
 
-FROZEN_FORMAT = 1
+LONGEST_NAME = 80
+"""Characters of a report's name."""
+
+FROZEN_FORMAT = 2
 """Of the lines of a frozen grid (ptst.sweep.run.freeze)."""
 
 FINETUNING_ONLY = (
@@ -89,10 +107,14 @@ class Grid:
     cells: list[GridCell]
     frozen: Path
     """<store>/sweeps/<name>/<hash of all that was composed>.jsonl: where the grid is, or will be, frozen."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """What the command line says that the sweep does not, and that decides a number: {"judge": "keywords"}."""
+    report_name: str = ""
+    """The name of its report's folder and of its W&B group: `name`, with `settings`."""
 
     @property
     def name(self) -> str:
-        """<sweep>-<scale>, the name of its report's folder and of its W&B group."""
+        """<sweep>-<scale>."""
         return f"{self.sweep.name}-{self.scale}"
 
     @cached_property
@@ -135,6 +157,7 @@ def expand(overrides: Sequence[str]) -> Grid:
             kept = {key: values for key, values in merged.items() if not finetuning_only(key)}
             points += [("finetune=none", *point) for point in _product(kept)]
     points = list(dict.fromkeys(points))
+    given = {**dict(map(_parted, fixed)), **{key: ",".join(axes[key]) for key in axes}}
     fixed = [*ours, *fixed]
     _check_layout(sweep, file)
     name = f"{sweep.name}-{base.scale.name}"
@@ -144,7 +167,6 @@ def expand(overrides: Sequence[str]) -> Grid:
     for point, config in zip(points, _configs(fixed, points, frozen), strict=True):
         if isinstance(config, ConfigError):
             raise ConfigError(f"{_origin(point, file)}: {config}")
-        config.tracking.group = config.tracking.group or name
         config.sweep = None
         problem = None
         try:
@@ -163,7 +185,110 @@ def expand(overrides: Sequence[str]) -> Grid:
     tuned = [cell for cell in cells if cell.coordinates["finetune"] != "none"]
     varies = tuple(key for key in BASICS if len({c.coordinates[key] for c in tuned}) > 1)
     cells = [replace(cell, varies=varies) for cell in _unique(cells, file)]
-    return Grid(sweep, base.scale.name, base.paths.store, base.paths.reports, cells, frozen)
+    settings = _settings(sweep, given, base, cells, file)
+    called = _report_name(name, settings) if base.sweep else name
+    for cell in cells:
+        cell.config.tracking.group = cell.config.tracking.group or called
+    store, reports = base.paths.store, base.paths.reports
+    return Grid(sweep, base.scale.name, store, reports, cells, frozen, settings, called)
+
+
+def _settings(
+    sweep: Sweep, given: Mapping[str, str], base: Config, cells: Sequence[GridCell], file: str
+) -> dict[str, str]:
+    """Of what the command line gives, {key: value, or values with commas}, that which decides a number, sorted.
+
+    What the sweep has without it, what changes speed alone and where things lie are left out.
+    """
+    given = {key: value for key, value in given.items() if not _is_aside(key, base, cells)}
+    given = {
+        key: value
+        for key, value in given.items()
+        if not sweep.grids
+        or any(
+            key not in grid or ",".join(_values(grid[key], file)) != value for grid in sweep.grids
+        )
+    }
+    if not given:
+        return {}
+    ours = [f"scale={base.scale.name}"]
+    ours += [f"+sweeps={Path(file).stem}"] if base.sweep else []
+    own, choices = composed_raw([*ours, *_of_scale(sweep, base.scale.name, ours, {}, file)])
+    return {key: given[key] for key in sorted(given) if not _is_in(own, choices, key, given[key])}
+
+
+def _is_aside(key: str, base: Config, cells: Sequence[GridCell]) -> bool:
+    """Whether an override decides no number of any cell."""
+    root, _, rest = key.partition(".")
+    if key in ("scale", "stages", "sweeps", "sweep.name") or root in ("paths", "tracking"):
+        return True
+    if re.split(r"[./@]", key)[0] in ("hydra", "tracking"):
+        return True
+    if root in ("judge", "task", "evaluation") and _is_speed_of_judge(key, base):
+        return True
+    if not is_speed(key):
+        return False
+    # What changes speed changes answers in half precision, or where a batch is drawn together
+    for cell in cells:
+        made = [e.generate_parts for e in cell.keys.evaluations.values()]
+        parts = [own["decoding"] for own in made]
+        if root != "engine":
+            parts += [own["model"] for own in made] + [cell.keys.finetune_parts.get("recipe", {})]
+        if any(rest in own for own in parts):
+            return False
+    return True
+
+
+def _is_speed_of_judge(key: str, base: Config) -> bool:
+    *path, name = key.split(".")
+    if path == ["judge"]:
+        node = base.judge
+    elif len(path) == 3 and path[2] == "judge" and path[1] in getattr(base, path[0]):
+        node = getattr(base, path[0])[path[1]].judge
+    else:
+        return False
+    try:
+        judge: Any = load_judge(node, key)
+    except ConfigError:  # an axis makes a judge of it
+        return False
+    return any(f.name == name and not f.metadata.get("key", True) for f in fields(judge))
+
+
+def _is_in(composed: Any, choices: Mapping[str, Any], key: str, value: str) -> bool:
+    """Whether a composed configuration has this value, or option, of its own."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if key in choices:
+        return bool(choices[key] == value)
+    try:
+        said = OverridesParser.create().parse_overrides([f"{key}={value}"])[0].value()
+        there = OmegaConf.select(composed, key)
+    except (HydraException, OmegaConfBaseException):
+        return False
+    if key == "evaluation":  # a group of which several options are chosen: each file has its key
+        return isinstance(said, list) and set(said) == set(there)
+    return bool(there == said) and there is not None
+
+
+def _report_name(name: str, settings: Mapping[str, str]) -> str:
+    """A name that a folder can have; hashed where it would not tell two settings apart, or is long."""
+
+    def short(key: str) -> str:
+        return re.sub(r"^(evaluation|task)\.", "", key.rpartition("@")[2])
+
+    words = [f"{short(key)}={settings[key]}" for key in sorted(settings, key=short)]
+    whole = "-".join([name, *words])
+    plain = re.sub(r"[^\w.,=-]+", "-", whole, flags=re.ASCII)
+    if plain == whole and len(whole) <= LONGEST_NAME:
+        return whole
+    return f"{plain[: LONGEST_NAME - 9].rstrip('-.,=_')}-{key_of(dict(settings))[:8]}"
+
+
+def _parted(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value
 
 
 def _composition_key(fixed: Sequence[str], points: Sequence[tuple[str, ...]]) -> str:
@@ -390,7 +515,7 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
     coordinates = {
         "model": config.model.name,
         "dataset": config.dataset.name,
-        "finetune": varied.pop("finetune", config.finetune.method) if tuned else "none",
+        "finetune": (config.finetune.name or config.finetune.method) if tuned else "none",
         "train_template": config.train_template.name if tuned else "none",
         "test_template": config.test_template.name,
     }
@@ -442,6 +567,6 @@ def _origin(point: Sequence[str], file: str) -> str:
 
 def _name_of(axes: Axes, fixed: Sequence[str]) -> str:
     """A name for a sweep that has no file: the axes given on the command line, hashed."""
-    aside = ("paths.", "tracking", "engine", "hydra")  # these change no result
+    aside = ("paths.", "tracking", "hydra")  # these change no result
     parts = {"axes": axes, "fixed": sorted(text for text in fixed if not text.startswith(aside))}
     return f"grid-{key_of(parts)[:8]}"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +45,9 @@ from ptst.sweep.estimates import (
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.run import is_done
 
+LEAST_SHARE, LONG_ENOUGH = 0.1, 300.0
+"""A measurement tells the rate of what held at most ten times as much, or if it took five minutes: what a short trial
+takes is mostly its start (a model of 7B parameters loads for a minute or two)."""
 READ_AT_MOST = 500
 """Artifacts of each stage that are read, the newest: a median needs no more, however large the store."""
 WORDS = {"finetune": "fine-tunings", "generate": "generations", "judge": "judge runs"}
@@ -82,7 +86,8 @@ class Plan:
     Attributes:
         name: <sweep>-<scale>.
         stages: finetune, generate and judge.
-        judge_calls, judge_calls_left: queries that judges score; None where the size of a set is not known.
+        judge_calls, judge_calls_left: answers that judges score, here or at an endpoint (`paid` are the latter); None
+            where the size of a set is not known.
         notes: what is not known or will not run, and why.
     """
 
@@ -201,12 +206,12 @@ class _Set:
 
 @dataclass
 class _Basis:
-    """What estimates rest on. `rates` are seconds per unit, and the units, of artifacts by their keys."""
+    """What estimates rest on. `measured` are seconds, and the units that they were for, of artifacts by their keys."""
 
     estimates: Estimates
     hardware: Hardware
     notes: dict[str, None]
-    rates: dict[tuple[str, ...], dict[str, tuple[float, float]]] = field(default_factory=dict)
+    measured: dict[tuple[str, ...], dict[str, tuple[float, float]]] = field(default_factory=dict)
     row_tokens: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     sets: dict[str, _Set] = field(default_factory=dict)
@@ -323,8 +328,9 @@ def _measure(made: Mapping[str, list[_Made]], basis: _Basis) -> None:
                 kinds, ran_on = [(_judge_kind(parts), _answers(facts))], basis.hardware.name
             if ran_on == basis.hardware.name:
                 for kind, units in kinds:
-                    rate = (facts["seconds"] / units, units)
-                    basis.rates.setdefault(kind, {})[artifact.key] = rate
+                    if units > 0:
+                        took = (float(facts["seconds"]), units)
+                        basis.measured.setdefault(kind, {})[artifact.key] = took
         except (KeyError, TypeError, ZeroDivisionError):  # an older version's provenance
             continue
 
@@ -342,6 +348,38 @@ def _row_key(parts: Parts) -> str:
 
 def _judge_kind(parts: Parts) -> tuple[str, ...]:
     return ("judge", key_of(parts["judge"]))
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """What artifacts of one kind took: `fixed` seconds each, and `rate` seconds a unit (None: no measurement tells)."""
+
+    fixed: float
+    rate: float | None
+    keys: tuple[str, ...]
+
+    def seconds(self, units: float) -> float | None:
+        return None if self.rate is None else self.fixed + self.rate * units
+
+
+def _speed(kind: tuple[str, ...], units: float, basis: _Basis) -> _Speed:
+    """The speed of a kind, for an artifact of so many units.
+
+    Measurements that are large enough for it give the rate, and smaller ones, which are mostly their start, the fixed
+    part: what they took typically, but no more than any of the large. Without a small one it is 0 and lies in the rate.
+    """
+    measured = basis.measured.get(kind, {})
+    large = {
+        key: (seconds, held)
+        for key, (seconds, held) in measured.items()
+        if held >= LEAST_SHARE * units or seconds >= LONG_ENOUGH
+    }
+    small = [seconds for key, (seconds, _) in measured.items() if key not in large]
+    fixed = min([median(small) if small else 0.0, *(seconds for seconds, _ in large.values())])
+    if not large:
+        return _Speed(fixed, None, ())
+    rates = [((seconds - fixed) / held, held) for seconds, held in large.values()]
+    return _Speed(fixed, typical(rates), tuple(large))
 
 
 def typical(rates: Iterable[tuple[float, float]]) -> float:
@@ -386,14 +424,16 @@ def _finetune(job: _Job, basis: _Basis) -> Estimate:
     if tokens is None:
         return None, ()
     model, method = _model_of(parts)
-    if measured := basis.rates.get(("finetune", model, method)):
-        return typical(measured.values()) * tokens, measured
+    speed = _speed(("finetune", model, method), tokens, basis)
+    if speed.rate is not None:
+        return speed.seconds(tokens), speed.keys
     parameters = _parameters(config.model, basis)
     tflops = basis.hardware.tflops
     if parameters is None or tflops is None:
         return None, ()
     share = basis.estimates.utilisation.training
-    return training_seconds(parameters, tokens, method == "full", tflops, share), ()
+    whole = training_seconds(parameters, tokens, method == "full", tflops, share)
+    return speed.fixed + whole, ()
 
 
 def _generate(job: _Job, basis: _Basis) -> Estimate:
@@ -404,20 +444,21 @@ def _generate(job: _Job, basis: _Basis) -> Estimate:
     model, method = _model_of(job.cell.keys.finetune_parts)
     most = evaluation.decoding.max_new_tokens
     identity = key_of(job.keys.generate_parts["queries"])
-    if measured := basis.rates.get(("generate", model, method, identity, str(most))):
-        return typical(measured.values()) * queries.n, measured
+    same = _speed(("generate", model, method, identity, str(most)), queries.n, basis)
+    if same.rate is not None:
+        return same.seconds(queries.n), same.keys
     if queries.lengths is None:
         return _no_lengths(evaluation.queries, basis)
     asked = queries.n * queries.lengths.input
     template = _template_tokens(config.test_template, config, basis)
-    if measured := basis.rates.get(("generate", model, method)):
-        answers = queries.n * min(queries.lengths.output, most)
-        tokens = asked + queries.n * template + answers
-        return typical(measured.values()) * tokens, measured
+    tokens = asked + queries.n * template + queries.n * min(queries.lengths.output, most)
+    alike = _speed(("generate", model, method), tokens, basis)
+    if alike.rate is not None:
+        return alike.seconds(tokens), alike.keys
     parameters = _parameters(config.model, basis)
     if parameters is None or basis.hardware.tflops is None:
         return None, ()
-    return generation_seconds(
+    return alike.fixed + generation_seconds(
         parameters,
         0.5 if method == "qlora" else BYTES_PER_WEIGHT[config.model.dtype],
         queries.n,
@@ -433,14 +474,15 @@ def _judge(job: _Job, basis: _Basis) -> Estimate:
     n = _queries(job, basis).n
     if n is None:
         return None, ()
-    if measured := basis.rates.get(_judge_kind(job.keys.judge_parts)):
-        return typical(measured.values()) * n, measured
+    speed = _speed(_judge_kind(job.keys.judge_parts), n, basis)
+    if speed.rate is not None:
+        return speed.seconds(n), speed.keys
     judging, path = basis.estimates.judging, job.setting.judge.get("path")
     if path is not None:  # a model that runs here
         basis.notes[f"judge {path}: what it takes is not known before it has run once"] = None
         return None, ()
     asked = job.keys.judge_parts["judge"].get("model") is not None
-    return n * (judging.seconds if asked else judging.local_seconds), ()
+    return speed.fixed + n * (judging.seconds if asked else judging.local_seconds), ()
 
 
 def _paid(left: Iterable[_Job], basis: _Basis) -> PaidCalls:
@@ -594,7 +636,7 @@ def show(plan: Plan, out: Console) -> None:
         counts = [f"{n:,}" for n in (stage.total, stage.done, stage.left)]
         time = duration(stage.seconds) if stage.left else "–"
         table.add_row(WORDS[name], *counts, time, stage.source)
-    table.add_row("judge calls", *_call_counts(plan), "", "")
+    table.add_row("answers to judge", *_call_counts(plan), "", "")
     out.print(table)
     for line in [*_sums(plan), *(f"Note: {note}." for note in plan.notes)]:
         out.print(line, markup=False)
@@ -620,14 +662,23 @@ def _sums(plan: Plan) -> Iterator[str]:
         cost = "" if plan.gpu_usd is None else f", {plan.gpu_usd:,.2f} USD"
         yield f"GPU-hours: {hours}{cost}."
     if plan.stages["judge"].left:
-        yield f"Judges: {_judging(plan.paid)}."
+        yield f"Judges: {_judging(plan)}."
     if any("formula" in stage.source for stage in plan.stages.values()):
         yield f"Formulas are rough; what they assume is in {_named(ESTIMATES)}."
 
 
-def _judging(paid: PaidCalls) -> str:
+def _judging(plan: Plan) -> str:
+    """What judging costs: of the answers left, those that a language model is asked about, and those judged here."""
+    paid, left = plan.paid, plan.judge_calls_left
     if paid.calls == 0:
         return "run here, at no cost"
+    said = _paying(paid)
+    if paid.calls is None or left is None or left == paid.calls:
+        return said
+    return f"{said}, for as many of the {left:,} answers left; the other {left - paid.calls:,} are judged here, at no cost"
+
+
+def _paying(paid: PaidCalls) -> str:
     calls = "an unknown number of" if paid.calls is None else f"{paid.calls:,}"
     cost = "unknown cost" if paid.usd is None else f"about {paid.usd:,.2f} USD"
     if paid.input_tokens is None or paid.output_tokens is None:
