@@ -104,6 +104,7 @@ class Endpoint:
         timeout: seconds for one call, from its start to its last byte.
         concurrency: calls under way at a time.
         key_setting: what sets `api_key_env`, for messages.
+        send: what is sent under another name, or with None not at all: {"max_tokens": "max_completion_tokens"}.
     """
 
     model: str
@@ -112,6 +113,24 @@ class Endpoint:
     timeout: float = 120.0
     concurrency: int = 32
     key_setting: str = "judge.api_key_env"
+    send: Mapping[str, str | None] = field(default_factory=dict)
+
+    def body(self, messages: Messages, sampling: Mapping[str, Any]) -> dict[str, Any]:
+        """What is sent for a chat."""
+        names = {name: self.send.get(name, name) for name in sampling}
+        named = {other: sampling[name] for name, other in names.items() if other is not None}
+        return {"model": self.model, "messages": list(messages), **named}
+
+    def hint(self, sampling: Mapping[str, Any], said: str) -> str:
+        """How to send what the endpoint takes, where it says that it does not take a parameter; else ""."""
+        refused = re.search(f"\\b({'|'.join(sampling)})\\b", said)
+        if not refused or not re.search(
+            "support|unrecognized|unknown|permitted|deprecated", said, re.I
+        ):
+            return ""
+        other = re.search(r"[Uu]se ['`\"]?(\w+)['`\"]? instead", said)
+        setting = self.key_setting.rpartition(".")[0]
+        return f" Set {setting}.send={{{refused[1]}: {other[1] if other else 'null'}}}."
 
     def key(self) -> str | None:
         """The key, from the environment; None for a server that wants none.
@@ -204,9 +223,19 @@ def chat(
         Interrupted: `stop` said so.
     """
     key = endpoint.key()
-    if budget and not sampling.get("max_tokens"):
-        raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
+    check_budget(endpoint, sampling, budget)
     return _chat(_Calls(endpoint, key, requests, sampling, budget, stop))
+
+
+def check_budget(endpoint: Endpoint, sampling: Mapping[str, Any], budget: Budget | None) -> None:
+    """Refuse a budget for answers of any length.
+
+    Raises:
+        ConfigError: there is no max_tokens, or it is not sent.
+    """
+    sent = sampling.get("max_tokens") and endpoint.send.get("max_tokens", "max_tokens")
+    if budget and not sent:
+        raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
 
 
 def answers_hello(
@@ -408,7 +437,8 @@ class _Calls:
                 return Answer("", error.code, refused=str(error))
             except Hopeless as error:
                 cost = 0.0
-                self._end(PtstError(f"{self.who}: {error}"))
+                hint = self.endpoint.hint(self.sampling, str(error))
+                self._end(PtstError(f"{self.who}: {error}{hint}"))
                 return None
             except NoText as error:
                 textless += 1
@@ -451,7 +481,7 @@ class _Calls:
     async def _call(self, messages: Messages) -> Answer:
         import aiohttp
 
-        body = {"model": self.endpoint.model, "messages": list(messages), **self.sampling}
+        body = self.endpoint.body(messages, self.sampling)
         try:
             async with self.session.post(
                 self.url, data=json.dumps(body).encode(), allow_redirects=False
