@@ -330,9 +330,12 @@ def test_what_a_batch_and_what_a_silent_server_answered_counts_with_its_price(
         assert None not in values(judge.scores(items(12)[10:], bench))  # 2 * 0.02 at most
         endpoint.choose = lambda prompt, attempt: "400 context_length_exceeded"
         list(judge.scores(items(13)[12:], bench))  # nothing
-        judge.budget_usd = 0.08
+        endpoint.choose = lambda prompt, attempt: "SAFETY (Vertex)"
+        list(judge.scores(items(15)[14:], bench))  # 0.005: written, and then withheld
+        endpoint.choose = lambda prompt, attempt: ""
+        judge.budget_usd = 0.085
         (score,) = judge.scores(items(14)[13:], bench)
-    assert "0.0650 of budget_usd=0.08 USD are spent" in score.reason
+    assert "0.0700 of budget_usd=0.085 USD are spent" in score.reason
 
 
 def test_what_another_process_is_answered_meanwhile_is_spent_too(

@@ -313,7 +313,7 @@ class Rubric:
 
     def _cost(self, answer: Mapping[str, Any], price: Price) -> float:
         """What a kept answer cost, in USD; the most it can have where the server did not say its tokens."""
-        if answer["refused"]:
+        if answer["refused"] and answer["output_tokens"] is None:  # not even begun
             return 0.0
         tokens = answer["input_tokens"], answer["output_tokens"]
         if None in tokens:
