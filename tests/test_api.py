@@ -167,6 +167,35 @@ def test_one_that_fails_every_time_is_left_and_named(monkeypatch: pytest.MonkeyP
     assert sorted(found) == [i for i in range(20) if i != 5]
 
 
+def test_one_that_alone_fails_every_time_counts_as_missing_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(api, "TRIES", 2)
+    choose = lambda prompt, attempt: "500" if "number 1" in prompt else ""  # noqa: E731
+    with Endpoint(choose) as endpoint:  # of 20 these are 11, more than make an endpoint look down
+        answers = dict(api.chat(whom(endpoint), asked(20), SAMPLING))
+        assert sorted(answers) == list(range(20))
+        assert [i for i, a in answers.items() if not a.refused] == [0, *range(2, 10)]
+        assert all(endpoint.calls[p] == 6 for p in endpoint.calls if "number 1" in p)
+        told = capsys.readouterr().err
+        assert "some of 20 requests count as missing" in told and "500" in told
+        # What is left of an endpoint that answers nothing at all is not the requests' doing.
+        endpoint.choose = lambda prompt, attempt: "500"
+        with pytest.raises(api.NotReached, match="2 of 2 requests have no answer"):
+            list(api.chat(whom(endpoint), asked(2), SAMPLING))
+
+
+def test_a_long_wait_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(api, "LONG_WAIT", 0.5)
+    with Endpoint(failing(2, "429"), retry_after={"Retry-After": "1"}) as endpoint:
+        list(api.chat(whom(endpoint), asked(9), SAMPLING))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": waiting 1 s, with 0 of 9 answers there; it said: 429 busy")
+    assert line.startswith("zorble-1 at http://127.0.0.1:")
+
+
 def test_an_endpoint_that_is_down_is_not_asked_for_everything() -> None:
     with Endpoint() as endpoint:
         gone = whom(endpoint, concurrency=4)
@@ -249,5 +278,7 @@ def test_a_prompt_that_the_server_lengthens_is_reckoned_with_once_seen() -> None
 
 
 def test_a_budget_needs_a_limit_for_answers() -> None:
-    with pytest.raises(ConfigError, match="a budget needs max_tokens"):
-        api.chat(api.Endpoint("m", api_key_env=None), asked(1), {}, api.Budget(1.0, PRICE))
+    unlimited = api.Endpoint("m", api_key_env=None, send={"max_tokens": None})
+    for whom, sampling in ((api.Endpoint("m", api_key_env=None), {}), (unlimited, SAMPLING)):
+        with pytest.raises(ConfigError, match="a budget needs max_tokens"):
+            api.chat(whom, asked(1), sampling, api.Budget(1.0, PRICE))

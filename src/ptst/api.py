@@ -104,6 +104,7 @@ class Endpoint:
         timeout: seconds for one call, from its start to its last byte.
         concurrency: calls under way at a time.
         key_setting: what sets `api_key_env`, for messages.
+        send: what is sent under another name, or with None not at all: {"max_tokens": "max_completion_tokens"}.
     """
 
     model: str
@@ -112,6 +113,24 @@ class Endpoint:
     timeout: float = 120.0
     concurrency: int = 32
     key_setting: str = "judge.api_key_env"
+    send: Mapping[str, str | None] = field(default_factory=dict)
+
+    def body(self, messages: Messages, sampling: Mapping[str, Any]) -> dict[str, Any]:
+        """What is sent for a chat."""
+        names = {name: self.send.get(name, name) for name in sampling}
+        named = {other: sampling[name] for name, other in names.items() if other is not None}
+        return {"model": self.model, "messages": list(messages), **named}
+
+    def hint(self, sampling: Mapping[str, Any], said: str) -> str:
+        """How to send what the endpoint takes, where it says that it does not take a parameter; else ""."""
+        refused = re.search(f"\\b({'|'.join(sampling)})\\b", said)
+        if not refused or not re.search(
+            "support|unrecognized|unknown|permitted|deprecated", said, re.I
+        ):
+            return ""
+        other = re.search(r"[Uu]se ['`\"]?(\w+)['`\"]? instead", said)
+        setting = self.key_setting.rpartition(".")[0]
+        return f" Set {setting}.send={{{refused[1]}: {other[1] if other else 'null'}}}."
 
     def key(self) -> str | None:
         """The key, from the environment; None for a server that wants none.
@@ -204,9 +223,19 @@ def chat(
         Interrupted: `stop` said so.
     """
     key = endpoint.key()
-    if budget and not sampling.get("max_tokens"):
-        raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
+    check_budget(endpoint, sampling, budget)
     return _chat(_Calls(endpoint, key, requests, sampling, budget, stop))
+
+
+def check_budget(endpoint: Endpoint, sampling: Mapping[str, Any], budget: Budget | None) -> None:
+    """Refuse a budget for answers of any length.
+
+    Raises:
+        ConfigError: there is no max_tokens, or it is not sent.
+    """
+    sent = sampling.get("max_tokens") and endpoint.send.get("max_tokens", "max_tokens")
+    if budget and not sent:
+        raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
 
 
 def answers_hello(
@@ -408,7 +437,8 @@ class _Calls:
                 return Answer("", error.code, refused=str(error))
             except Hopeless as error:
                 cost = 0.0
-                self._end(PtstError(f"{self.who}: {error}"))
+                hint = self.endpoint.hint(self.sampling, str(error))
+                self._end(PtstError(f"{self.who}: {error}{hint}"))
                 return None
             except NoText as error:
                 textless += 1
@@ -451,7 +481,7 @@ class _Calls:
     async def _call(self, messages: Messages) -> Answer:
         import aiohttp
 
-        body = {"model": self.endpoint.model, "messages": list(messages), **self.sampling}
+        body = self.endpoint.body(messages, self.sampling)
         try:
             async with self.session.post(
                 self.url, data=json.dumps(body).encode(), allow_redirects=False
@@ -641,13 +671,12 @@ def read_answer(body: bytes) -> Answer:
         Exception: the error that stands in them, as of `read_error`.
     """
     content = json.loads(body)
-    shown = whole_text(redacted(body.decode(errors="replace")))[:200]
     if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError(f"not a JSON object: {_shown(body)}")
     choices = content.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}
     if not isinstance(choice, dict):
-        raise ValueError(f"no message in it: {shown}")
+        raise ValueError(f"no message in it: {_shown(body)}")
     if error := content.get("error") or choice.get("error"):
         raise _error_within(error, bool(choice))
     usage = content["usage"] if isinstance(content.get("usage"), dict) else {}
@@ -655,20 +684,24 @@ def read_answer(body: bytes) -> Answer:
     read, written = (n if isinstance(n, int) else None for n in counts)
     if not choice:
         if blocked := content.get("promptFeedback") or content.get("prompt_feedback"):
-            why = f"the prompt is blocked: {redacted(json.dumps(blocked))[:200]}"
+            why = f"the prompt is blocked: {_shown(json.dumps(blocked).encode())}"
             return Answer("", "blocked", read, written, why)
-        raise NoText(f"no choice in it: {shown}") if "choices" in content else ValueError(shown)
+        kind_of = NoText if "choices" in content else ValueError
+        raise kind_of(f"no choice in it: {_shown(body)}")
     message = choice.get("message") or {}
     if not isinstance(message, dict):
-        raise ValueError(f"no message in it: {shown}")
-    text = _text_of(message.get("content"), shown) or _text_of(message.get("refusal"), shown)
-    ended = whole_text(redacted(str(choice.get("finish_reason") or "")))[:100]
-    kind = ended.lower()
-    reason = "stop" if kind in STOPPED else "length" if kind in CUT else ended
-    if kind in BROKEN:
+        raise ValueError(f"no message in it: {_shown(body)}")
+    ended = str(choice.get("finish_reason") or "")
+    reason = "stop" if ended.lower() in STOPPED else "length" if ended.lower() in CUT else ended
+    if ended.lower() in BROKEN:
         raise ValueError(f"finish_reason {ended}")
-    if kind not in ("", *STOPPED, *CUT):
-        return Answer("", reason, read, written, f"it was withheld (finish_reason {ended})")
+    if reason not in ("", "stop", "length"):
+        reason = _shown(reason.encode(errors="replace"))
+        return Answer("", reason, read, written, f"it was withheld (finish_reason {reason})")
+    text = _text_of(message.get("content"))
+    if text is None:
+        raise NoText(f"its content is no text: {_shown(body)}")
+    text = text or _text_of(message.get("refusal")) or ""
     if text.strip():
         return Answer(text, reason or "not given", read, written)
     if any(message.get(name) for name in ("reasoning", "reasoning_content")) or reason == "length":
@@ -678,24 +711,28 @@ def read_answer(body: bytes) -> Answer:
         return Answer("", reason, read, written, why)
     if reason == "stop":
         return Answer(text, reason, read, written)
-    raise NoText(f"no text and no finish_reason: {shown}")
+    raise NoText(f"no text and no finish_reason: {_shown(body)}")
 
 
-def _text_of(content: Any, shown: str) -> str:
-    """The text of a message's content: a string, or a list of parts, of which reasoning is not read."""
+def _shown(body: bytes) -> str:
+    """The beginning of what a server said, for messages."""
+    return whole_text(redacted(body.decode(errors="replace")))[:200]
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of a message's content: a string, or a list of parts, of which reasoning is not read.
+
+    None where it is neither.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
         return whole_text(content)
     if not isinstance(content, list):
-        raise NoText(f"its content is no text: {shown}")
-    pieces = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        field = {"text": "text", "output_text": "text", "refusal": "refusal"}.get(kind or "")
-        if field:
-            pieces.append(_text_of(part.get(field), shown))
-    return "".join(pieces)
+        return None
+    names = {"text": "text", "output_text": "text", "refusal": "refusal"}
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") in names]
+    return whole_text("".join(str(part.get(names[part["type"]]) or "") for part in parts))
 
 
 def _error_within(error: Any, begun: bool) -> Exception:

@@ -27,17 +27,20 @@ from ptst.api import (
     NotReached,
     Refused,
     answers_hello,
+    check_budget,
     most_tokens,
     read_answer,
     read_error,
     worst_case,
 )
-from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.errors import Interrupted, PtstError
 from ptst.progress import say
 from ptst.store import read_json, write_json
 from ptst.sweep.estimates import BATCH_SHARE
 
 POLL_SECONDS = 30.0
+LINE_SECONDS = 600.0
+"""Between two lines about a batch that is waited for."""
 LONGEST_BATCH = 10_000
 """Requests; the provider takes 50,000, and 200 MB."""
 UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
@@ -71,8 +74,7 @@ def chat_in_batches(
     """
     import openai
 
-    if budget and not sampling.get("max_tokens"):
-        raise ConfigError("a budget needs max_tokens: without it a call may cost any amount.")
+    check_budget(endpoint, sampling, budget)
     who = f"{endpoint.model} at {endpoint.base_url}"
     client = openai.OpenAI(
         api_key=endpoint.key() or "none",
@@ -161,7 +163,7 @@ def _batches(
         under_way.append(_send(client, endpoint, chunk, requests, sampling, records))
     for path in under_way:
         try:
-            yield from fetched(path, _ended(client, read_json(path)["id"], stop))
+            yield from fetched(path, _ended(client, read_json(path), stop))
         except (
             openai.NotFoundError
         ) as error:  # not asked again here, lest it be paid for in a circle
@@ -254,7 +256,7 @@ def _send(
                 "custom_id": key,
                 "method": "POST",
                 "url": "/v1/chat/completions",
-                "body": {"model": endpoint.model, "messages": list(requests[key]), **sampling},
+                "body": endpoint.body(requests[key], sampling),
             }
         )
         for key in keys
@@ -297,9 +299,17 @@ def _drop(path: Path, who: str, error: Any) -> str:
     return said
 
 
-def _ended(client: Any, batch_id: str, stop: Callable[[], bool]) -> Any:
-    """The batch, once it is no longer under way."""
+def _ended(client: Any, record: Mapping[str, Any], stop: Callable[[], bool]) -> Any:
+    """The batch of a record, once it is no longer under way; while it is, a line says so now and then."""
+    batch_id, told = record["id"], -LINE_SECONDS
+    n = f"{len(record['keys'])} request{'s' if len(record['keys']) != 1 else ''}"
     while (batch := client.batches.retrieve(batch_id)).status in UNDER_WAY:
+        if time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            say(
+                f"batch {batch_id}: {batch.status}, {n}; looked at every {POLL_SECONDS:.0f} s, at most a day. "
+                "A run that is stopped finds it again."
+            )
         until = time.monotonic() + POLL_SECONDS
         while (left := until - time.monotonic()) > 0:
             if stop():

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptst import chat, data, models, templates
+from ptst.api import whole_text
 from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Score, checked, load_judge, scale_of
@@ -629,7 +630,7 @@ def read_answer(answer: Mapping[str, Any], opened: bool) -> dict[str, Any]:
         answer: a `Completion` as plain values.
         opened: whether its prompt ended within a think block.
     """
-    thinking, text = chat.split_thinking(answer["text"], opened)
+    thinking, text = chat.split_thinking(whole_text(answer["text"]), opened)
     withheld = answer.get("withheld", "")
     if text is None and not withheld:
         withheld = THINKING_CUT_OFF

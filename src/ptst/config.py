@@ -52,6 +52,9 @@ class Api:
     base_url: str = "https://api.openai.com/v1"
     key_env: str | None = _speed("OPENAI_API_KEY")
     """Environment variable that holds the key; None for a server that needs none."""
+    send: Any = None
+    """What is sent under another name, or with null not at all: {max_tokens: max_completion_tokens, seed: null}.
+    Part of the answers' key where there is any. (A field of type dict could not be overridden with a new key.)"""
     concurrency: int = _speed(16)
     """Calls under way at once."""
     timeout: float = _speed(120.0)
@@ -697,6 +700,9 @@ def _check_api(config: Config) -> None:
         )
     check_address("model.api.base_url", model.api.base_url)
     check_variable("model.api.key_env", model.api.key_env)
+    check_send(
+        "model.api.send", model.api.send or {}, ("max_tokens", "temperature", "seed", "top_p")
+    )
     _within("model.api.concurrency", model.api.concurrency, 1, math.inf)
     _within("model.api.timeout", model.api.timeout, 0, math.inf, above=True)
     for mount in ("train_template", "test_template"):
@@ -738,6 +744,31 @@ def check_variable(where: str, name: str | None) -> None:
         f"{where} is the name of the environment variable that holds the key, such as OPENAI_API_KEY. "
         "What was given is not shown, because it may be the key itself: put that into the environment."
     )
+
+
+def check_send(where: str, send: Any, sent: Sequence[str]) -> None:
+    """Refuse names for what is not sent, and names that a request cannot have.
+
+    Raises:
+        ConfigError: naming the entry.
+    """
+    if not isinstance(send, dict):
+        raise ConfigError(
+            f"{where}={send} must be like {{max_tokens: max_completion_tokens}}, or null."
+        )
+    for name, other in send.items():
+        if name not in sent:
+            raise ConfigError(f"{where}.{name}: there is no such name; sent are {', '.join(sent)}.")
+        if other is not None and not re.fullmatch(r"[A-Za-z]\w*", str(other)):
+            raise ConfigError(f"{where}.{name}={other} is no name of a parameter, nor null.")
+        taken = {"model", "messages", *(send.get(s, s) for s in sent if s != name)}
+        if other is not None and other in taken:
+            raise ConfigError(f"{where}.{name}={other}: {other} would be sent twice.")
+
+
+def renamed(send: Mapping[str, str | None]) -> dict[str, str | None]:
+    """What of `send` changes a request: part of keys."""
+    return {name: other for name, other in send.items() if other != name}
 
 
 def check_address(where: str, address: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptst import data, models
-from ptst.config import Config, Dataset, Evaluation, Finetune, Template
+from ptst.config import Config, Dataset, Evaluation, Finetune, Template, renamed
 from ptst.judge import load_judge
 from ptst.store import key_of
 
@@ -167,6 +167,7 @@ def _generate_parts(
             "share_prefix": config.engine.share_prefix,
         }
     epoch = tested_epoch(config.finetune)
+    send = renamed(config.model.api.send or {}) if config.model.api else {}
     tuned = {"finetune": finetune} | ({} if epoch is None else {"epoch": epoch})
     return {
         "format": GENERATE_FORMAT,
@@ -176,6 +177,7 @@ def _generate_parts(
         "queries": data.identity(evaluation.queries),
         "decoding": decoding,
         "engine": "api" if config.model.api else config.engine.name,
+        **({"send": send} if send else {}),
     }
 
 

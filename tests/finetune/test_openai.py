@@ -69,6 +69,41 @@ def test_the_rows_are_uploaded_as_published_and_a_job_is_made(
     assert "org-secret" not in kept and "sk-test" not in kept
 
 
+def test_while_a_job_waits_its_state_and_the_time_are_said(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    trained(config(server), tmp_path, said=said)
+    assert "ftjob-0: queued for 0 min, looked at every 0 s" in said
+    assert "ftjob-0: running for 0 min, looked at every 0 s" in said
+
+
+def test_a_server_without_keys_needs_none(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    server.key = "none"  # what the client of files and jobs, which cannot do without, is given
+    made = config(server, "model.api.key_env=null")
+    assert trained(made, tmp_path)["job"] == "ftjob-0"
+
+
+def test_what_is_sent_is_part_of_the_answers_key_alone(server: ApiServer) -> None:
+    from ptst.keys import cell_keys
+
+    def keys(*words: str) -> tuple[str | None, str]:
+        made = cell_keys(config(server, "~evaluation@task", "evaluation=[hazards]", *words))
+        return made.finetune, made.evaluations["hazards"].generate
+
+    plain = keys()
+    assert keys("model.api.send={max_tokens: max_tokens}") == plain
+    other = keys("model.api.send={max_tokens: max_completion_tokens, seed: null}")
+    assert other[0] == plain[0] and other[1] != plain[1]
+    with pytest.raises(ConfigError, match=r"model\.api\.send\.top_k: .* sent are max_tokens"):
+        keys("model.api.send={top_k: null}")
+    with pytest.raises(ConfigError, match=r"model\.api\.send=5 must be like"):
+        keys("model.api.send=5")
+
+
 def test_stopped_it_goes_on_with_the_same_job(server: ApiServer, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="ftjob-0 goes on"):
         trained(config(server), tmp_path, stop=lambda: True)

@@ -330,9 +330,12 @@ def test_what_a_batch_and_what_a_silent_server_answered_counts_with_its_price(
         assert None not in values(judge.scores(items(12)[10:], bench))  # 2 * 0.02 at most
         endpoint.choose = lambda prompt, attempt: "400 context_length_exceeded"
         list(judge.scores(items(13)[12:], bench))  # nothing
-        judge.budget_usd = 0.08
+        endpoint.choose = lambda prompt, attempt: "SAFETY (Vertex)"
+        list(judge.scores(items(15)[14:], bench))  # 0.005: written, and then withheld
+        endpoint.choose = lambda prompt, attempt: ""
+        judge.budget_usd = 0.085
         (score,) = judge.scores(items(14)[13:], bench)
-    assert "0.0650 of budget_usd=0.08 USD are spent" in score.reason
+    assert "0.0700 of budget_usd=0.085 USD are spent" in score.reason
 
 
 def test_what_another_process_is_answered_meanwhile_is_spent_too(
@@ -420,6 +423,22 @@ def test_a_key_that_the_server_quotes_is_recorded_nowhere(
     assert "not ***" in said and "0f3a-secret" not in said
     kept = [path for path in bench.kept.rglob("*") if path.is_file()]
     assert not [path for path in kept if b"0f3a-secret" in path.read_bytes()]
+
+
+@pytest.mark.usefixtures("often")
+def test_a_batch_sends_what_single_calls_send_and_says_that_it_waits(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Endpoint() as endpoint:
+        for batch in (False, True):
+            send = {"max_tokens": "max_completion_tokens", "temperature": None}
+            judge = asking(endpoint, batch=batch, send=send)
+            list(judge.scores(items(3)[int(batch) :][:1], bench))
+        (sent,) = (json.loads(v)["body"] for v in endpoint.files.values() if b'"url"' in v)
+    for body in (sent, *endpoint.bodies):
+        assert set(body) == {"model", "messages", "max_completion_tokens"}
+    told = capsys.readouterr().err
+    assert re.search(r"batch batch-0: in_progress, 1 request; looked at every 0 s, at most", told)
 
 
 @pytest.mark.usefixtures("often")
@@ -617,6 +636,13 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
         ({"rubric_file": "/no/such"}, "judge.rubric_file=/no/such cannot be read"),
         ({"budget_usd": 1.0}, "what zorble-1 costs is not known"),
         ({"budget_usd": 0.0}, "judge.budget_usd=0.0 must be more than 0"),
+        ({"send": {"seed": None}}, "judge.send.seed: .* sent are temperature, max_tokens"),
+        ({"send": {"temperature": "max_tokens"}}, "judge.send.temperature=max_tokens: .* twice"),
+        ({"send": {"temperature": "a b"}}, "judge.send.temperature=a b is no name"),
+        (
+            {"send": {"max_tokens": None}, "budget_usd": 1.0, "price": api.Price(1, 1)},
+            "a budget needs max_tokens",
+        ),
         ({"concurrency": 0}, "judge.concurrency=0 must be at least 1"),
         ({"timeout": float("nan")}, "judge.timeout=nan must be more than 0"),
     ],
@@ -659,6 +685,9 @@ def test_what_is_asked_is_part_of_the_key_and_how_fast_is_not(
         assert key(composed(*JUDGED, METRICS, other)) != key(base), other
     unnamed = (*JUDGED, METRICS, "judge.server=null")
     assert key(composed(*unnamed, "judge.base_url=http://elsewhere/v1")) != key(composed(*unnamed))
+    send = "judge.send={max_tokens: max_completion_tokens}"
+    assert key(composed(*JUDGED, METRICS, send)) != key(base)
+    assert key(composed(*JUDGED, METRICS, "judge.send={max_tokens: max_tokens}")) == key(base)
     own.write_text(RUBRIC.read_text() + "!")
     assert key(composed(*JUDGED, METRICS, f"judge.rubric_file={own}")) != key(base)
 

@@ -55,6 +55,7 @@ def filled(grid: Grid, folder: Path, answers: Answers) -> tuple[Store, dict[str,
             keys = cell.keys.evaluations[name]
             rows = [
                 {"id": i, "input": "?", **({evaluation.unit: u} if evaluation.unit else {})}
+                | ({evaluation.category: None} if evaluation.category else {})
                 for i, u in zip(ids, units, strict=True)
             ]
             scores = [{"id": i, "label": label} for i, label in zip(ids, labels, strict=True)]

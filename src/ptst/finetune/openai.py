@@ -8,6 +8,7 @@ succeeded, in its model's name, for an API that keeps no metadata.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from ptst.templates import Row, make_messages
 
 POLL_SECONDS = 20.0
 """Between two looks at a job; the first looks follow each other sooner."""
+LINE_SECONDS = 600.0
+"""Between two lines about a job whose status stays."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -57,7 +60,7 @@ def train_at_api(
         key: the fine-tuning's key; the job carries it.
         out: receives `job.json`: {job, model, fine_tuned_model, trained_tokens, hyperparameters, ...}.
         scratch: ids of what was uploaded and created, for the next attempt.
-        say: told the job's status whenever it changes.
+        say: told the job's status whenever it changes, and every ten minutes.
         stop: asked while waiting; true ends the waiting and not the job, which the next attempt finds.
 
     Returns:
@@ -72,11 +75,16 @@ def train_at_api(
     client = client_of(model)
     try:
         job = _job(client, model, recipe, rows, seed, key, scratch, say)
-        status, wait = "", 0.5
+        status, wait, since, told = "", 0.5, 0.0, 0.0
         while job.status not in ENDED:
+            now = time.monotonic()
             if job.status != status:
-                status = job.status
-                say(f"{job.id}: {status}")
+                status, since, told = job.status, now, -math.inf
+            if now - told >= LINE_SECONDS:
+                told = now
+                say(
+                    f"{job.id}: {status} for {(now - since) / 60:.0f} min, looked at every {POLL_SECONDS:.0f} s"
+                )
             if stop():
                 raise Interrupted(f"job {job.id} goes on at the API, and is found again")
             time.sleep(min(wait, POLL_SECONDS))

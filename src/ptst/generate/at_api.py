@@ -10,6 +10,7 @@ from ptst.api import Endpoint, chat
 from ptst.config import Decoding, Model
 from ptst.errors import DataError, Interrupted, PtstError
 from ptst.generate.batches import Completion
+from ptst.progress import say
 
 SOME = 20
 NEARLY_ALL = 0.9
@@ -31,6 +32,7 @@ def endpoint_of(model: Model, name: str) -> Endpoint:
         model.api.timeout,
         model.api.concurrency,
         key_setting="model.api.key_env",
+        send=model.api.send or {},
     )
 
 
@@ -97,3 +99,6 @@ def complete_at_api(
         yield from held  # they were paid for
         raise
     yield from held
+    if without:
+        reason, n = without.most_common(1)[0]
+        say(f"{name}: {without.total()} of {total} answers hold no text; {n} of them: {reason}")

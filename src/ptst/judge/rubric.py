@@ -28,12 +28,13 @@ from ptst.api import (
     Messages,
     NotReached,
     chat,
+    check_budget,
     most_tokens,
     whole_text,
 )
 from ptst.api_batch import chat_in_batches
 from ptst.chat import CLOSE, split_thinking
-from ptst.config import CONF, check_address, check_variable
+from ptst.config import CONF, check_address, check_send, check_variable, renamed
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.judge import Bench, Score
 from ptst.judge.kept import Kept
@@ -110,6 +111,9 @@ class Rubric:
     """Its content is part of the key, not its name."""
     temperature: float = 0.0
     max_tokens: int = 1024
+    send: dict[str, str | None] | None = field(default=None, metadata={"key": False})
+    """What is sent under another name, or with null not at all: {max_tokens: max_completion_tokens,
+    temperature: null}. Part of the key where there is any."""
     concurrency: int = _speed(32)
     timeout: float = _speed(120.0)
     batch: bool = _speed(False)
@@ -137,15 +141,17 @@ class Rubric:
                 raise ConfigError(f"judge.{name}={value} must be more than 0.")
         check_address("judge.base_url", self.base_url)
         check_variable("judge.api_key_env", self.api_key_env)
+        check_send("judge.send", self.send or {}, tuple(self._sampling()))
         self._rubric()
         self._budget()
 
     def identity(self) -> dict[str, Any]:
         """What is asked and whom, where that is not a field: part of the key."""
-        text = self._rubric()
+        text, send = self._rubric(), renamed(self.send or {})
         return {
             "rubric": hashlib.sha256(text.encode()).hexdigest(),
             "server": self.server or self.base_url.rstrip("/"),
+            **({"send": send} if send else {}),
         }
 
     def check(self) -> None:
@@ -307,7 +313,7 @@ class Rubric:
 
     def _cost(self, answer: Mapping[str, Any], price: Price) -> float:
         """What a kept answer cost, in USD; the most it can have where the server did not say its tokens."""
-        if answer["refused"]:
+        if answer["refused"] and answer["output_tokens"] is None:  # not even begun
             return 0.0
         tokens = answer["input_tokens"], answer["output_tokens"]
         if None in tokens:
@@ -315,7 +321,14 @@ class Rubric:
         return price.of(*tokens) * (BATCH_SHARE if answer.get("batch") else 1)
 
     def _endpoint(self) -> Endpoint:
-        return Endpoint(self.model, self.base_url, self.api_key_env, self.timeout, self.concurrency)
+        return Endpoint(
+            self.model,
+            self.base_url,
+            self.api_key_env,
+            self.timeout,
+            self.concurrency,
+            send=self.send or {},
+        )
 
     def _sampling(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "max_tokens": self.max_tokens}
@@ -330,7 +343,9 @@ class Rubric:
                 "judge.price={input: ..., output: ...} (USD per million tokens), or add the model to "
                 "judging.prices in conf/estimates.yaml."
             )
-        return Budget(self.budget_usd, price)
+        budget = Budget(self.budget_usd, price)
+        check_budget(self._endpoint(), self._sampling(), budget)
+        return budget
 
     def _rubric(self) -> str:
         """The rubric's text, with both places in it.
