@@ -192,7 +192,8 @@ def origin(rows: Rows) -> dict[str, Any]:
         return {**place, "sha256": content_hash(cached(rows.path or ""))}
     if rows.source == "local":
         split = {"split": rows.split} if Path(rows.path or "").expanduser().is_dir() else {}
-        return {**place, **split, "sha256": [content_hash(file) for file in local_files(rows)]}
+        hashes = [content_hash(file) for file in local_files(rows)]
+        return {**place, **split, "sha256": hashes if len(hashes) > 1 else hashes[0]}
     from ptst import micro
 
     own = {"source": "micro", "name": rows.name, "split": rows.split}

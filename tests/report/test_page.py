@@ -236,7 +236,8 @@ def test_the_contrast_is_said_in_words_and_in_a_table(root: Node) -> None:
     ]
     rows = [row.words() for body in contrast.all("tbody") for row in body.all("tr")]
     assert rows[1] == (
-        "chat_vanilla → chat_vanilla chat_vanilla → chat_llama 8 5 1 −50.0 < 0.001 < 0.001"
+        "chat_vanilla → chat_vanilla chat_vanilla → chat_llama 8 5 1 −50.0 [−80, −10] < 0.001 "
+        "< 0.001"
     )
     assert rows[3] == "chat_llama → chat_llama chat_vanilla → chat_llama a: running"
     # Where there is no room for a head, each number says its name.
@@ -246,6 +247,7 @@ def test_the_contrast_is_said_in_words_and_in_a_table(root: Node) -> None:
         ("only A", "5"),
         ("only B", "1"),
         ("B − A", "−50.0"),
+        ("95 % interval", "[−80, −10]"),
         ("p", "< 0.001"),
         ("Holm’s p", "< 0.001"),
     ]

@@ -82,6 +82,8 @@ def small_report(root: Path) -> tuple[Results, Store]:
             0.00012,
             0.00024,
             "done",
+            ci_low=-80.0,
+            ci_high=-10.0,
         ),
         Contrast(
             "hazards/asr",

@@ -20,6 +20,7 @@ from ptst.cell import (
 )
 from ptst.config import ROOT, Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
+from ptst.judge import caveat_of, load_judge
 from ptst.keys import Parts, judge_parts
 from ptst.metrics import (
     MANY_CUT_OFF,
@@ -135,7 +136,7 @@ class Table:
             (Table 1c)"; None where there are none.
         by_category: the same by category: a row for each place of this table ("train → test"), a column for each
             category; None where the queries have none.
-        audit: of an ASR, what people say of the judge: a sentence for each annotator.
+        audit: what is to be known of the judge: what it cannot see, and of an ASR what each annotator says of it.
         settings: what the command line set otherwise than the sweep does, and no coordinate or judge says.
         world: what is of the micro world in its numbers, in a sentence or two; None where nothing is.
     """
@@ -317,9 +318,11 @@ def paper_rows() -> list[PaperRow]:
 def _audit(cells: Sequence[GridCell], metric: str, store: Store) -> tuple[str, ...]:
     name, _, own = metric.partition("/")
     evaluations = [cell.config.evaluations[name] for cell in cells]
+    judges = (load_judge(evaluation.judge, "judge") for evaluation in evaluations)
+    caveats = [caveat for caveat in dict.fromkeys(map(caveat_of, judges)) if caveat]
     if any(e.measures != "safety" or e.metrics[own] != COMPLIED for e in evaluations):
-        return ()
-    return tuple(map(in_words, audit_of(cells, name, store)))
+        return tuple(caveats)
+    return (*caveats, *map(in_words, audit_of(cells, name, store)))
 
 
 def _found(grid: Grid, store: Store, states: Mapping[str, CellState]) -> dict[str, Metrics]:

@@ -318,7 +318,7 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
                 "n": entry.n,
                 "missing": entry.missing,
                 "units": entry.units or "",
-                "unfinished": "" if (cut := getattr(entry, "unfinished", None)) is None else cut,
+                "unfinished": "" if entry.unfinished is None else entry.unfinished,
                 "status": entry.status,
                 "paper_also": "; ".join(
                     f"{where} {mean:.{digits}f}" for where, mean in (paper.also if paper else ())
