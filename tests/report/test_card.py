@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -269,14 +270,18 @@ def test_what_has_no_card_is_an_error_that_says_why(
     assert said.format(store=made.store.root) in err
 
 
-def test_two_templates_of_one_name_are_told_apart(made: Made, own_conf: Path) -> None:
+def test_two_templates_of_one_name_are_told_apart(
+    made: Made, own_conf: Path, tmp_path: Path
+) -> None:
+    store = Store(shutil.copytree(made.store.root, tmp_path / "store"))
+    own = [*made.own, f"paths.store={store.root}"]
     edited = (own_conf / "template" / "chat_llama.yaml").read_text().replace("respectful", "kind")
     (own_conf / "template" / "chat_llama.yaml").write_text(edited)
-    run_cell(compose([*made.own, f"{TEST}chat_llama"]))
-    config: Config = compose(made.own)
+    run_cell(compose([*own, f"{TEST}chat_llama"]))
+    config: Config = compose(own)
     names = {
         line.split("|")[2].strip()
-        for line in model_card(config, made.store).splitlines()
+        for line in model_card(config, store).splitlines()
         if line.startswith("| fine-tuned | `chat_llama")
     }
     assert len(names) == 2
