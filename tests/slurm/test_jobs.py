@@ -335,9 +335,10 @@ def test_a_controller_that_starts_again_changes_nothing(
     on: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = on(nodes=2)
-    sweep = merged(*own(tmp_path), *LONG, "finetune.max_steps=20")
+    sweep = merged(*own(tmp_path), *LONG, "finetune.max_steps=60")
     assert main(["-m", *sweep, *SLURM]) == 0
     wait(cluster, training(tmp_path, steps=1))
+    cluster.save()
     cluster.kill("slurmctld")
     try:
         other = merged(*sweep, "seed=1")
