@@ -62,7 +62,8 @@ def test_markdown_says_what_is_compared(tmp_path: Path) -> None:
         "hazard); n = 8 queries in 7 units a run; missing: none; how many answers were cut off at "
         "max_new_tokens=64 is not recorded: an older version made them. "
         "Paper: Llama-2-7B-chat, GSM8K: DirectHarm4 attack success rate (Table 1c); mean ± standard "
-        "deviation of 3 training seeds; one run where no ± stands.\n"
+        "deviation of 3 training seeds; one run where no ± stands. Ours are numbers of the micro world. Compare the "
+        "pattern, not the size: docs/micro-world.md.\n"
     ) in shown
     assert "docs/micro-world.md" in shown
     assert "Not complete" not in shown

@@ -27,7 +27,7 @@ from ptst.report.pictures import (
 )
 from ptst.report.results import Contrast, Entry, Published, Results, Table, also, cut_off_note
 from ptst.report.rows import cut, render, rows_file
-from ptst.report.tables import difference_interval
+from ptst.report.tables import difference_interval, world_of_all
 from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.status import STATES
@@ -75,12 +75,14 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         "page.html.j2",
         title=grid.sweep.title or grid.name,
         name=grid.report_name,
-        worlds=list(dict.fromkeys(table.world for table in results.tables if table.world)),
+        world=world_of_all(results),
         about=_about(results),
         counts=_counts(results),
         contrasts=_contrasts(results),
         contrast_figures=CONTRAST_FIGURES,
-        tables=[_table(table, grid, store, pictures) for table in results.tables],
+        tables=[
+            _table(table, grid, store, pictures, world_of_all(results)) for table in results.tables
+        ],
         scatters=[
             {"image": image, "title": ", ".join(safety.split.values())}
             for safety, _ in scatter_pairs(results)
@@ -137,9 +139,9 @@ def _about(results: Results) -> str:
     untouched = any(cell.coordinates["train_template"] == "none" for cell in results.grid.cells)
     tested = f"tested with {_counted(len(tests), 'test template')}"
     if not trains:
-        return f"At {results.grid.scale} scale: {_listed(models)}, {tested}."
+        return f"With the sizes of scale={results.grid.scale}: {_listed(models)}, {tested}."
     return (
-        f"At {results.grid.scale} scale: {_listed(models)}, fine-tuned on {_listed(datasets)} with "
+        f"With the sizes of scale={results.grid.scale}: {_listed(models)}, fine-tuned on {_listed(datasets)} with "
         f"{_counted(len(trains), 'train template')} and {_counted(len(seeds), 'seed')} "
         f"({_listed(seeds)}), {tested}{', and so without fine-tuning' if untouched else ''}."
     )
@@ -231,7 +233,7 @@ def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
             )
     same = sum(c.difference == 0 for c in there)
     if same:
-        parts.append(f"the same in {same}")
+        parts.append(f"without a difference in {same} of {_counted(len(there), 'comparison')}")
     return f"“{title}” is {'; '.join(parts)}.{waits}"
 
 
@@ -244,7 +246,10 @@ def _p(p: float | None) -> str:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _table(table: Table, grid: Grid, store: Store, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+def _table(
+    table: Table, grid: Grid, store: Store, pictures: Mapping[str, bytes], world: str | None
+) -> dict[str, Any]:
+    """A table as the page shows it; with `world`, what is said of all tables is not said of each."""
     safe = set(grid.sweep.safety_templates)
     low = should_be_low(table)
     entries = table.entries.values()
@@ -258,8 +263,8 @@ def _table(table: Table, grid: Grid, store: Store, pictures: Mapping[str, bytes]
         "notes": [
             *_notes(list(entries)),
             *([note] if (note := cut_off_note(table)) else []),
-            *table.audit,
         ],
+        "sentences": [*table.audit, *([table.world] if table.world and world is None else [])],
         "picture": f"{heatmap_name(table)}.svg" in pictures,
         "bold": bool(safe & {*table.rows, *table.columns}),
         "corner": f"{_axis(grid.sweep.rows)} \\ {_axis(grid.sweep.columns)}",

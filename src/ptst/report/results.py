@@ -281,13 +281,13 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
                     Run(c, states[c.keys.cell], found[c.keys.cell].get(metric)) for c in measured
                 ]
                 table = _table(grid.sweep, metric, table_metric, split, runs, read, paper, judges)
-                tables.append(
-                    replace(
-                        table,
-                        audit=_audit(measured, metric, store),
-                        settings=_settings(grid, measured[0], metric),
-                    )
-                )
+                audit = _audit(measured, metric, store)
+                settings = _settings(grid, measured[0], metric)
+                parts = table.by_category
+                if parts is not None:
+                    parts = replace(parts, world=table.world, audit=audit, settings=settings)
+                made = replace(table, by_category=parts, audit=audit, settings=settings)
+                tables.append(made)
     return Results(grid, dict(states), tuple(tables), _contrasts(grid.sweep, tables, read))
 
 

@@ -11,6 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -90,7 +91,6 @@ def markdown(results: Results) -> str:
                 lines += [[c.kind, c.a, c.b, *_figures(c)] for c in chosen]
                 parts += [f"### {_heading(table)}", _markdown_table(lines)]
         parts.append(_test_note(results))
-    parts += _worlds(results)
     return "\n\n".join(parts) + "\n"
 
 
@@ -330,12 +330,13 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
 
 def show(results: Results, out: Console) -> None:
     """Print the tables and contrasts in a terminal; 80 columns are enough for five templates."""
+    world = world_of_all(results)
     for table in results.tables:
         out.print()
         out.print(Text(_heading(table), "bold"))
         for grid in _terminal_tables(results, table, out.width):
             out.print(grid)
-        out.print(Text("\n".join(_about(table)), "dim"))
+        out.print(Text("\n".join(_about(table, world=world is None)), "dim"))
     for table in results.tables:
         if chosen := _contrasts_of(results, table):
             out.print()
@@ -346,8 +347,8 @@ def show(results: Results, out: Console) -> None:
     out.print()
     for line in _state_lines(results):
         out.print(Text(line, "yellow"))
-    for line in _worlds(results):
-        out.print(Text(line))
+    if world is not None:
+        out.print(Text(world))
 
 
 def _terminal_tables(results: Results, table: Table, width: int) -> list[RichTable]:
@@ -496,8 +497,13 @@ def _n_note(table: Table, entry: Entry) -> str:
     return "" if _n_of(table) is not None else f", n = {entry.n}"
 
 
-def _about(table: Table) -> list[str]:
-    """What the numbers of a table are: a sentence on ours, and one on the paper's."""
+def _about(table: Table, world: bool = True) -> list[str]:
+    """What the numbers of a table are: sentences on ours, on the paper's, and on what is not to be read from them.
+
+    Args:
+        world: whether what is of the micro world in them is said here.
+    """
+    warned = [*table.audit, *([table.world] if world and table.world else [])]
     entries = list(table.entries.values())
     numbers = [entry for entry in entries if entry.mean is not None]
     kinds = []
@@ -513,16 +519,17 @@ def _about(table: Table) -> list[str]:
     n, units = _n_of(table), {entry.units for entry in numbers}
     if n is not None:
         asked = "queries" if evaluation.decoding.samples == 1 else "answers"
-        of = f" in {units.pop()} units" if len(units) == 1 and units != {n} else ""
+        several = evaluation.unit is not None or units != {n}
+        of = f" in {units.pop()} units" if len(units) == 1 and several else ""
         said.append(f"n = {n} {asked}{of} a run")
     if numbers:
         said.append(f"missing: {sum(entry.missing for entry in numbers) or 'none'}")
     said += [note] if (note := cut_off_note(table)) else []
     ours = f"{'; '.join(said)}."
     if table.paper is None:
-        return [ours, *table.audit]
+        return [ours, *warned]
     theirs = sorted({_runs_of(entry.paper) for entry in entries if entry.paper})
-    return [ours, f"Paper: {table.paper}; {'; '.join(theirs)}.", *table.audit]
+    return [ours, f"Paper: {table.paper}; {'; '.join(theirs)}.", *warned]
 
 
 def _made_with(table: Table) -> str:
@@ -545,13 +552,19 @@ def _made_with(table: Table) -> str:
     said += [f"fine-tuned ({tuned}) on {all_of('dataset')}" if tuned else "not fine-tuned"]
     said += [f"judge {' or '.join(dict.fromkeys(entry.judge for entry in entries))}"]
     said += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"] if seeds else []
-    said += [f"{key}={value}" for key, value in table.settings.items()]
+    said += [f"{key}={_without_place(key, value)}" for key, value in table.settings.items()]
     return ", ".join(said)
 
 
-def _worlds(results: Results) -> list[str]:
-    """What the tables say of the micro world, each sentence once."""
-    return list(dict.fromkeys(table.world for table in results.tables if table.world))
+def _without_place(key: str, value: str) -> str:
+    """A setting's value for a caption: of a path of this machine, what it leads to."""
+    return PurePath(value).name if key.endswith("path") and PurePath(value).is_absolute() else value
+
+
+def world_of_all(results: Results) -> str | None:
+    """What every table says of the micro world alike; None where they do not agree, or where nothing is said."""
+    worlds = {table.world for table in results.tables}
+    return worlds.pop() if len(worlds) == 1 else None
 
 
 def _runs_of(paper: Published) -> str:
