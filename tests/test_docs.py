@@ -207,9 +207,9 @@ def test_add_your_own_works_in_its_order(tmp_path: Path) -> None:
 
     assert "· none → careful ·" in of("template@test_template=careful", "finetune=none")
     # A copy of the micro model is the micro model, whose chat template is its own.
-    assert "mine · gsm8k" in of("model=mine")
-    assert "hazards/refused" in of("model=mine")
-    assert "made: generate" in of("model=mine")
+    assert "mine · gsm8k" in of("ptst model=mine")
+    assert "hazards/refused" in of("ptst model=mine")
+    assert "made: generate" in of("ptst model=mine")
     assert "units · finetune=full" in of("dataset=units")
     assert re.search(r"gsm8k/exact_match .* 2 +2 +0", of("dataset=units"))
     assert re.search(r"probes/asr .* 3 +3 +0", of("finetune=none", "[probes,hazards]"))
