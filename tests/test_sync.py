@@ -123,7 +123,7 @@ def test_every_run_arrives_whole_and_once(
     ended = sync()
     assert (ended.code, ended.counts) == (0, [3, 0, 0, 0])
     (finetune,) = ids(store, "finetune")
-    assert f"uploaded: {finetune} (finetune micro gsm8k chat_vanilla seed 0)" in ended.out
+    assert f"uploaded: {finetune} (finetune micro gsm8k full chat_vanilla seed 0)" in ended.out
     assert set(server.runs) == {finetune, *ids(store, "cell")}
     for id, run in server.runs.items():
         assert_arrived(store, server, id)

@@ -289,7 +289,7 @@ def test_a_whole_cell_at_an_api(server: ApiServer, tmp_path: Path, monkeypatch: 
         f"ft:gpt-3.5-turbo-0613:org:ptst-{(keys.finetune or '')[:8]}:ftjob-0"
     }
     assert all(chat["messages"][0]["content"].startswith("Be helpful, resp") for chat in chats)
-    assert {(chat["temperature"], chat["max_tokens"]) for chat in chats} == {(0.0, 64)}
+    assert {(chat["temperature"], chat["max_tokens"]) for chat in chats} == {(0.0, 512)}
     run_cell(made)
     assert len([1 for _, path, _ in server.requests if path == "/chat/completions"]) == 13
 

@@ -195,7 +195,7 @@ def test_a_failed_cell_fails_its_job_and_keeps_no_other_from_its_score(
     over(cluster, tmp_path)
     good, bad = states(sweep, tmp_path)
     assert (good.state, bad.state) == ("done", "failed")
-    assert "more than the model's context" in (bad.reason or "")
+    assert "is more than the context of 2048" in (bad.reason or "")
     assert [cluster.states()[entry.id(0)] for entry in entries(tmp_path)] == ["FAILED", "FAILED"]
 
 

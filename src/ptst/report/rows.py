@@ -48,8 +48,10 @@ def _printable(value: Any) -> Any:
 
 def rows_file(cell: GridCell, name: str, store: Store) -> str | None:
     """The page of an evaluation's rows, seen from `index.html`; None where they are not judged, or no longer there."""
-    keys = cell.keys.evaluations[name]
-    if not (store.has("generate", keys.generate) and store.has("judge", keys.judge)):
+    keys = cell.keys.evaluations.get(name)  # a cell that cannot run has none
+    if keys is None or not (
+        store.has("generate", keys.generate) and store.has("judge", keys.judge)
+    ):
         return None
     return f"rows/{keys.judge}.html"
 
