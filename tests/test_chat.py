@@ -11,7 +11,7 @@ from formats import FORMATS, save
 
 from ptst.cell import run_cell
 from ptst.chat import chat_format, decode, fixed_date, notes, split_thinking
-from ptst.config import Config, Model
+from ptst.config import Config, Model, compose
 from ptst.errors import ConfigError, DataError, TemplateError
 from ptst.metrics import Metric
 from ptst.store import Store, read_json, read_jsonl
@@ -169,6 +169,8 @@ def test_llama2_has_nothing_to_note() -> None:
 def test_a_date_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.date=July must be a day"):
         fixed_date(Model("m", "a/b", date="July"))
+    with pytest.raises(ConfigError, match=r"model\.date=July must be a day"):
+        compose(["model.date=July"])
 
 
 def test_a_format_that_leaves_out_what_is_said_is_refused() -> None:

@@ -647,9 +647,11 @@ def _check_choices(node: Any, where: str) -> None:
 
 
 def _check_values(config: Config) -> None:
+    from ptst.chat import fixed_date
     from ptst.data import OURS
     from ptst.templates import check_template
 
+    fixed_date(config.model)
     unknown = [stage for stage in config.stages if stage not in STAGES]
     if unknown:
         raise ConfigError(f"stages={unknown} is not among: {', '.join(STAGES)}.")
