@@ -406,7 +406,7 @@ def test_the_report_has_the_tables_with_the_paper_beside_them(begun: Path) -> No
     (text,) = [b["content"] for b in made.report.spec["blocks"] if b["type"] == "markdown-block"]
     assert "Not complete: of 6 cells 3 done, 3 waiting" in text
     assert "## Attack success rate, hazards" in text
-    assert "n = 10 queries a run" in text
+    assert "n = 10 queries in 10 units a run" in text
     assert "*waiting*; paper 11.0 ± 0.8" in text  # Table 1c
     (cell,) = [cell for cell in results.grid.cells if cell.label == FIRST[2]]
     file = begun / "store/cell" / cell.keys.cell / "metrics.json"
