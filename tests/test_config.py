@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ptst.cli import COMMANDS, GROUPS, HELP, main
-from ptst.config import CONF, compose
+from ptst.config import CONF, compose, compose_many
 from ptst.errors import ConfigError
 
 
@@ -152,7 +152,12 @@ def test_only_the_micro_model_has_its_short_limit_whatever_the_scale() -> None:
     assert limits() == {64}
     assert limits("model=smollm2_135m_instruct") == {512}
     assert limits("scale=paper") == {512}
-    assert limits("model.path=elsewhere", "model.max_new_tokens=512") == {512}
+    assert limits("model.path=elsewhere") == {512}
+    assert limits("model.path=elsewhere", "model.max_new_tokens=100") == {100}
+    several = compose_many(
+        ["+evaluation=hazards"], [["model.path=elsewhere"], ["model.name=other"]]
+    )
+    assert [c.evaluations["hazards"].decoding.max_new_tokens for c in several] == [512, 64]  # type: ignore[union-attr]
     assert limits("model=smollm2_135m_instruct", "scale.max_new_tokens=100") == {100}
 
 

@@ -29,6 +29,7 @@ from ptst.redact import remember
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
+MICRO_MODEL = ROOT / "src" / "ptst" / "micro" / "model"
 STAGES = ("finetune", "generate", "judge")
 
 
@@ -86,9 +87,9 @@ class Model:
     """False leaves out the system prompt that a chat format writes where nobody asked for one."""
     completion_prefix: str | None = None
     """Text between prompt and answer in a training row under a chat template; None: what the format has there."""
-    max_new_tokens: int = _speed(512)
+    max_new_tokens: int | None = _speed(None)
     """Length limit of its completions unless the scale or an evaluation says otherwise (keys have what an evaluation
-    comes to)."""
+    comes to); None until it is composed: 64 for the micro model, whose longest answers are shorter, otherwise 512."""
     dtype: str = _choice("float32", "bfloat16", "float16", default="float32")
     attention: str | None = None
     """`attn_implementation` of transformers; None leaves the choice to it."""
@@ -588,7 +589,8 @@ def checked(composed: Any, check: bool = True) -> Config:
         ConfigError: see :func:`compose`.
     """
     try:
-        config = OmegaConf.to_object(composed)
+        with _length_limit(composed.model):
+            config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     assert isinstance(config, Config)
@@ -596,6 +598,20 @@ def checked(composed: Any, check: bool = True) -> Config:
     if check:
         _check_values(config)
     return config
+
+
+@contextmanager
+def _length_limit(model: Any) -> Iterator[None]:
+    """What `model.max_new_tokens: null` means for the model's path, which may be laid over another model's YAML."""
+    if model.max_new_tokens is not None:
+        yield
+        return
+    micro = model.api is None and (ROOT / str(model.path)).resolve() == MICRO_MODEL
+    model.max_new_tokens = 64 if micro else 512
+    try:
+        yield
+    finally:
+        model.max_new_tokens = None
 
 
 def thawed(values: Mapping[str, Any]) -> Config:

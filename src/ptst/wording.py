@@ -13,13 +13,21 @@ from typing import Any
 import yaml
 
 from ptst import data
-from ptst.config import CONF, ROOT, Config, Decoding, Evaluation, Finetune, Model, Rows
+from ptst.config import (
+    CONF,
+    MICRO_MODEL,
+    Config,
+    Decoding,
+    Evaluation,
+    Finetune,
+    Model,
+    Rows,
+)
 from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
 from ptst.keys import Parts, judge_parts
 from ptst.models import local_folder
 
-MICRO_MODEL = ROOT / "src" / "ptst" / "micro" / "model"
 LONGEST_VALUE = 100
 """Characters of a judge's field; a longer text (a prompt) is named by its hash."""
 
