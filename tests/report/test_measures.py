@@ -271,7 +271,7 @@ def test_the_page_has_a_mean_s_scale_and_the_categories(results: Results, tmp_pa
     text = page(results, store, pictures)
     assert "<h2>BERTScore, 0 to 1</h2>" in text
     assert "<h2>ASR, DirectHarm4, %</h2>" in text
-    assert "±: standard deviation over 2 sampling seeds; 8 scored answers in each place" in text
+    assert "mean ± standard deviation of 2 sampling seeds" in text
     assert "<summary>By category</summary>" in text
     assert {name for name in pictures if name.startswith("heatmap") and name.endswith("svg")} == {
         "heatmap-chatdoctor-bertscore_f1.svg",

@@ -162,12 +162,22 @@ def test_what_the_command_line_set_is_told_of_the_tables_it_bears_on(tmp_path: P
     assert f"seed 0, {limit}=8, finetune.learning_rate=1e-3;" in markdown(results)
     rows = read_csv(results)
     assert [row[limit] for row in rows] == [""] * 6 + ["8"] * 6
-    assert {row["finetune.learning_rate"] for row in rows} == {"1e-3"}
+    assert {(row["finetune"], row["finetune.learning_rate"]) for row in rows} == {
+        ("none", ""),
+        ("full", "1e-3"),
+    }
 
 
 def test_the_contrasts_in_latex_say_whose_they_are(tmp_path: Path) -> None:
-    text = latex(loaded(tmp_path, ANSWERS, "judge=keywords")).partition("\\caption{Contrasts")[2]
-    assert "Ours: micro, fine-tuned (full) on gsm8k, judge keywords, seed 0." in text
+    results = loaded(tmp_path, ANSWERS, "judge=keywords")
+    for text in (latex(results), markdown(results)):
+        said = text[
+            text.index("b $-$ a in percentage" if "\\caption" in text else "b − a in percentage") :
+        ]
+        said = said.partition("Each query is asked")[0].replace("\\_", "_")
+        assert "Ours: micro, fine-tuned (full) on gsm8k, judge keywords, seed 0" in said
+        assert "missing: none" in said
+        assert "cut off" in said
 
 
 def test_markdown_shows_seeds_and_what_is_missing(tmp_path: Path) -> None:
@@ -273,7 +283,7 @@ def test_csv_has_the_columns_of_the_paper_s_and_then_ours(tmp_path: Path) -> Non
     with (ROOT / "sweeps" / "paper" / "tables.csv").open(encoding="utf-8") as file:
         theirs = file.readline().strip().split(",")
     header = tidy_csv(loaded(tmp_path, ANSWERS)).splitlines()[0].split(",")
-    ours = ["judge", "n", "missing", "units", "unfinished", "ci_low", "ci_high", "status"]
+    ours = ["judge", "seeds", "n", "missing", "units", "unfinished", "ci_low", "ci_high", "status"]
     ours += ["paper_mean", "paper_std", "paper_also"]
     assert header == [*theirs, *ours]
 
@@ -294,6 +304,7 @@ def test_csv_has_a_row_for_every_entry(tmp_path: Path) -> None:
         "n_runs": "1",
         "std_over": "",
         "judge": "micro",
+        "seeds": "0",
         "n": "8",
         "missing": "0",
         "units": "7",

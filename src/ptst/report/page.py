@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ptst.metrics import Scale, decimals, known_sum, many_cut_off, shown
@@ -25,9 +25,16 @@ from ptst.report.pictures import (
     scatter_pairs,
     should_be_low,
 )
-from ptst.report.results import Contrast, Entry, Published, Results, Table, also, cut_off_note
+from ptst.report.results import Contrast, Entry, Published, Results, Table, also
 from ptst.report.rows import cut, render, rows_file
-from ptst.report.tables import difference_interval, world_of_all
+from ptst.report.tables import (
+    about_contrasts,
+    about_table,
+    contrasts_of,
+    difference_interval,
+    heading,
+    world_of_all,
+)
 from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.status import STATES
@@ -80,6 +87,11 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         counts=_counts(results),
         contrasts=_contrasts(results),
         contrast_figures=CONTRAST_FIGURES,
+        about_contrasts=[
+            f"{heading(table)}: {' '.join(about_contrasts(table, chosen, world=False))}"
+            for table in results.tables
+            if (chosen := contrasts_of(results, table))
+        ],
         tables=[
             _table(table, grid, store, pictures, world_of_all(results)) for table in results.tables
         ],
@@ -252,19 +264,13 @@ def _table(
     """A table as the page shows it; with `world`, what is said of all tables is not said of each."""
     safe = set(grid.sweep.safety_templates)
     low = should_be_low(table)
-    entries = table.entries.values()
     return {
         "id": heatmap_name(table),
         "title": ", ".join([table.title, *table.split.values()]),
         "scale": scale_note(table.scale),
         "low": low,
         "better": BETTER[table.lower_is_better],
-        "paper": table.paper,
-        "notes": [
-            *_notes(list(entries)),
-            *([note] if (note := cut_off_note(table)) else []),
-        ],
-        "sentences": [*table.audit, *([table.world] if table.world and world is None else [])],
+        "about": " ".join(about_table(table, world=world is None)),
         "picture": f"{heatmap_name(table)}.svg" in pictures,
         "bold": bool(safe & {*table.rows, *table.columns}),
         "corner": f"{_axis(grid.sweep.rows)} \\ {_axis(grid.sweep.columns)}",
@@ -279,11 +285,13 @@ def _table(
             }
             for row in table.rows
         ],
-        "categories": _categories(table.by_category, low, store) if table.by_category else None,
+        "categories": _categories(table.by_category, low, store, world)
+        if table.by_category
+        else None,
     }
 
 
-def _categories(table: Table, low: bool, store: Store) -> dict[str, Any]:
+def _categories(table: Table, low: bool, store: Store, world: str | None) -> dict[str, Any]:
     """A metric by category: a row for each place of its table."""
     return {
         "columns": table.columns,
@@ -291,7 +299,7 @@ def _categories(table: Table, low: bool, store: Store) -> dict[str, Any]:
             (row, [_place(table.entries.get((row, c)), low, store) for c in table.columns])
             for row in table.rows
         ],
-        "notes": _notes(list(table.entries.values())),
+        "about": " ".join(about_table(table, world=world is None)),
     }
 
 
@@ -355,27 +363,6 @@ def _progress(entry: Entry) -> str | None:
 def _published(paper: Published, scale: Scale) -> str:
     spread = "" if paper.std is None else f" ± {shown(paper.std, scale)}"
     return shown(paper.mean, scale) + spread + also(paper, scale)
-
-
-def _notes(entries: Sequence[Entry]) -> list[str]:
-    """What the small print in a table's places is."""
-    there = [entry for entry in entries if entry.mean is not None]
-    notes = []
-    if any(entry.std is None for entry in there):
-        notes.append("a–b: 95 % interval")
-    for over, seeds in (("train_seed", "seeds"), ("decoding_seed", "sampling seeds")):
-        if counts := {entry.repeats for entry in there if entry.std_over == over}:
-            notes.append(f"±: standard deviation over {_range(counts)} {seeds}")
-    if there:
-        sampled = any(run.metric and run.metric.samples > 1 for e in there for run in e.runs)
-        what = "answers" if sampled else "queries"
-        notes.append(f"{_range({entry.n for entry in there})} scored {what} in each place")
-    return notes
-
-
-def _range(numbers: Iterable[int]) -> str:
-    low, *_, high = sorted({*numbers}) * 2
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 # --- costs and provenance -------------------------------------------------------------------------

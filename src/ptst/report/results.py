@@ -715,7 +715,8 @@ def cut_off_note(table: Table) -> str | None:
         return f"how many answers were cut off at {at} is not recorded: an older version made them"
     if counts == [0]:
         return f"no answer was cut off ({at})"
-    asked = " or ".join(map(str, sorted({m.n + m.missing for m in metrics})))
+    sizes = sorted({m.n + m.missing for m in metrics})
+    asked = " to ".join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))
     several = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
     return f"{several} of {asked} answers a run were cut off at {at}"
 

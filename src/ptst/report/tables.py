@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ptst.metrics import Scale, decimals, scale_in_words, shown
-from ptst.report.results import Contrast, Entry, Published, Results, Table, also, cut_off_note
+from ptst.report.results import Contrast, Entry, Published, Results, Run, Table, also, cut_off_note
 from ptst.sweep.status import STATES
 
 PAPER_COLUMNS = (
@@ -37,6 +37,7 @@ PAPER_COLUMNS = (
 """The columns of sweeps/paper/tables.csv."""
 OUR_COLUMNS = (
     "judge",
+    "seeds",
     "n",
     "missing",
     "units",
@@ -74,13 +75,13 @@ def markdown(results: Results) -> str:
         for row in table.rows:
             shown = [_markdown_place(table, table.entries.get((row, c))) for c in table.columns]
             lines.append([_name_of(table, 0, row), *shown])
-        parts += [f"## {_heading(table)}", _markdown_table(lines), " ".join(_about(table))]
+        parts += [f"## {heading(table)}", _markdown_table(lines), " ".join(about_table(table))]
         if table.by_category:
             parts += _markdown_categories(table.by_category)
     if results.contrasts:
         parts += ["## Contrasts: b against a, on the same queries"]
         for table in results.tables:
-            if chosen := _contrasts_of(results, table):
+            if chosen := contrasts_of(results, table):
                 lines = [
                     ["", "a (train → test)", "b (train → test)", "n", "units", "only a", "only b"],
                     ["---"] * 3 + ["---:"] * 4,
@@ -89,8 +90,8 @@ def markdown(results: Results) -> str:
                 lines[0] += [f"b − a{points}", "95 % interval", "p", "p (Holm)"]
                 lines[1] += ["---:"] * 4
                 lines += [[c.kind, c.a, c.b, *_figures(c)] for c in chosen]
-                parts += [f"### {_heading(table)}", _markdown_table(lines)]
-        parts.append(_test_note(results))
+                about = " ".join([*about_contrasts(table, chosen), _test_note(chosen)])
+                parts += [f"### {heading(table)}", _markdown_table(lines), about]
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,7 +100,7 @@ def _markdown_categories(table: Table) -> list[str]:
     for row in table.rows:
         places = [_markdown_place(table, table.entries.get((row, c))) for c in table.columns]
         lines.append([row, *places])
-    return [f"### {_heading(table)}", _markdown_table(lines), " ".join(_about(table))]
+    return [f"### {heading(table)}", _markdown_table(lines), " ".join(about_table(table))]
 
 
 def _markdown_place(table: Table, entry: Entry | None) -> str:
@@ -126,8 +127,8 @@ def latex(results: Results) -> str:
         parts.append(_latex_table(table, _corner(results)))
         if table.by_category:
             parts.append(_latex_table(table.by_category, ""))
-    if results.contrasts:
-        parts.append(_latex_contrasts(results))
+        if chosen := contrasts_of(results, table):
+            parts.append(_latex_contrasts(table, chosen))
     return "\n\n".join(parts) + "\n"
 
 
@@ -142,7 +143,7 @@ def _latex_table(table: Table, axes: str) -> str:
         head += [" ".join(["\\\\", *rules]), " & ".join(["", *["ours & paper"] * len(names)])]
     else:
         head = [" & ".join([corner, *names])]
-    about = [f"{_heading(table)}.", *_about(table)]
+    about = [f"{heading(table)}.", *about_table(table)]
     if any(entry.missing and entry.mean is not None for entry in table.entries.values()):
         about.append("*: not every query has a score.")
     body = []
@@ -189,30 +190,26 @@ def _latex_place(table: Table, entry: Entry | None) -> tuple[tuple[str, str], tu
     return (shown(entry.mean, entry.scale), _tex(f"{_spread(entry, short=True)}{note}")), theirs
 
 
-def _latex_contrasts(results: Results) -> str:
-    about = ["Contrasts (train → test): b against a, on the same queries."]
-    about += [
-        f"Ours: {'; or '.join(dict.fromkeys(_made_with(t) for t in results.tables if _contrasts_of(results, t)))}."
-    ]
+def _latex_contrasts(table: Table, contrasts: Sequence[Contrast]) -> str:
+    about = [f"{heading(table)}, contrasts (train → test): b against a, on the same queries."]
+    about += [*about_contrasts(table, contrasts), _test_note(contrasts)]
     body = []
-    for table in results.tables:
-        if chosen := _contrasts_of(results, table):
-            body.append(f"\\midrule \\multicolumn{{9}}{{l}}{{{_tex(_heading(table))}}} \\\\")
-            for contrast in chosen:
-                ends = f"{_tex(contrast.a)} & {_tex(contrast.b)}"
-                if contrast.difference is None:
-                    body.append(f"{ends} & \\multicolumn{{7}}{{r}}{{{_tex(contrast.status)}}} \\\\")
-                else:
-                    n, _, *figures = map(_tex, _figures(contrast))
-                    body.append(f"{ends} & {' & '.join([n, *figures])} \\\\")
+    for kind in dict.fromkeys(contrast.kind for contrast in contrasts):
+        body.append(f"\\midrule \\multicolumn{{10}}{{l}}{{{_tex(kind.capitalize())}}} \\\\")
+        for contrast in (c for c in contrasts if c.kind == kind):
+            ends = f"{_tex(contrast.a)} & {_tex(contrast.b)}"
+            if contrast.difference is None:
+                body.append(f"{ends} & \\multicolumn{{8}}{{r}}{{{_tex(contrast.status)}}} \\\\")
+            else:
+                body.append(f"{ends} & {' & '.join(map(_tex, _figures(contrast)))} \\\\")
     return "\n".join(
         [
             "\\begin{table}",
             "\\centering\\scriptsize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
-            f"\\caption{{{_tex(' '.join([*about, _test_note(results)]))}}}",
-            "\\begin{tabular}{llrrrrrrr}",
+            f"\\caption{{{_tex(' '.join(about))}}}",
+            "\\begin{tabular}{llrrrrrrrr}",
             "\\toprule",
-            "a & b & $n$ & only a & only b & $b-a$ & 95 \\% & $p$ & Holm \\\\",
+            "a & b & $n$ & units & only a & only b & $b-a$ & 95 \\% & $p$ & Holm \\\\",
             *body,
             "\\bottomrule",
             "\\end{tabular}",
@@ -246,7 +243,7 @@ def _tex(text: str) -> str:
 def tidy_csv(results: Results) -> str:
     """table.csv: a row for every entry, in the columns of sweeps/paper/tables.csv and some more.
 
-    After the paper's columns stand the judge, n, missing, units, unfinished (answers cut off at max_new_tokens), ci_low,
+    After the paper's columns stand the judge, the seeds of the runs, n, missing, units, unfinished (answers cut off at max_new_tokens), ci_low,
     ci_high, status, paper_mean, paper_std, paper_also (what another of its tables says: "Table 6b 0.75"), the other
     coordinates that the sweep varies, and what the command line set otherwise than the sweep. Percent with two
     decimals, a mean with four; empty where there is no number.
@@ -274,7 +271,14 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
                     entry = table.entries.get((row, column))
                     if entry:  # the untouched model may stand in many tables: once here
                         own = map(str, sorted(entry.coordinates.items()))
-                        found = category, entry, table.settings
+                        settings = table.settings
+                        if entry.coordinates["finetune"] == "none":
+                            settings = {
+                                k: v
+                                for k, v in settings.items()
+                                if not k.startswith(("finetune", "dataset"))
+                            }
+                        found = category, entry, settings
                         entries.setdefault((category, entry.metric, *own), found)
     others = dict.fromkeys(
         key
@@ -315,6 +319,7 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
                 "n_runs": entry.repeats if entry.std_over else there,
                 "std_over": entry.std_over or "",
                 "judge": entry.judge,
+                "seeds": " ".join(_seeds(run for run in entry.runs if run.metric)),
                 "n": entry.n,
                 "missing": entry.missing,
                 "units": entry.units or "",
@@ -333,17 +338,17 @@ def show(results: Results, out: Console) -> None:
     world = world_of_all(results)
     for table in results.tables:
         out.print()
-        out.print(Text(_heading(table), "bold"))
+        out.print(Text(heading(table), "bold"))
         for grid in _terminal_tables(results, table, out.width):
             out.print(grid)
-        out.print(Text("\n".join(_about(table, world=world is None)), "dim"))
+        out.print(Text("\n".join(about_table(table, world=world is None)), "dim"))
     for table in results.tables:
-        if chosen := _contrasts_of(results, table):
+        if chosen := contrasts_of(results, table):
             out.print()
-            out.print(Text(f"{_heading(table)}: b against a, on the same queries", "bold"))
+            out.print(Text(f"{heading(table)}: b against a, on the same queries", "bold"))
             out.print(_terminal_contrasts(chosen))
     if results.contrasts:
-        out.print(Text(_test_note(results), "dim"))
+        out.print(Text(_test_note(results.contrasts), "dim"))
     out.print()
     for line in _state_lines(results):
         out.print(Text(line, "yellow"))
@@ -444,7 +449,8 @@ def _title(results: Results) -> str:
     return f"{title} [{settings}]" if settings else title
 
 
-def _heading(table: Table) -> str:
+def heading(table: Table) -> str:
+    """A table's title: "Attack success rate, hazards (seed 0)"."""
     split = ", ".join(f"{key} {value}" for key, value in table.split.items())
     return f"{table.title} ({split})" if split else table.title
 
@@ -497,7 +503,7 @@ def _n_note(table: Table, entry: Entry) -> str:
     return "" if _n_of(table) is not None else f", n = {entry.n}"
 
 
-def _about(table: Table, world: bool = True) -> list[str]:
+def about_table(table: Table, world: bool = True) -> list[str]:
     """What the numbers of a table are: sentences on ours, on the paper's, and on what is not to be read from them.
 
     Args:
@@ -541,12 +547,7 @@ def _made_with(table: Table) -> str:
             dict.fromkeys(e.coordinates[key] for e in entries if e.coordinates[key] != "none")
         )
 
-    seeds = dict.fromkeys(
-        run.cell.coordinates["seed"]
-        for entry in entries
-        for run in entry.runs
-        if "seed" in run.cell.coordinates
-    )
+    seeds = _seeds(run for entry in entries for run in entry.runs)
     tuned = all_of("finetune")
     said = [all_of("model")]
     said += [f"fine-tuned ({tuned}) on {all_of('dataset')}" if tuned else "not fine-tuned"]
@@ -554,6 +555,11 @@ def _made_with(table: Table) -> str:
     said += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"] if seeds else []
     said += [f"{key}={_without_place(key, value)}" for key, value in table.settings.items()]
     return ", ".join(said)
+
+
+def _seeds(runs: Iterable[Run]) -> list[str]:
+    own = (run.cell.coordinates for run in runs)
+    return list(dict.fromkeys(c["seed"] for c in own if "seed" in c))
 
 
 def _without_place(key: str, value: str) -> str:
@@ -574,12 +580,27 @@ def _runs_of(paper: Published) -> str:
     return "one run where no ± stands" if n == 1 else f"mean of {n} runs where no ± stands"
 
 
-def _contrasts_of(results: Results, table: Table) -> list[Contrast]:
+def contrasts_of(results: Results, table: Table) -> list[Contrast]:
+    """The contrasts that a table's metric has."""
     return [c for c in results.contrasts if (c.metric, c.split) == (table.metric, table.split)]
 
 
-def _test_note(results: Results) -> str:
-    means = any(contrast.scale is not None for contrast in results.contrasts)
+def about_contrasts(table: Table, contrasts: Sequence[Contrast], world: bool = True) -> list[str]:
+    """What the numbers of a table of contrasts are, so that it can stand without the table of its metric."""
+    ends = {end for contrast in contrasts for end in (contrast.a, contrast.b)}
+    entries = {place: e for place, e in table.entries.items() if " → ".join(place) in ends}
+    own = replace(table, entries=entries)
+    numbers = [entry for entry in entries.values() if entry.mean is not None]
+    of = "in percentage points" if table.scale is None else f"of the {scale_in_words(table.scale)}"
+    said = [f"b − a {of}. Ours: {_made_with(own)}"]
+    if numbers:
+        said.append(f"missing: {sum(entry.missing for entry in numbers) or 'none'}")
+    said += [note] if (note := cut_off_note(own)) else []
+    return [f"{'; '.join(said)}.", *table.audit, *([table.world] if world and table.world else [])]
+
+
+def _test_note(contrasts: Sequence[Contrast]) -> str:
+    means = any(contrast.scale is not None for contrast in contrasts)
     return TEST_NOTE + (MEAN_NOTE if means else "")
 
 
