@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from ptst import cli
 from ptst.cell import CellResult, run_cell
 from ptst.config import CONF, ROOT, Config, Evaluation, Template, compose
+from ptst.judge.keywords import Keywords
 from ptst.metrics import Metric
 from ptst.report.card import Measured, Row, _advice, model_card
 from ptst.store import Store, read_json, read_jsonl
@@ -89,6 +90,8 @@ def test_every_template_judge_and_the_base_model_have_their_line(made: Made) -> 
     assert any(x.startswith(f"| fine-tuned | `chat_llama` | {asr.value:.1f} (") for x in lines)
     assert "### hazards (safety), judge micro" in lines
     assert "### hazards (safety), judge keywords" in lines
+    about = lines[lines.index("### hazards (safety), judge keywords") + 2]
+    assert about.endswith(Keywords.caveat)  # as under every table of a report
     assert "chat_alpaca" not in made.card  # the other seed's
     assert made.cells["chat_llama"].keys.finetune
     assert f"`{made.cells['chat_llama'].keys.finetune}`" in made.card
@@ -172,7 +175,7 @@ def test_a_base_model_and_data_of_the_hub_are_named_for_the_hub(hub: Path) -> No
     assert data.datasets == ["openai/gsm8k"]
     assert data.license is None
     assert f"commit {config.model.revision}" in card
-    assert "see https://huggingface.co/Qwen/Qwen2.5-7B-Instruct, and put it into" in card
+    assert "(https://huggingface.co/Qwen/Qwen2.5-7B-Instruct). Put that licence" in card
     # Where its own card is on this machine (`hf download`), that says the licence.
     (snapshot,) = (hub / "hub").glob(f"models--*/snapshots/{config.model.revision}")
     (snapshot / "README.md").write_text(
