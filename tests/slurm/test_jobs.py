@@ -39,7 +39,7 @@ LONG = ("finetune.max_steps=40", "dataset.n=400", "finetune.batch_size=16", "fin
 
 @pytest.fixture
 def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs that are submitted run in warm processes: for tests that do nothing to a job's process."""
+    """Jobs that are submitted run in warm processes, which get the signals of their job."""
     monkeypatch.setattr(sys, "executable", str(put_python(tmp_path)))
 
 
@@ -218,6 +218,7 @@ def test_another_judge_reads_the_completions_that_were_queued_before(
     assert "another process is making" not in said  # none waited with its resources idle
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_time_limit_is_a_pause(on: Login, tmp_path: Path) -> None:
     cluster = on()
     sweep = merged(*own(tmp_path), *LONG)
@@ -237,6 +238,7 @@ def test_a_time_limit_is_a_pause(on: Login, tmp_path: Path) -> None:
     assert re.search(r"stopped: step \d+ of 40 is kept; asking SLURM", log(tmp_path, "finetune"))
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("announce", [True, False])  # by SIGUSR1, as asked for; by SIGTERM
 def test_preempted_it_goes_on_where_it_was(on: Login, tmp_path: Path, announce: bool) -> None:
     cluster = on(announce=announce, grace=120 if announce else 10)
@@ -255,6 +257,7 @@ def test_preempted_it_goes_on_where_it_was(on: Login, tmp_path: Path, announce: 
     assert "restart 1" in log(tmp_path, "finetune")
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_job_that_ends_well_after_its_time_is_no_failure(on: Login, tmp_path: Path) -> None:
     cluster = on(nodes=1)
     wait_for_it = (
@@ -277,6 +280,7 @@ def test_a_job_that_ends_well_after_its_time_is_no_failure(on: Login, tmp_path: 
     assert_whole(own(tmp_path), tmp_path)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_killed_worker_is_told_and_submitted_again_it_resumes(on: Login, tmp_path: Path) -> None:
     cluster = on()
     sweep = merged(*own(tmp_path), *LONG)
@@ -296,6 +300,7 @@ def test_a_killed_worker_is_told_and_submitted_again_it_resumes(on: Login, tmp_p
     assert read_json(made)["seconds"] > 5  # both attempts together
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_cancelled_job_keeps_its_work_and_is_not_queued_again(on: Login, tmp_path: Path) -> None:
     cluster = on()
     sweep = merged(*own(tmp_path), *LONG)
@@ -378,22 +383,18 @@ def test_status_tells_how_a_job_ended_that_slurm_has_forgotten(
     assert ended in (state.reason or "")
 
 
-def test_table_1_is_the_same_as_without_slurm(
-    on: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("warm")
+def test_table_1_is_the_same_as_without_slurm(on: Login, tmp_path: Path) -> None:
     cluster = on()
     size = ["dataset.n=64", "finetune.epochs=1", "task.gsm8k.queries.n=12", "tracking=none"]
-    size += ["evaluation.hazards.queries.n=12"]
+    size += ["evaluation.hazards.queries.n=12", "scale.max_new_tokens=16"]
     words = ["+sweeps=table1", *size]
     here, there = tmp_path / "here", tmp_path / "there"
     stores = {f: [f"paths.store={f}/store", f"paths.reports={f}/reports"] for f in (here, there)}
-    with monkeypatch.context() as patched:  # joblib's processes are no warm ones
-        patched.setattr(sys, "executable", str(put_python(tmp_path)))
-        assert main(["-m", *words, *stores[there], *SLURM]) == 0
+    assert main(["-m", *words, *stores[there], *SLURM]) == 0
     over(cluster, there, seconds=900)
     assert main(["report", *words, *stores[there]]) == 0
-    local = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    assert main(["-m", *words, *stores[here], *local]) == 0
+    assert main(["-m", *words, *stores[here]]) == 0
     tables = [next((f / "reports").glob("table1-micro*/table.csv")).read_text() for f in (here, there)]  # fmt: skip
     assert tables[0] == tables[1]
     assert tables[0].count("done") >= 60
