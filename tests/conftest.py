@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from warm import Command
 
 from ptst.config import ROOT, Config, compose
 from ptst.judge import Bench
+from ptst.sweep.grid import Grid, expand
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub should fail, not wait
 
@@ -26,13 +28,18 @@ FOLDERS = [folder for folder in (ROWS, PUBLISHED) if folder.is_dir()]
 """What tests of published files go through: the first is everywhere."""
 
 
+SHIPPED = ("test_keys.py", "test_paper.py", "test_docs.py")
+"""Modules whose tests look at the shipped sweeps (see `shipped`): together in one process."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests first and each by itself; those of a module together, because they share its fixtures."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("slow") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+            name = "shipped sweeps" if item.path.name in SHIPPED else item.path.name
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_collection_finish() -> None:
@@ -49,6 +56,12 @@ def pytest_terminal_summary(
     terminalreporter.line(
         f"in this order again: make test SEED={seed}, or pytest --randomly-seed={seed}"
     )
+
+
+@cache
+def shipped(*overrides: str) -> Grid:
+    """A sweep of the repository, composed once for all tests of this process that only look at it."""
+    return expand(overrides)
 
 
 def outside() -> dict[str, str]:

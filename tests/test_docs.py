@@ -6,19 +6,17 @@ import os
 import re
 import shlex
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY
+from conftest import TINY, shipped
 from pages import BLOCK, PAGES, clone, put_ptst, run_page, steps, text_of
 
 from ptst import cli
 from ptst.config import CONF, ROOT, compose
 from ptst.metrics import wilson
 from ptst.store import Store
-from ptst.sweep.grid import Grid, expand
 from ptst.sweep.plan import make_plan
 
 RUN = {
@@ -76,11 +74,6 @@ def test_a_page_that_is_run_is_run_whole(page: str) -> None:
     assert re.search(rf'run_page\(\s*"{page}"', (ROOT / RUN[page]).read_text(encoding="utf-8"))
 
 
-@cache
-def expanded(overrides: tuple[str, ...]) -> Grid:
-    return expand(list(overrides))
-
-
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value)
 def test_every_command_is_run_or_composes(
     page: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -112,7 +105,7 @@ def check(command: str, tmp_path: Path) -> None:
     own = [word for word in words if not word.startswith((*OPTIONS, "hydra")) and word not in SAME]
     launcher = [word for word in words if word.startswith("hydra")]
     if own[:1] and own[0] in GRIDS:
-        grid = expanded(tuple(own[1:]))
+        grid = shipped(*own[1:])
         assert not [cell.problem for cell in grid.cells if cell.problem]
         assert len(grid.cells) > 1 or own[1:] == []
         if own[0] == "plan":

@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import shipped
 
 from ptst.config import ROOT, compose
 from ptst.keys import CellKeys, cell_keys
-from ptst.sweep.grid import expand
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.json"
 
@@ -40,8 +40,7 @@ def digits(keys: CellKeys) -> Digits:
 
 
 def of_sweep(name: str) -> dict[str, Digits]:
-    scale = "paper" if name in AT_AN_API else "micro"
-    grid = expand([f"+sweeps={name}", f"scale={scale}", "tracking=none"])
+    grid = shipped(f"+sweeps={name}", *(["scale=paper"] if name in AT_AN_API else []))
     assert not any(cell.problem for cell in grid.cells)
     return {cell.label: digits(cell.keys) for cell in grid.cells}
 

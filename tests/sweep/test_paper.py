@@ -6,10 +6,10 @@ import csv
 import io
 import re
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import pytest
+from conftest import shipped
 
 from ptst.config import ROOT
 from ptst.errors import ConfigError
@@ -64,9 +64,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "own_gpu", lambda: None)
 
 
-@cache  # composing is most of the time
 def at_paper_scale(sweep: str, *overrides: str) -> Grid:
-    return expand([f"+sweeps={sweep}", "scale=paper", *overrides])
+    return shipped(f"+sweeps={sweep}", "scale=paper", *overrides)
 
 
 def test_every_sweep_is_counted_here() -> None:
@@ -186,9 +185,9 @@ def test_where_the_paper_contradicts_itself_both_numbers_are_shown(
 def test_every_sweep_runs_at_micro_scale_or_says_where_it_does(sweep: str) -> None:
     if sweep in API:
         with pytest.raises(ConfigError, match=f"{sweep}.yaml does not run at scale=micro, but at scale=paper"):  # fmt: skip
-            expand([f"+sweeps={sweep}"])
+            shipped(f"+sweeps={sweep}")
         return
-    grid = expand([f"+sweeps={sweep}"])
+    grid = shipped(f"+sweeps={sweep}")
     assert not [cell.problem for cell in grid.cells if cell.problem]
     names = {name for cell in grid.cells for name in cell.config.evaluations}
     assert "hazards" in names
