@@ -526,13 +526,13 @@ def test_completions_say_how_they_were_batched(
 def test_a_moved_model_is_the_same_and_a_changed_one_is_not(
     composed: Compose, tmp_path: Path
 ) -> None:
-    base = composed()
+    base = composed("model.max_new_tokens=64")
     from ptst.models import local_folder
 
     folder = local_folder(base.model)
     assert folder is not None
     shutil.copytree(folder, tmp_path / "copy")
-    moved = composed(f"model.path={tmp_path}/copy")
+    moved = composed(f"model.path={tmp_path}/copy", "model.max_new_tokens=64")
     assert cell_keys(moved).cell == cell_keys(base).cell
     config = tmp_path / "copy" / "config.json"
     config.write_text(config.read_text() + " ")

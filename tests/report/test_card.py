@@ -184,7 +184,7 @@ def test_a_base_model_and_data_of_the_hub_are_named_for_the_hub(hub: Path) -> No
     card = model_card(config, Store(hub / "store"))
     data = ModelCard(card).data
     assert (data.license, data.license_name, data.license_link) == ("other", "qwen", "https://x.org/l")  # fmt: skip
-    assert "The base model's own card says qwen" in card
+    assert "licence of its base model, whose card says qwen" in card
 
 
 # Advice
