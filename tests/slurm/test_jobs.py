@@ -200,6 +200,23 @@ def test_a_failed_cell_fails_its_job_and_keeps_no_other_from_its_score(
 
 
 @pytest.mark.usefixtures("warm")
+def test_a_store_and_a_working_directory_may_have_any_name(
+    on: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the name of a log, SLURM replaces %j, say, by the job's id."""
+    cluster = on()
+    folder = tmp_path / "a b's 100%j %%a ${HOME}"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    sweep = [*TINY, "tracking=none", "finetune=none", "paths.store=store", "paths.reports=reports"]
+    assert main(["-m", *sweep, *SLURM, "hydra.launcher.generate.setup=[pwd]"]) == 0
+    over(cluster, folder)
+    assert {state.state for state in states(sweep, folder)} == {"done"}
+    (entry,) = entries(folder)
+    assert entry.log(Store(folder / "store"), 0).read_text().startswith(f"{folder}\n")
+
+
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("apart", [False, True])
 def test_another_judge_reads_the_completions_that_were_queued_before(
     on: Login, tmp_path: Path, apart: bool

@@ -290,6 +290,14 @@ def test_a_request_that_cannot_be_fulfilled_is_refused_with_the_reason(
     assert "quick" not in cluster.ask("squeue", "-h", "-O", "Name:80")
 
 
+def test_a_store_where_slurm_cannot_write_logs_is_refused(
+    full: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *TINY, "tracking=none", f"paths.store='{tmp_path}/a\\b'", SLURM]) == 2
+    assert "SLURM cannot write logs to a path with a backslash" in capsys.readouterr().err
+    assert not full.ask("squeue", "-h", "-n", "ptst")
+
+
 def test_where_slurm_is_not_there_the_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,11 +54,16 @@ def check_requests(grid: Grid, settings: SlurmSettings) -> None:
     """Have SLURM look at what each stage asks for, before anything is submitted.
 
     Raises:
-        ConfigError: a request that makes no sense, or that no node of the cluster can ever fulfil.
+        ConfigError: a request that makes no sense, or that no node of the cluster can ever fulfil; a store
+            where SLURM cannot write logs.
         SlurmError: there is no SLURM here, or it does not answer.
     """
     check_settings(settings)
     cluster.check_there()
+    if "\\" in str(Path(grid.store).resolve()):  # in it, SLURM would not put a log's index for %a
+        raise ConfigError(
+            f"paths.store={grid.store}: SLURM cannot write logs to a path with a backslash."
+        )
     for stage in ["finetune", "generate", *(["judge"] if settings.judge_apart else [])]:
         resources: Resources = getattr(settings, stage)
         limit = cluster.time_limit(resources.partition)
@@ -300,10 +305,11 @@ class _Planner:
             f"--job-name={name}",
             f"--array={_indices(cells, self._resources(stage).parallel)}",
         ]
+        logs = str((ledger.folder(self.store) / name).resolve())
         if conditions:
             command += [f"--dependency={','.join(conditions)}", "--kill-on-invalid-dep=yes"]
         command += [
-            f"--output={entry.log(self.store, 0).resolve().with_name('%a.log')}",
+            f"--output={logs.replace('%', '%%')}/%a.log",
             *_request(self.grid, self.settings, stage),
         ]
         script = ledger.folder(self.store) / name / "job.sh"
