@@ -71,6 +71,7 @@ ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={port}
 AccountingStoragePass={base}/munge.socket
+AccountingStorageEnforce=limits,qos
 """
 
 DATABASE = """AuthType=auth/munge
@@ -95,6 +96,15 @@ def installed(*programs: str) -> bool:
     return all(shutil.which(program, path=SEARCH) for program in (*PROGRAMS, *programs))
 
 
+def need_accounting() -> None:
+    """Skip a test where no cluster with accounts can be made; fail where one is required."""
+    import pytest
+
+    if not installed("mariadbd", "slurmdbd"):
+        lacking = "slurmdbd and mariadb-server are not installed: no cluster with accounts"
+        (pytest.fail if os.environ.get("PTST_REQUIRE_SLURM") else pytest.skip)(lacking)
+
+
 @dataclass
 class Cluster:
     """Settings of a cluster, and the cluster itself between `start` and `stop`.
@@ -105,7 +115,7 @@ class Cluster:
         forget_after: seconds until squeue forgets a job that has ended.
         grace: seconds between a preemption's signal and its end.
         node_timeout: seconds of silence after which a node counts as dead.
-        accounting: whether slurmdbd and a data base answer sacct.
+        accounting: whether slurmdbd and a data base answer sacct, and limits of QOS count.
     """
 
     base: Path
@@ -282,7 +292,9 @@ class Cluster:
         self._wait(
             lambda: self.run("sacctmgr", "-n", "show", "cluster").returncode == 0, "slurmdbd"
         )
-        self.run("sacctmgr", "-i", "add", "cluster", "virtual")
+        for what in (["cluster", "virtual"], ["account", "lab"], ["user", getpass.getuser()]):
+            account = ["account=lab", "defaultaccount=lab"] if what[0] == "user" else []
+            self.run("sacctmgr", "-i", "add", *what, *account)
 
 
 def _free_ports(count: int) -> list[int]:

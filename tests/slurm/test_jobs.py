@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import TINY
-from slurm_cluster import Cluster, installed
+from slurm_cluster import Cluster, need_accounting
 from warm import put_python
 
 from ptst.cli import main
@@ -380,10 +380,8 @@ def test_a_controller_that_starts_again_changes_nothing(
 def test_status_tells_how_a_job_ended_that_slurm_has_forgotten(
     on: Login, tmp_path: Path, accounting: bool
 ) -> None:
-    if accounting and not installed("mariadbd", "slurmdbd"):
-        if os.environ.get("PTST_REQUIRE_SLURM"):
-            pytest.fail("slurmdbd or mariadb-server is not installed")
-        pytest.skip("slurmdbd and mariadb-server are not installed: no cluster with accounts")
+    if accounting:
+        need_accounting()
     cluster = on(nodes=1, accounting=accounting, forget_after=2)
     sweep = [*own(tmp_path), "finetune.max_steps=50"]
     sweep.remove("finetune.max_steps=3")

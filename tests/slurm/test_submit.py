@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from slurm_cluster import Cluster
+from slurm_cluster import Cluster, need_accounting
 
 from ptst.cli import main
 from ptst.slurm.ledger import Submission, read_all, write
@@ -376,6 +377,53 @@ def test_a_foreign_job_of_an_id_that_was_once_ours_is_not_ours(
     assert Counter(stage for stage, _ in items(tmp_path, full))["generate"] == 6
 
 
+@pytest.mark.slow
+def test_a_limit_of_a_qos_is_told_as_what_it_is(
+    on: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_accounting()
+    cluster = on(nodes=1, accounting=True, forget_after=2)
+    sweep = ["-m", *GRID, *own(tmp_path), SLURM]
+    sweep += [
+        f"hydra.launcher.{s}.{w}"
+        for s in ("finetune", "generate")
+        for w in ("qos=tight", "extra=[--hold]")
+    ]
+    user = getpass.getuser()
+
+    def limit(*words: str) -> None:
+        unlimited = ["MaxWall=-1", "MaxTRESPerJob=cpu=-1", "MaxSubmitJobsPerUser=-1"]
+        cluster.run("sacctmgr", "-i", "modify", "qos", "tight", "set", *unlimited)
+        cluster.run("sacctmgr", "-i", "modify", "qos", "tight", "set", *words)
+        capsys.readouterr()
+
+    cluster.run("sacctmgr", "-i", "add", "qos", "tight", "flags=DenyOnLimit")
+    cluster.run("sacctmgr", "-i", "modify", "user", user, "set", "qos+=tight")
+    for words, name in (
+        ("MaxWall=60", "MaxWallDurationPerJob"),
+        ("MaxTRESPerJob=cpu=2", "MaxCpuPerJob"),
+    ):
+        limit(words)
+        assert main(sweep) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"SLURM refuses what stage finetune asks for: QOS{name}Limit:" in said
+        assert "later" not in said and "sacctmgr show qos" in said
+        assert not entries(tmp_path)
+    limit("MaxSubmitJobsPerUser=3")
+    assert main(sweep) == 1
+    assert "takes no more for now: QOSMaxSubmitJobPerUserLimit" in capsys.readouterr().err
+    assert sum(items(tmp_path, cluster).values()) > 2
+    limit("MaxSubmitJobsPerUser=-1")
+    assert main(sweep) == 0
+    assert Counter(stage for stage, _ in items(tmp_path, cluster)) == {
+        "finetune": 2,
+        "generate": 6,
+        "judge": 6,
+    }
+    assert set(items(tmp_path, cluster).values()) == {1}
+    assert main(["cancel", *sweep[1:-5]]) == 0
+
+
 def test_stages_are_submitted_only_with_what_they_need(
     full: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,14 +438,58 @@ def test_stages_are_submitted_only_with_what_they_need(
     assert Counter(stage for stage, _ in items(tmp_path, full))["judge"] == 6
 
 
-def slow_sbatch(folder: Path) -> str:
-    """A PATH with an sbatch that takes its time before and after it does what sbatch does."""
+def with_sbatch(folder: Path, before: str, after: str = "", output: str = "&1") -> str:
+    """A PATH with a site's own sbatch, which does more than sbatch does before and after it."""
     real = next(p for d in os.environ["PATH"].split(":") if (p := Path(d) / "sbatch").exists())
     script = folder / "bin" / "sbatch"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/bash\nsleep 0.1\n{real} "$@"\ncode=$?\nsleep 0.1\nexit $code\n')
+    lines = ["#!/bin/bash", before, f'{real} "$@" >{output}', "code=$?", after, "exit $code", ""]
+    script.write_text("\n".join(lines))
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return f"{script.parent}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("output", ["&1", "/dev/null"])
+def test_what_a_site_prints_with_sbatch_is_not_taken_for_the_jobs_id(
+    full: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    says = (
+        "echo 'Welcome to cluster 7!'; echo '99 TB are free. Mind the submit limit.' >&2; sleep 0.7"
+    )
+    path = with_sbatch(tmp_path, f"echo; {says}", "echo '20 jobs'", output)
+    monkeypatch.setenv("PATH", path)
+    sweep = ["-m", *GRID, *own(tmp_path), "finetune=none", SLURM]
+    assert main(sweep) == 0
+    first = items(tmp_path, full)
+    assert Counter(stage for stage, _ in first) == {"generate": 2, "judge": 2}
+    assert main(sweep) == 0
+    assert items(tmp_path, full) == first
+
+
+def test_where_sbatch_fails_half_way_it_is_said_what_is_queued_and_how_to_go_on(
+    full: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fails = """[[ "$*" != *--test-only* && "$*" == *-generate-* ]] && {
+        echo 'sbatch: error: Batch job submission failed: Zero Bytes were transmitted' >&2; exit 1; }"""
+    sweep = ["-m", *GRID, *own(tmp_path), SLURM]
+    with monkeypatch.context() as here:
+        here.setenv("PATH", with_sbatch(tmp_path, fails))
+        assert main(sweep) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    (tuned,) = [entry for entry in entries(tmp_path) if entry.job]
+    assert f"job {tuned.job}: finetune, 2 tasks" in said
+    assert "not all was submitted: Batch job submission failed: Zero Bytes" in said
+    assert "the same command submits the rest" in said
+    assert main(sweep) == 0
+    assert Counter(stage for stage, _ in items(tmp_path, full)) == {
+        "finetune": 2,
+        "generate": 6,
+        "judge": 6,
+    }
+    assert set(items(tmp_path, full).values()) == {1}
 
 
 @pytest.mark.slow
@@ -405,7 +497,7 @@ def test_killed_while_submitting_it_is_completed_without_a_duplicate(
     full: Cluster, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "ptst.cli", "-m", *GRID, *own(tmp_path), SLURM, "seed=0,1,2,3"]
-    environment = os.environ | {"PATH": slow_sbatch(tmp_path)}
+    environment = os.environ | {"PATH": with_sbatch(tmp_path, "sleep 0.1", "sleep 0.1")}
     before_all = full.states().keys()
     draw = random.Random(3)
     kills = 0

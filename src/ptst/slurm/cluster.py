@@ -32,10 +32,11 @@ ENDED = {
 """States that a job does not come back from (squeue's and sacct's manual); all others are active."""
 
 FULL = re.compile(
-    r"temporarily un(able to accept job|available)|MaxSubmit|submit limit|Slurm cannot accept|GrpSubmit|MaxJobCount",
-    re.IGNORECASE,
+    r"^(sbatch: error|allocation failure): .*"
+    r"(temporarily un(able to accept job|available)|MaxSubmit|GrpSubmit|Slurm cannot accept|MaxJobCount)",
+    re.IGNORECASE | re.MULTILINE,
 )
-"""In what sbatch says where a limit on how many jobs may be queued is reached."""
+"""In what sbatch says where a limit on how many jobs may be queued is reached. Other lines are a site's own."""
 
 
 class SlurmError(PtstError):
@@ -76,7 +77,7 @@ def check_there() -> None:
         )
 
 
-def submit(arguments: Sequence[str], hold: int | None = None, seconds: float = 60) -> str:
+def submit(arguments: Sequence[str], hold: int | None = None, seconds: float = 60) -> str | None:
     """Submit a job.
 
     Args:
@@ -85,7 +86,7 @@ def submit(arguments: Sequence[str], hold: int | None = None, seconds: float = 6
         seconds: how long SLURM may take. After that it is not known whether the job was taken.
 
     Returns:
-        Its id.
+        Its id. None if there is none to be told from what a site's sbatch prints besides.
 
     Raises:
         ClusterFull: no more jobs may be queued.
@@ -103,7 +104,7 @@ def submit(arguments: Sequence[str], hold: int | None = None, seconds: float = 6
 
         def said() -> str:
             errors.seek(0)
-            return _said(errors.read())
+            return errors.read()
 
         end = time.monotonic() + seconds
         while True:
@@ -116,11 +117,34 @@ def submit(arguments: Sequence[str], hold: int | None = None, seconds: float = 6
             process.kill()
             process.wait()
             if FULL.search(said()):
-                raise ClusterFull(said())
-            raise SlurmError(f"sbatch took more than {seconds:.0f} s: {said() or 'no answer'}")
+                raise ClusterFull(_plain_words(said()))
+            raise SlurmError(
+                f"sbatch took more than {seconds:.0f} s: {_plain_words(said()) or 'no answer'}"
+            )
         if process.returncode:
-            raise (ClusterFull if FULL.search(said()) else SlurmError)(said())
-        return out.strip().split(";")[0]
+            raise _refusal(said())
+        ids = re.findall(r"^(\d+)(?:;\S*)?$", out, re.MULTILINE)
+        return ids[0] if len(ids) == 1 else None
+
+
+def _refusal(errors: str) -> SlurmError:
+    words = _plain_words(errors)
+    if FULL.search(errors):
+        return ClusterFull(words)
+    if "accounting/QOS policy" not in errors:
+        return SlurmError(words)
+    # SLURM has one sentence for all limits. Which one it is, it says in a line of its own, in older versions nowhere
+    limit = re.search(r"\b(QOS|Assoc)\w+Limit\b", errors)
+    if limit is None:
+        return SlurmError(
+            f"{words}. SLURM does not say which limit; `sacctmgr show qos` and `sacctmgr show associations` list "
+            "them. If it is one on how many jobs may be queued (MaxSubmitJobs), submit again when fewer are."
+        )
+    whose, where = ("QOS", "qos") if limit[1] == "QOS" else ("account", "associations")
+    return SlurmError(
+        f"{limit[0]}: one job alone is more than your {whose} allows. Ask for less, or for another {whose}; "
+        f"`sacctmgr show {where}` lists the limits."
+    )
 
 
 def queue() -> list[Job]:
@@ -190,7 +214,7 @@ def max_array_size() -> int:
 def time_limit(partition: str | None) -> str | None:
     """The longest time limit that a partition (None: the default one) allows, as SLURM spells it; None: any."""
     for line in _ask(["sinfo", "--noheader", "--all", "-o", "%P|%l"]).splitlines():
-        name, limit = line.split("|")
+        name, _, limit = line.partition("|")
         if name.rstrip("*") == partition or (partition is None and name.endswith("*")):
             return None if limit in ("infinite", "n/a") else limit
     return None
@@ -255,7 +279,7 @@ def _ask(command: list[str]) -> str:
             f"SLURM does not answer: {command[0]} took more than two minutes."
         ) from None
     if done.returncode:
-        raise SlurmError(f"{command[0]}: {_said(done.stderr)}")
+        raise SlurmError(f"{command[0]}: {_plain_words(done.stderr)}")
     return done.stdout
 
 
@@ -265,7 +289,7 @@ def _plain() -> dict[str, str]:
     return kept | {"SLURM_TIME_FORMAT": "%s"}
 
 
-def _said(errors: str) -> str:
+def _plain_words(errors: str) -> str:
     lines = [
         re.sub(r"^(sbatch|squeue|sacct|scontrol|scancel): (error: )?", "", x)
         for x in errors.split("\n")

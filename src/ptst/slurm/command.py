@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ptst.progress import say
 from ptst.slurm import cluster, ledger
+from ptst.slurm.cluster import ClusterFull, SlurmError
 from ptst.slurm.settings import SlurmSettings
 from ptst.slurm.submit import check_requests, submit
 from ptst.store import Store
@@ -24,7 +25,8 @@ def submit_sweep(arguments: Sequence[str], settings: SlurmSettings) -> int:
         How many cells will not be made by what is queued now: they cannot be run, or the cluster is full.
 
     Raises:
-        PtstError: something is wrong with the sweep or with what is asked of the cluster.
+        PtstError: something is wrong with the sweep or with what is asked of the cluster; or SLURM does not
+            answer, and says what was submitted until then.
     """
     started = time.monotonic()
     grid, store = frozen_grid(arguments)
@@ -45,6 +47,13 @@ def submit_sweep(arguments: Sequence[str], settings: SlurmSettings) -> int:
         say(f"  job {entry.job}: {stages}, {len(entry.tasks)} task{'s' * (len(entry.tasks) != 1)}")
     if done.queued_already:
         say(f"  {done.queued_already} tasks of earlier submissions are still in the queue")
+    if done.left is not None and not isinstance(done.left, ClusterFull):
+        if not done.new:
+            raise done.left
+        raise SlurmError(
+            f"not all was submitted: {done.left}\n"
+            "The jobs above are queued. When what went wrong is mended, the same command submits the rest."
+        )
     words = shlex.join(
         a for a in arguments if not a.startswith(("hydra/launcher=", "hydra.launcher."))
     )

@@ -46,8 +46,8 @@ class Submitted:
     new: list[Submission]
     queued_already: int
     """Tasks of earlier submissions that are still to run, or running, and serve this grid."""
-    left: str | None
-    """Why not all was submitted: the cluster takes no more for now, in its words."""
+    left: SlurmError | None
+    """Why not all was submitted: the cluster takes no more for now, or something else went wrong."""
 
 
 def check_requests(grid: Grid, settings: SlurmSettings) -> None:
@@ -92,7 +92,7 @@ def submit(grid: Grid, store: Store, settings: SlurmSettings) -> Submitted:
     """Submit what is missing.
 
     Raises:
-        SlurmError: SLURM does not answer, or refuses; what was submitted until then stays.
+        SlurmError: SLURM does not answer. If that, or a refusal, comes later, see `Submitted.left`.
         ConfigError: a cell needs a fine-tuning that nothing makes.
     """
     with ledger.locked(store) as lock:
@@ -109,8 +109,8 @@ def submit(grid: Grid, store: Store, settings: SlurmSettings) -> Submitted:
             plan.generate()
             if settings.judge_apart:
                 plan.judge()
-        except ClusterFull as full:
-            left = str(full)
+        except SlurmError as error:
+            left = error
         wanted = {item for cell in grid.distinct for item in _items_of(cell)}
         serving = sum(
             (entry.id(index), entry.name) in active
@@ -317,13 +317,18 @@ class _Planner:
         entry = replace(entry, command=("sbatch", *command))
         write_atomic(script, self._script(stage, script.with_name("submission.json")))
         ledger.write(self.store, entry)
+        full = None
         try:
             entry = replace(entry, job=cluster.submit(command, hold=self.lock))
-        except ClusterFull:
+        except ClusterFull as error:
+            full = error
+        if entry.job is None:
             if settled := ledger.settle(self.store, [entry], cluster.queue()):
-                (entry,) = settled  # taken after all
+                (entry,) = settled  # taken, under an id that sbatch did not say
+            elif full is None:
+                raise SlurmError(f"sbatch says that all is well, but there is no job {name}.")
             elif len(cells) == 1:
-                raise
+                raise full
             else:  # a part of it may fit
                 indices = sorted(cells)
                 for half in (indices[: len(indices) // 2], indices[len(indices) // 2 :]):
