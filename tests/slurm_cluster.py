@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,7 @@ MaxArraySize={max_array_size}
 MaxJobCount={max_jobs}
 MinJobAge={forget_after}
 EnforcePartLimits={enforce}
+Epilog={base}/epilog.sh
 {more}
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs={cores} Boards=1 SocketsPerBoard=1 CoresPerSocket={cores} ThreadsPerCore=1 RealMemory=512000 Gres=gpu:{gpus} Feature=virtual State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
@@ -73,6 +75,11 @@ AccountingStoragePort={port}
 AccountingStoragePass={base}/munge.socket
 AccountingStorageEnforce=limits,qos
 """
+
+EPILOG = """#!/bin/bash
+while [ -e {base}/linger ]; do sleep 0.05; done
+"""
+"""What a node does after each job."""
 
 DATABASE = """AuthType=auth/munge
 AuthInfo=socket={base}/munge.socket
@@ -179,6 +186,9 @@ class Cluster:
         (self.base / "gres.conf").write_text(
             f"NodeName=n[1-{self.nodes}] Name=gpu File=/dev/tty[0-{GPUS - 1}]\n"
         )
+        epilog = self.base / "epilog.sh"
+        epilog.write_text(EPILOG.format(**facts))
+        epilog.chmod(0o755)
         (self.base / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
         munge = [f"--{name}={self.base}/munge.{name.split('-')[0]}" for name in ("socket", "pid-file", "log-file", "seed-file")]  # fmt: skip
         # --force: temporary folders are private, and a socket should be for all
@@ -211,6 +221,16 @@ class Cluster:
             self.run("scontrol", "update", f"JobId={job}", "Comment=saved")  # something to write
         state = self.base / "state" / "job_state"
         self._wait(lambda: state.exists() and state.stat().st_mtime > before, "job_state")
+
+    @contextmanager
+    def lingering(self) -> Iterator[None]:
+        """Meanwhile a job that ends stays COMPLETING."""
+        linger = self.base / "linger"
+        linger.touch()
+        try:
+            yield
+        finally:
+            linger.unlink()
 
     def kill(self, name: str) -> None:
         """Kill a daemon ("slurmctld", "n2") as a crash would."""

@@ -332,6 +332,44 @@ def test_a_cancelled_job_keeps_its_work_and_is_not_queued_again(on: Login, tmp_p
     assert set(cluster.states()[entry.id(0)] for entry in entries(tmp_path)) == {"CANCELLED"}
 
 
+def test_a_job_that_is_completing_counts_only_if_it_is_queued_again(
+    on: Login, tmp_path: Path
+) -> None:
+    """Nodes clean up after a job for minutes: meanwhile it is COMPLETING, however it ended and whatever comes next."""
+    cluster = on()
+    sweep = [*own(tmp_path), "seed=0,1,2,3"]
+    # By its index a job is cancelled, queued again, fails, or ends well
+    setup = "case $SLURM_ARRAY_TASK_ID in 2) exit 3;; 3) exit 0;; *) sleep 100;; esac"
+    assert main(["-m", *sweep, *SLURM, f"hydra.launcher.finetune.setup=['{setup}']"]) == 0
+    tuned, _ = entries(tmp_path)
+    keys = [str(tuned.tasks[index].finetune) for index in range(4)]
+    Store(tmp_path / "store").path("finetune", keys[3]).mkdir(parents=True)
+
+    def all_are(*wanted: str) -> bool:
+        found = cluster.states()
+        return [found[tuned.id(index)] for index in range(4)] == list(wanted)
+
+    with cluster.lingering():
+        wait(cluster, lambda: all_are("RUNNING", "RUNNING", "COMPLETING", "COMPLETING"))
+        cluster.run("scontrol", "requeue", tuned.id(1))
+        cluster.run("scancel", tuned.id(0))
+        wait(cluster, lambda: all_are(*["COMPLETING"] * 4))
+        seen = {cell.keys.finetune: cell for cell in expand(sweep).distinct}
+        found = states_of(expand(sweep), Store(tmp_path / "store"))
+        cells = [found[seen[key].keys.cell] for key in keys]
+        assert [cell.state for cell in cells] == ["waiting", "queued", "blocked", "queued"]
+        assert cells[0].reason == f"its job {tuned.id(0)} was cancelled"
+        assert f"its job {tuned.id(2)} ended FAILED" in (cells[2].reason or "")
+        assert main(["-m", *sweep, *SLURM, "hydra.launcher.finetune.extra=[--hold]"]) == 0
+        new = entries(tmp_path)[2:]
+        assert [entry.stages for entry in new] == [("finetune",), ("generate", "judge")]
+        for entry in new:  # what waits for a job that will not do its work will not run, either
+            assert {task.finetune for task in entry.tasks.values()} == {keys[0], keys[2]}
+        assert main(["-m", *sweep, *SLURM]) == 0
+        assert len(entries(tmp_path)) == 4
+        assert main(["cancel", *sweep]) == 0
+
+
 def test_a_node_that_dies_is_survived(on: Login, tmp_path: Path) -> None:
     cluster = on(nodes=2, node_timeout=6)
     sweep = merged(*own(tmp_path), *LONG)

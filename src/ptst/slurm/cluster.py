@@ -14,7 +14,15 @@ from tempfile import TemporaryFile
 
 from ptst.errors import PtstError
 
-FIELDS = {"JobArrayID": 40, "Name": 160, "State": 24, "Reason": 80, "NodeList": 80, "RestartCnt": 8}
+FIELDS = {
+    "JobArrayID": 40,
+    "Name": 160,
+    "State": 24,
+    "Reason": 80,
+    "NodeList": 80,
+    "RestartCnt": 8,
+    "EndTime": 24,
+}
 """Of squeue, with widths: it pads them, and has no separator that could not stand in a field."""
 
 ENDED = {
@@ -166,7 +174,11 @@ def _job(line: str) -> Job:
     for width in FIELDS.values():
         values.append(line[start : start + width].strip())
         start += width
-    id_, name, state, reason, node, restarts = values
+    id_, name, state, reason, node, restarts, end = values
+    # While its node is cleaned up, a job is COMPLETING, and SLURM does not say from which state to which. One that is
+    # to be queued again has its end before it; others have ended, and a cancelled one has no reason.
+    if state == "COMPLETING" and end.isdigit() and float(end) < time.time() + 30:
+        state = "CANCELLED" if reason == "None" else "FAILED"
     return Job(id_, name, state, reason, node, int(restarts or 0))
 
 

@@ -135,6 +135,8 @@ class _Planner:
     waits: dict[str, list[list[str]]] = field(default_factory=dict)
     """By stage with a limit (`parallel`): in each of so many lanes the jobs that the next one waits for."""
     new: list[Submission] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
+    """Tasks ("12_3") that will not make their fine-tuning any more: what waits for them will not run."""
 
     def __post_init__(self) -> None:
         self.numbers = {id(cell): number for number, cell in enumerate(self.grid.cells)}
@@ -149,7 +151,16 @@ class _Planner:
 
     def know(self, entry: Submission, active: set[tuple[str, str]]) -> None:
         """Take an earlier submission into account, of this sweep or another in the same store."""
-        there = [index for index in entry.tasks if (entry.id(index), entry.name) in active]
+        there = [
+            index
+            for index in entry.tasks
+            if (entry.id(index), entry.name) in active
+            and self.lost.isdisjoint(entry.waits_for(index))
+        ]
+        if "finetune" in entry.stages:
+            for index, task in entry.tasks.items():
+                made = index in there or self.store.has("finetune", str(task.finetune))
+                (self.lost.discard if made else self.lost.add)(entry.id(index))
         for index in there:
             for item in _items(entry.stages, entry.tasks[index]):
                 self.made_by.setdefault(item, (str(entry.job), index))
