@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
 PartitionName=high Nodes=ALL MaxTime=INFINITE DefaultTime=10 PriorityTier=10 PreemptMode=OFF
 PartitionName=short Nodes=ALL MaxTime=10 DefaultTime=10
+PartitionName=hidden Nodes=ALL MaxTime=INFINITE Hidden=YES
 """
 
 ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
@@ -123,6 +125,7 @@ class Cluster:
         grace: seconds between a preemption's signal and its end.
         node_timeout: seconds of silence after which a node counts as dead.
         accounting: whether slurmdbd and a data base answer sacct, and limits of QOS count.
+        private: whether users see their own jobs alone.
     """
 
     base: Path
@@ -136,6 +139,7 @@ class Cluster:
     grace: int = 10
     node_timeout: int = 60
     accounting: bool = False
+    private: bool = False
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -156,6 +160,8 @@ class Cluster:
         key.write_bytes(secrets.token_bytes(1024))
         ports = _free_ports(self.nodes + 3)
         more = "SlurmctldParameters=preempt_send_user_signal\n" if self.announce else ""
+        if self.private:
+            more += "PrivateData=jobs\n"
         facts = {
             "base": self.base,
             "user": getpass.getuser(),
@@ -315,6 +321,28 @@ class Cluster:
         for what in (["cluster", "virtual"], ["account", "lab"], ["user", getpass.getuser()]):
             account = ["account=lab", "defaultaccount=lab"] if what[0] == "user" else []
             self.run("sacctmgr", "-i", "add", *what, *account)
+
+
+def as_user(uid: int, call: Callable[[], None]) -> None:
+    """Call something in a process of another user, which only root can make.
+
+    Raises:
+        AssertionError: the call raised something, whose traceback is printed.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            call()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stderr.flush()
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0, "see standard error"
 
 
 def _free_ports(count: int) -> list[int]:

@@ -377,6 +377,47 @@ def test_a_foreign_job_of_an_id_that_was_once_ours_is_not_ours(
     assert Counter(stage for stage, _ in items(tmp_path, full))["generate"] == 6
 
 
+def test_the_login_name_does_not_say_whose_jobs_are_looked_for(
+    full: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = [*GRID, *own(tmp_path)]
+    assert main(["-m", *sweep, SLURM]) == 0
+    first = items(tmp_path, full)
+    monkeypatch.setenv("LOGNAME", "nobody")
+    states = states_of(expand(sweep), Store(tmp_path / "store"))
+    assert {state.state for state in states.values()} == {"queued"}
+    assert main(["-m", *sweep, SLURM]) == 0
+    assert items(tmp_path, full) == first
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can submit for somebody else")
+def test_what_another_user_has_queued_is_waited_for_and_left_alone(
+    full: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = [*GRID, *own(tmp_path)]
+    theirs = [f"hydra.launcher.{stage}.extra=['--uid=65534']" for stage in ("finetune", "generate")]
+    assert main(["-m", *sweep, SLURM, *theirs]) == 0
+    for entry in entries(tmp_path):
+        write(Store(tmp_path / "store"), replace(entry, user=65534))
+    first = items(tmp_path, full)
+    states = states_of(expand(sweep), Store(tmp_path / "store"))
+    assert {state.state for state in states.values()} == {"queued"}
+    assert {state.job.user for state in states.values() if state.job} == {"nobody"}
+    assert main(["-m", *sweep, SLURM]) == 0
+    assert items(tmp_path, full) == first
+    judged = ["-m", *sweep, "judge=keywords", SLURM]
+    assert main(judged) == 0  # and one's own jobs wait for those
+    assert Counter(stage for stage, _ in items(tmp_path, full) - first) == {
+        "generate": 6,
+        "judge": 6,
+    }
+    capsys.readouterr()
+    assert main(["cancel", *sweep]) == 0
+    said = capsys.readouterr().err
+    assert "0 jobs cancelled" in said and "5 go on, because nobody submitted them" in said
+    assert first - items(tmp_path, full) == Counter()
+
+
 @pytest.mark.slow
 def test_a_limit_of_a_qos_is_told_as_what_it_is(
     on: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]

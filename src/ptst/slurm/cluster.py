@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shutil
@@ -155,18 +154,21 @@ def _refusal(errors: str) -> SlurmError:
     )
 
 
-def queue() -> list[Job]:
-    """This user's jobs and tasks that SLURM remembers, ended ones included for some minutes.
+def queue(others: Iterable[int] = ()) -> list[Job]:
+    """The jobs and tasks that SLURM remembers of this user, ended ones included for some minutes.
+
+    Args:
+        others: ids of users whose jobs are listed, too, unless the cluster hides them (`hides_jobs`).
 
     Raises:
         SlurmError: SLURM does not answer.
     """
     wanted = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
-    user = getpass.getuser()
-    listed = _ask(
-        ["squeue", "--noheader", "--array", "--states=all", f"--user={user}", "-O", wanted]
-    )
-    return [_job(line) for line in listed.splitlines() if line.strip()]
+    users = ",".join(str(user) for user in sorted({os.getuid(), *others}))
+    # --all: partitions that a site hides, too
+    command = ["squeue", "--noheader", "--all", "--array", "--states=all", f"--user={users}"]
+    listed = _ask([*command, "-O", wanted])
+    return [_job(line) for line in listed.splitlines() if re.match(r"\d+(_\d+)?\s", line)]
 
 
 def _job(line: str) -> Job:
@@ -182,9 +184,9 @@ def _job(line: str) -> Job:
     return Job(id_, name, state, reason, node, int(restarts or 0))
 
 
-def active(queue: Iterable[Job]) -> set[tuple[str, str]]:
-    """(id, name) of the jobs that are queued or run. Ids alone begin again when a cluster is set up anew."""
-    return {(job.id, job.name) for job in queue if job.active}
+def hides_jobs() -> bool:
+    """Whether users see their own jobs alone here. Administrators see more, and are told the same."""
+    return os.getuid() != 0 and "jobs" in (_setting("PrivateData") or "").split(",")
 
 
 def accounting(ids: Iterable[str]) -> list[Job]:
@@ -199,7 +201,7 @@ def accounting(ids: Iterable[str]) -> list[Job]:
         "--jobs",
         wanted,
     ]
-    command += ["--format=JobID,JobName,State,NodeList"]
+    command += ["--format=JobID,State,NodeList,JobName"]  # a name may have any character
     if not wanted or shutil.which("sacct") is None:
         return []
     try:
@@ -209,7 +211,7 @@ def accounting(ids: Iterable[str]) -> list[Job]:
     jobs: dict[str, Job] = {}
     starts: dict[str, int] = {}
     for line in listed.splitlines():
-        id_, name, state, node = line.split("|", 3)
+        id_, state, node, name = line.split("|", 3)
         starts[id_] = starts.get(id_, -1) + 1
         jobs[id_] = Job(id_, name, state.split()[0], "", node, starts[id_])
     return list(jobs.values())
@@ -217,10 +219,12 @@ def accounting(ids: Iterable[str]) -> list[Job]:
 
 def max_array_size() -> int:
     """MaxArraySize: indices of an array stay below it."""
-    found = re.search(
-        r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE
-    )
-    return int(found[1]) if found else 1001  # SLURM's default
+    return int(_setting("MaxArraySize") or 1001)  # SLURM's default
+
+
+def _setting(name: str) -> str | None:
+    found = re.search(rf"^{name}\s*=\s*(\S+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
+    return found[1] if found else None
 
 
 def time_limit(partition: str | None) -> str | None:
@@ -254,12 +258,11 @@ def requeue(job: str, seconds: float = 60) -> bool:
         False if SLURM did not answer, or refused, for so many seconds (its controller may be starting again).
     """
     end = time.monotonic() + seconds
+    command = ["squeue", "--noheader", "--all", f"--jobs={job}"]
     while True:
         try:
-            state = _ask(
-                ["squeue", "--noheader", "--states=all", f"--jobs={job}", "-O", "State:24"]
-            )
-            if state.strip() == "RUNNING":  # and not cancelled, say
+            state = _ask([*command, "--states=all", "-O", "State:24"])
+            if "RUNNING" in state.split():  # and not cancelled, say
                 _ask(["scontrol", "requeue", job])
             return True
         except SlurmError:
@@ -275,7 +278,7 @@ def is_overdue(job: str) -> bool:
     it is cancelled. False where SLURM does not answer.
     """
     try:
-        end = _ask(["squeue", "--noheader", f"--jobs={job}", "-O", "EndTime:24"]).strip()
+        end = _ask(["squeue", "--noheader", "--all", f"--jobs={job}", "-O", "EndTime:24"]).strip()
     except SlurmError:
         return False
     return end.isdigit() and float(end) < time.time() + 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from ptst.progress import say
@@ -71,32 +72,39 @@ def submit_sweep(arguments: Sequence[str], settings: SlurmSettings) -> int:
 
 
 def cancel(grid: Grid, store: Store) -> None:
-    """Cancel the jobs that were submitted for a grid's cells, and no others, and say which.
+    """Cancel the jobs that this user submitted for a grid's cells, and no others, and say which.
 
     A job of this sweep stays if it also serves cells that are not in `grid`, or if a job that does waits for it.
     """
     with ledger.locked(store):
-        queue = cluster.queue()
-        entries = ledger.settle(store, ledger.read_all(store), queue)
-        active = cluster.active(queue)
+        entries = ledger.read_all(store)
+        queue = ledger.ask(entries)
+        entries = ledger.settle(store, entries, queue)
+        active = ledger.active(store, queue, ledger.hidden(entries, queue))
         cells = {cell.keys.cell for cell in grid.distinct}
         ours: set[str] = set()
         needed: set[str] = set()
         shared = 0
+        foreign: Counter[str] = Counter()
         for entry in entries:
             for index, task in entry.tasks.items():
                 id_ = entry.id(index)
                 if (id_, entry.name) not in active:
                     continue
                 if entry.sweep == grid.name and cells.issuperset(task.cells):
-                    ours.add(id_)
+                    if not entry.foreign:
+                        ours.add(id_)
+                        continue
+                    foreign[entry.user_name] += 1
                 else:
                     shared += entry.sweep == grid.name and not cells.isdisjoint(task.cells)
-                    needed |= set(entry.waits_for(index))
+                needed |= set(entry.waits_for(index))
         kept = ours & needed
         cluster.cancel(sorted(ours - needed))
     say(f"{grid.name}: {len(ours - needed)} jobs cancelled")
     if kept:
         say(f"  {len(kept)} go on, because jobs of other sweeps or cells wait for them")
+    for user, count in foreign.items():
+        say(f"  {count} go on, because {user} submitted them, who alone can cancel them")
     if shared:
         say(f"  {shared} go on, because cells share them that these overrides leave out")

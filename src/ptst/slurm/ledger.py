@@ -7,15 +7,21 @@ there is none.
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ptst.progress import say
+from ptst.slurm import cluster
 from ptst.slurm.cluster import Job
 from ptst.store import Store, read_json, write_json
+
+Item = tuple[str, str]
+"""What a job is for: ("finetune" or "generate", the artifact's key) or ("judge", the cell's key)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,27 @@ class Submission:
     submitted: float = 0.0
     """Seconds since the epoch."""
     job: str | None = None
+    user: int = field(default_factory=os.getuid)
+    """Id of the user whose jobs these are."""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether these are another user's jobs."""
+        return self.user != os.getuid()
+
+    @property
+    def user_name(self) -> str:
+        """What that user is called; the id where nobody is called so any more."""
+        try:
+            return pwd.getpwuid(self.user).pw_name
+        except KeyError:
+            return str(self.user)
+
+    def items(self, index: int) -> list[Item]:
+        """What a task is for."""
+        task = self.tasks[index]
+        keys = {"finetune": (str(task.finetune),), "generate": task.generate, "judge": task.cells}
+        return [(stage, key) for stage in self.stages for key in keys[stage]]
 
     def id(self, index: int) -> str:
         """A task's id as SLURM spells it: "12_3"."""
@@ -83,6 +110,7 @@ def read(file: Path) -> Submission:
     }
     for key in ("stages", "after", "command"):
         plain[key] = tuple(plain[key])
+    plain.setdefault("user", file.stat().st_uid)  # older entries do not say
     return Submission(**plain)
 
 
@@ -96,18 +124,53 @@ def read_all(store: Store) -> list[Submission]:
 
 
 def settle(store: Store, entries: list[Submission], queue: list[Job]) -> list[Submission]:
-    """Give entries that lack it their job's id, by its name; drop those whose job was never submitted."""
+    """Give entries that lack it their job's id, by its name; drop those whose job was never submitted.
+
+    Other users' entries stay as they are: theirs may be jobs that this user does not see.
+    """
     ids = {job.name: job.id.split("_")[0] for job in queue}
     settled = []
     for entry in entries:
         if entry.job is None and entry.name in ids:
             entry = replace(entry, job=ids[entry.name])
-            write(store, entry)
-        if entry.job is None:
-            shutil.rmtree(folder(store) / entry.name)
-        else:
+            if not entry.foreign:
+                write(store, entry)
+        if entry.job is not None:
             settled.append(entry)
+        elif not entry.foreign:
+            shutil.rmtree(folder(store) / entry.name)
     return settled
+
+
+def ask(entries: list[Submission]) -> list[Job]:
+    """The jobs of all users who submitted something, as far as this user sees them."""
+    return cluster.queue(entry.user for entry in entries)
+
+
+def hidden(entries: list[Submission], queue: list[Job]) -> list[Submission]:
+    """Entries of other users none of whose jobs this user sees, on a cluster that hides them."""
+    seen = {job.name for job in queue}
+    unseen = [entry for entry in entries if entry.foreign and entry.job and entry.name not in seen]
+    return unseen if unseen and cluster.hides_jobs() else []
+
+
+def active(store: Store, queue: list[Job], unseen: list[Submission]) -> set[tuple[str, str]]:
+    """(id, name) of the tasks that are queued or run. Ids alone begin again when a cluster is set up anew.
+
+    Args:
+        unseen: hidden entries. Their tasks count until what they are for is there: only their user can tell that they
+            are over.
+    """
+
+    def is_there(stage: str, key: str) -> bool:
+        return store.has("cell" if stage == "judge" else stage, key)
+
+    return {(job.id, job.name) for job in queue if job.active} | {
+        (entry.id(index), entry.name)
+        for entry in unseen
+        for index in entry.tasks
+        if not all(is_there(stage, key) for stage, key in entry.items(index))
+    }
 
 
 @contextmanager

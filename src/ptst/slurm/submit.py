@@ -24,14 +24,11 @@ from ptst.errors import ConfigError
 from ptst.progress import say
 from ptst.slurm import cluster, ledger
 from ptst.slurm.cluster import ClusterFull, SlurmError
-from ptst.slurm.ledger import Submission, Task
+from ptst.slurm.ledger import Item, Submission, Task
 from ptst.slurm.settings import WHERE, Resources, SlurmSettings, check_settings, gpus_of, seconds_of
 from ptst.store import Store, write_atomic
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.run import is_done, reading
-
-Item = tuple[str, str]
-"""What a job is for: ("finetune" or "generate", the artifact's key) or ("judge", the cell's key)."""
 
 Sources = tuple[tuple[str, int], ...]
 """Tasks (job, index) that something waits for."""
@@ -96,12 +93,14 @@ def submit(grid: Grid, store: Store, settings: SlurmSettings) -> Submitted:
         ConfigError: a cell needs a fine-tuning that nothing makes.
     """
     with ledger.locked(store) as lock:
-        queue = cluster.queue()
-        entries = ledger.settle(store, ledger.read_all(store), queue)
-        active = cluster.active(queue)
+        entries = ledger.read_all(store)
+        queue = ledger.ask(entries)
+        entries = ledger.settle(store, entries, queue)
+        unseen = ledger.hidden(entries, queue)
+        active = ledger.active(store, queue, unseen)
         plan = _Planner(grid, store, settings, lock, cluster.max_array_size())
-        for entry in entries:
-            plan.know(entry, active)
+        serving = {entry.name: plan.know(entry, active) for entry in entries}
+        _tell_hidden([entry for entry in unseen if serving[entry.name]], serving, store)
         plan.check()
         left = None
         try:
@@ -111,14 +110,17 @@ def submit(grid: Grid, store: Store, settings: SlurmSettings) -> Submitted:
                 plan.judge()
         except SlurmError as error:
             left = error
-        wanted = {item for cell in grid.distinct for item in _items_of(cell)}
-        serving = sum(
-            (entry.id(index), entry.name) in active
-            and not wanted.isdisjoint(_items(entry.stages, task))
-            for entry in entries
-            for index, task in entry.tasks.items()
+        return Submitted(plan.new, sum(serving.values()), left)
+
+
+def _tell_hidden(entries: Sequence[Submission], tasks: Mapping[str, int], store: Store) -> None:
+    for user in sorted({entry.user_name for entry in entries}):
+        names = [entry.name for entry in entries if entry.user_name == user]
+        say(
+            f"{sum(tasks[name] for name in names)} tasks that {user} submitted may still be queued, and count as "
+            f"queued: this cluster hides other users' jobs (PrivateData). If {user} says that they are over, remove "
+            f"what was written down of them, in {ledger.folder(store)}: {' '.join(names)}"
         )
-        return Submitted(plan.new, serving, left)
 
 
 @dataclass
@@ -145,12 +147,17 @@ class _Planner:
             for cell in self.grid.distinct
             if not cell.problem and not is_done(cell, self.store)
         ]
+        self.wanted = {item for cell in self.grid.distinct for item in _items_of(cell)}
         for stage in ("finetune", "generate", "judge"):
             if limit := self._resources(stage).parallel:
                 self.waits[stage] = [[] for _ in range(limit)]
 
-    def know(self, entry: Submission, active: set[tuple[str, str]]) -> None:
-        """Take an earlier submission into account, of this sweep or another in the same store."""
+    def know(self, entry: Submission, active: set[tuple[str, str]]) -> int:
+        """Take an earlier submission into account, of this sweep or another in the same store.
+
+        Returns:
+            How many of its tasks are still to run, or running, and serve this grid.
+        """
         there = [
             index
             for index in entry.tasks
@@ -162,11 +169,12 @@ class _Planner:
                 made = index in there or self.store.has("finetune", str(task.finetune))
                 (self.lost.discard if made else self.lost.add)(entry.id(index))
         for index in there:
-            for item in _items(entry.stages, entry.tasks[index]):
+            for item in entry.items(index):
                 self.made_by.setdefault(item, (str(entry.job), index))
         if there and entry.sweep == self.grid.name and entry.stages[0] in self.waits:
             for lane in self.waits[entry.stages[0]]:
                 lane.append(str(entry.job))
+        return sum(not self.wanted.isdisjoint(entry.items(index)) for index in there)
 
     def check(self) -> None:
         """Refuse cells whose model nothing makes.
@@ -348,8 +356,8 @@ class _Planner:
         ledger.write(self.store, entry)
         for waiting in chosen:
             waiting[:] = [str(entry.job)]
-        for index, task in tasks.items():
-            for item in _items(entry.stages, task):
+        for index in tasks:
+            for item in entry.items(index):
                 self.made_by.setdefault(item, (str(entry.job), index))
         self.new.append(entry)
 
@@ -403,11 +411,6 @@ def _stages(stage: str, settings: SlurmSettings, grid: Grid) -> tuple[str, ...]:
     """What the jobs that ask for a stage's resources do. All cells of a grid have the same stages."""
     judges = not settings.judge_apart and "judge" in grid.cells[0].config.stages
     return (stage, "judge") if stage == "generate" and judges else (stage,)
-
-
-def _items(stages: Sequence[str], task: Task) -> list[Item]:
-    keys = {"finetune": (str(task.finetune),), "generate": task.generate, "judge": task.cells}
-    return [(stage, key) for stage in stages for key in keys[stage]]
 
 
 def _items_of(cell: GridCell) -> list[Item]:

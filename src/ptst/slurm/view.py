@@ -14,6 +14,9 @@ from ptst.sweep.grid import Grid, GridCell
 FORGOTTEN = "FORGOTTEN"
 """In a state's place: the job is over, and nobody remembers how it ended."""
 
+HIDDEN = "HIDDEN"
+"""In a state's place: another user's job, which the cluster does not show to this one."""
+
 
 @dataclass(frozen=True)
 class CellJob:
@@ -22,11 +25,12 @@ class CellJob:
     Attributes:
         id: as SLURM spells it, "12_3".
         stage: what it is to make: finetune, generate or judge.
-        state: SLURM's word (PENDING, RUNNING, FAILED, ...), or FORGOTTEN.
+        state: SLURM's word (PENDING, RUNNING, FAILED, ...), FORGOTTEN, or HIDDEN.
         reason: why it waits, SLURM's word (Priority, Resources, Dependency, ...); may be empty.
         node: where it runs, or ran; may be empty.
         restarts: how often it was queued again.
         submitted: seconds since the epoch.
+        user: who submitted it; empty where that is the one who asks.
     """
 
     id: str
@@ -37,6 +41,7 @@ class CellJob:
     restarts: int
     log: str
     submitted: float
+    user: str = ""
 
     @property
     def active(self) -> bool:
@@ -57,7 +62,8 @@ def jobs_of(grid: Grid, store: Store) -> dict[str, CellJob]:
     if not entries:
         return {}
     try:
-        queue = cluster.queue()
+        queue = ledger.ask(entries)
+        hidden = {entry.name for entry in ledger.hidden(entries, queue)}
     except SlurmError as error:
         say(f"SLURM cannot be asked, what follows is from the store alone: {error}")
         return {}
@@ -87,13 +93,15 @@ def jobs_of(grid: Grid, store: Store) -> dict[str, CellJob]:
     found: dict[str, CellJob] = {}
     for cell_key, (stage, entry, index) in wanted.items():
         id_ = id_of(entry, index)
-        job = known.get((id_, entry.name), Job(id_, entry.name, FORGOTTEN, "", "", 0))
+        unknown = HIDDEN if entry.name in hidden else FORGOTTEN
+        job = known.get((id_, entry.name), Job(id_, entry.name, unknown, "", "", 0))
         if job.state == FORGOTTEN and not entry.log(store, index).exists():
             job = replace(job, state="CANCELLED")  # it never ran; SLURM forgets such tasks at once
         reason = "" if job.reason == "None" else job.reason
         log = str(entry.log(store, index))
+        user = entry.user_name if entry.foreign else ""
         found[cell_key] = CellJob(
-            id_, stage, job.state, reason, job.node, job.restarts, log, entry.submitted
+            id_, stage, job.state, reason, job.node, job.restarts, log, entry.submitted, user
         )
     return found
 

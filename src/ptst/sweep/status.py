@@ -307,7 +307,8 @@ def so_far(state: CellState) -> str:
 def _queued(job: CellJob | None) -> str:
     if job is None:
         return ""
-    said = " ".join(word for word in (job.id, job.state, job.reason, job.node) if word)
+    user = f"of {job.user}" if job.user else ""
+    said = " ".join(word for word in (job.id, user, job.state, job.reason, job.node) if word)
     return f"{said}, queued again {job.restarts}×" if job.restarts else said
 
 
