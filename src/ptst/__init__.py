@@ -1,4 +1,65 @@
 """What does fine-tuning do to the safety of an aligned chat model, and how much do templates decide?
 
-The story of one cell of the grid is in :mod:`ptst.cell`; start reading there.
+The story of one cell of the grid is in :mod:`ptst.cell`; start reading there. What a store has come to
+is one call away:
+
+>>> import ptst
+>>> frame = ptst.results("store", dataset="gsm8k", train_template="chat_*")
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def results(store: str | Path = "store", **filters: object) -> pd.DataFrame:
+    """The metrics of a store's cells, one line for each metric of each cell.
+
+    Args:
+        store: the store's folder.
+        filters: `column=value` for model, dataset, finetune, train_template, test_template, judge, seed;
+            a value may have * and ? as in a shell. `**{"finetune.epochs": 3}` filters by any setting.
+
+    Returns:
+        Columns: cell (its key), model, dataset, finetune, train_template ("none" for the untouched model),
+        test_template, seed, evaluation, metric, judge, unit ("percent", or the scale of a mean), value,
+        ci_low, ci_high (95 % interval), std, n (answers with a score), units, missing, unfinished (cut off at
+        max_new_tokens), samples, made (UTC). A value that is missing is NaN.
+
+    Raises:
+        ptst.errors.PtstError: there is no such store; a filter names what nothing has.
+    """
+    from ptst import inventory
+
+    return inventory.cells_frame(_chosen(store, filters))
+
+
+def rows(store: str | Path = "store", **filters: object) -> pd.DataFrame:
+    """The answers of a store's cells, one line for each: the query's columns, completion, label, value, reason.
+
+    Args:
+        store, filters: as of `results`.
+
+    Returns:
+        Columns: cell, model, dataset, finetune, train_template, test_template, seed, evaluation, judge; the
+        columns of the query set (id, input, ...); completion, tokens, finished; label (None where it is missing),
+        value, reason. Answers to safety queries are among them.
+
+    Raises:
+        ptst.errors.PtstError: see `results`.
+    """
+    from ptst import inventory
+
+    return inventory.rows_frame(_chosen(store, filters))
+
+
+def _chosen(store: str | Path, filters: dict[str, object]) -> list:
+    from ptst import inventory
+    from ptst.store import Store
+
+    found = inventory.things(Store(Path(store).expanduser()), ("cell",))
+    return inventory.chosen(found, [f"{key}={value}" for key, value in filters.items()])

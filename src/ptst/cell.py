@@ -501,7 +501,7 @@ def generate(
         decoding = evaluation.decoding
         rows = queries.rows
         halved: list[int] = []  # a 1 for each time since the last batch that was answered
-        batches, how, answer = _answering(config, queries, model, stop, lambda: halved.append(1))
+        batches, how, answer = answering(config, queries, model, stop, lambda: halved.append(1))
         opened = opens_think(config, model)
         total, halvings = decoding.samples * len(rows), 0
         completions: list[dict[str, Any]] = []
@@ -576,7 +576,7 @@ Answering = tuple[
 """The batches, what else decides a batch, and the function that answers some of them."""
 
 
-def _answering(
+def answering(
     config: Config, queries: Queries, model: TestedModel, stop: Stop, halved: Callable[[], None]
 ) -> Answering:
     """How the cell's model answers queries: here in batches, or at its API one by one.

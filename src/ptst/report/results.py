@@ -269,7 +269,7 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
     """
     paper = paper_rows()
     found = _found(grid, store, states)
-    read = _reader(store)
+    read = reader(store)
     splits = _splits(grid)
     judges = known_judges()
     tables = []
@@ -342,7 +342,7 @@ def _found(grid: Grid, store: Store, states: Mapping[str, CellState]) -> dict[st
     return found
 
 
-def _reader(store: Store) -> ReadScores:
+def reader(store: Store) -> ReadScores:
     """A function that reads a cell's scores, each file once."""
     known: dict[tuple[str | None, ...], Scored | None] = {}
 
@@ -787,12 +787,12 @@ def _contrasts(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple
                     if a in table.entries and (train, safe) in table.entries:
                         found = _contrast(table, kind, a, (train, safe), read)
                         same = table.metric != asked and found.p is not None
-                        contrasts.append(_untested(found, asked) if same else found)
+                        contrasts.append(untested(found, asked) if same else found)
     adjusted = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
     return tuple(c if c.p is None else replace(c, p_holm=next(adjusted)) for c in contrasts)
 
 
-def _untested(contrast: Contrast, asked: str) -> Contrast:
+def untested(contrast: Contrast, asked: str) -> Contrast:
     """Without its test: the same answers were asked the same question as `asked`."""
     why = f"no test: one question with {asked.partition('/')[2]}"
     said = why if contrast.status == "done" else f"{contrast.status}; {why}"
@@ -800,7 +800,6 @@ def _untested(contrast: Contrast, asked: str) -> Contrast:
 
 
 def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> Contrast:
-    name = table.metric.partition("/")[0]
     first, second = table.entries[a], table.entries[b]
     labels = " → ".join(a), " → ".join(b)
     nothing = Contrast(
@@ -818,12 +817,28 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
     ]
     if cells[0].keys() != cells[1].keys():
         return replace(nothing, status="not paired: the seeds are not the same")
+    return paired(nothing, [(a, cells[1][seed]) for seed, a in cells[0].items()], read, read)
+
+
+def paired(
+    nothing: Contrast,
+    cells: Sequence[tuple[GridCell, GridCell]],
+    read_a: ReadScores,
+    read_b: ReadScores,
+) -> Contrast:
+    """The difference between cells that were asked the same queries, pooled over the pairs.
+
+    Args:
+        nothing: says the metric and its scale; what is returned where there is no difference, with the reason.
+        cells: pairs of a and b, one for each seed.
+    """
+    metric, scale = nothing.metric, nothing.scale
+    name = metric.partition("/")[0]
     differences: dict[Any, float] = {}
     pairs: list[tuple[float, float, Hashable]] = []
     n = only_a = only_b = left_out = 0
-    for seed, cell_a in cells[0].items():
-        cell_b = cells[1][seed]
-        in_a, in_b = read(cell_a, name), read(cell_b, name)
+    for cell_a, cell_b in cells:
+        in_a, in_b = read_a(cell_a, name), read_b(cell_b, name)
         if in_a is None or in_b is None:
             return replace(nothing, status="not paired: the scores are no longer in the store")
         queries = [c.keys.evaluations[name].generate_parts["queries"] for c in (cell_a, cell_b)]
@@ -832,8 +847,8 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
         }:
             return replace(nothing, status="not paired: the queries are not the same")
         for query, answer in in_a.items():
-            value_a = _value(answer, _label(cell_a, table.metric))
-            value_b = _value(in_b[query], _label(cell_b, table.metric))
+            value_a = _value(answer, _label(cell_a, metric))
+            value_b = _value(in_b[query], _label(cell_b, metric))
             if value_a is None or value_b is None:
                 left_out += 1
                 continue
@@ -848,14 +863,14 @@ def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> 
     said = [f"partly scored ({left_out} of {n + left_out} queries left out)"] if left_out else []
     said += [] if whole else ["no test: values that are not whole numbers"]
     in_a_and_b = ([x for x, _, _ in pairs], [y for _, y, _ in pairs])
-    low, high = paired_interval(*in_a_and_b, [unit for _, _, unit in pairs], table.scale)
+    low, high = paired_interval(*in_a_and_b, [unit for _, _, unit in pairs], scale)
     return replace(
         nothing,
         n=n,
         units=len(differences),
         only_a=only_a,
         only_b=only_b,
-        difference=(100 if table.scale is None else 1) * fsum(differences.values()) / n,
+        difference=(100 if scale is None else 1) * fsum(differences.values()) / n,
         p=sign_flip([int(d) for d in differences.values()]) if whole else None,
         status="; ".join(said) or "done",
         ci_low=low,

@@ -610,7 +610,7 @@ def _figures(contrast: Contrast) -> list[str]:
         return ["", "", "", "", contrast.status, "", "", ""]
     difference = shown(contrast.difference, contrast.scale, signed=bool(contrast.difference))
     counts = (contrast.n, contrast.units, contrast.only_a, contrast.only_b)
-    p = [_p(contrast.p), _p(contrast.p_holm)]
+    p = [p_in_words(contrast.p), p_in_words(contrast.p_holm)]
     return [*map(str, counts), difference, difference_interval(contrast), *p]
 
 
@@ -623,7 +623,8 @@ def difference_interval(contrast: Contrast) -> str:
     return f"[{ends[0]}, {ends[1]}]"
 
 
-def _p(p: float | None) -> str:
+def p_in_words(p: float | None) -> str:
+    """ "0.031", "1.2e-05", or "no test"."""
     if p is None:
         return "no test"
     if p >= 0.001:

@@ -171,9 +171,11 @@ def report(grid: Grid, store: Store) -> None:
     from ptst.report.write import write_report
 
     results = load_results(grid, store, states_of(grid, store))
+    page = (
+        write_report(results, store) / "index.html"
+    )  # before it is shown: `ptst report | head` ends there
     out = Console(highlight=False)
     show(results, out)
     for line in cut_off_warnings(results):
         out.print(line, markup=False, style="yellow", soft_wrap=True)
-    page = write_report(results, store) / "index.html"
     out.print(f"report: {page}", markup=False, soft_wrap=True)

@@ -1,0 +1,203 @@
+"""`ptst compare`: two sweeps, judges or models side by side, with a paired test for each pair of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from ptst.cell import Metrics, read_metrics
+from ptst.errors import ConfigError
+from ptst.metrics import Metric, scale_in_words, shown
+from ptst.report.agreement import COMPLIED
+from ptst.report.results import Contrast, paired, reader, untested
+from ptst.report.statistics import holm
+from ptst.report.tables import difference_interval, p_in_words
+from ptst.store import Store
+from ptst.sweep.grid import Grid, GridCell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Pair = tuple[list[GridCell], list[GridCell]]
+"""Cells of a and of b that differ in their seeds alone, in the order of the seeds."""
+Line = tuple[Contrast, float | None, float | None]
+"""The difference, and the two numbers: each the mean over its seeds."""
+
+NOTE = (
+    "b − a, on the queries that have a score in both; percentage points where nothing else is said. 95 % interval of "
+    "the difference (Newcombe's for pairs, over units; of a mean Student's). p: exact two-sided sign-flip test over "
+    "units (McNemar's exact test where each unit is one query under one seed); Holm: corrected for all lines that are tested, in one metric of each evaluation."
+)
+
+
+def compare(first: Grid, second: Grid, a: str, b: str, stores: tuple[Store, Store]) -> list[Line]:
+    """Pair the cells of two grids, and test every metric that both have.
+
+    Args:
+        a, b: the overrides in which the grids differ; cells are paired by all their other coordinates.
+
+    Raises:
+        ConfigError: they are not two values of one key; no cell of the one has the coordinates of one of the other.
+    """
+    keys = [word.lstrip("+").partition("=")[0].removeprefix("template@") for word in (a, b)]
+    if keys[0] != keys[1] or a == b or keys[0] == "seed":
+        raise ConfigError(
+            f"{a} and {b}: name two values of one key, for example judge=micro judge=keywords, or two sweeps."
+        )
+    aside = set(keys)
+    ours, theirs = (_by_coordinates(grid, aside) for grid in (first, second))
+    common = [key for key in ours if key in theirs]
+    if not common:
+        raise ConfigError(
+            f"no cell of {a} has the coordinates of one of {b}: "
+            f"{_named(next(iter(ours)))}; {_named(next(iter(theirs)))}."
+        )
+    reads = reader(stores[0]), reader(stores[1])
+    coordinates = [own for key in common for own in key]
+    varying = {
+        name for name, value in coordinates if coordinates.count((name, value)) < len(common)
+    }
+    lines: list[Line] = []
+    for key in common:
+        pair = ours[key], theirs[key]
+        metrics = [
+            [
+                read_metrics(store, cell.keys.cell)
+                for cell in cells
+                if store.has("cell", cell.keys.cell)
+            ]
+            for cells, store in zip(pair, stores, strict=True)
+        ]
+        for metric in _metrics_of_both(pair):
+            label = _named(
+                [own for own in key if own[0] in varying or own[0].endswith("_template")]
+            )
+            scale = _scale(metrics, metric)
+            nothing = Contrast(
+                metric, "", a, label, {}, 0, 0, 0, 0, None, None, None, "done", scale
+            )
+            lacking = [
+                f"{word}: {len(cells) - len(own)} of {len(cells)} cells are not done"
+                for word, cells, own in zip((a, b), pair, metrics, strict=True)
+                if len(own) < len(cells)
+            ]
+            seeds = [[cell.coordinates.get("seed") for cell in cells] for cells in pair]
+            if lacking:
+                found = replace(nothing, status="; ".join(lacking))
+            elif seeds[0] != seeds[1]:
+                found = replace(nothing, status="not paired: the seeds are not the same")
+            else:
+                found = paired(nothing, list(zip(*pair, strict=True)), *reads)
+            asked = _tested(pair, metric)
+            if metric != asked and found.p is not None:
+                found = untested(found, asked)
+            lines.append((found, _mean(metrics[0], metric), _mean(metrics[1], metric)))
+    adjusted = iter(holm([found.p for found, _, _ in lines if found.p is not None]))
+    return [
+        (found if found.p is None else replace(found, p_holm=next(adjusted)), x, y)
+        for found, x, y in lines
+    ]
+
+
+def _by_coordinates(
+    grid: Grid, aside: set[str]
+) -> dict[tuple[tuple[str, str], ...], list[GridCell]]:
+    found: dict[tuple[tuple[str, str], ...], list[GridCell]] = {}
+    for cell in sorted(grid.cells, key=lambda cell: cell.coordinates.get("seed", "")):
+        own = {k: v for k, v in cell.coordinates.items() if k not in aside and k != "seed"}
+        found.setdefault(tuple(sorted(own.items())), []).append(cell)
+    return found
+
+
+def _named(key: Sequence[tuple[str, str]]) -> str:
+    own = dict(key)
+    ends = " → ".join(own.pop(name) for name in ("train_template", "test_template") if name in own)
+    return ", ".join(filter(None, [ends, *(f"{k}={v}" for k, v in own.items())]))
+
+
+def _metrics_of_both(pair: Pair) -> list[str]:
+    a, b = (cells[0].config.evaluations for cells in pair)
+    return [
+        f"{name}/{own}"
+        for name in a
+        if name in b
+        for own in a[name].metrics
+        if own in b[name].metrics
+    ]
+
+
+def _tested(pair: Pair, metric: str) -> str:
+    """The one metric of an evaluation that is tested: the others ask the same answers the same question."""
+    name = metric.partition("/")[0]
+    own = [m for m in _metrics_of_both(pair) if m.startswith(f"{name}/")]
+    labels = pair[0][0].config.evaluations[name].metrics
+    return min(own, key=lambda m: labels[m.partition("/")[2]] != COMPLIED)
+
+
+def _mean(cells: Sequence[Metrics], metric: str) -> float | None:
+    values = [own[metric].value for own in cells if metric in own]
+    there = [value for value in values if value is not None]
+    return fmean(there) if there and len(there) == len(values) else None
+
+
+def _scale(
+    metrics: Sequence[Sequence[Mapping[str, Metric]]], metric: str
+) -> tuple[float, float] | None:
+    return next((m[metric].scale for own in metrics for m in own if metric in m), None)
+
+
+def show(lines: Sequence[Line], a: str, b: str, out: Console) -> None:
+    """Print a table for each metric, and what its numbers are."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for metric in dict.fromkeys(found.metric for found, *_ in lines):
+        own = [line for line in lines if line[0].metric == metric]
+        scale = own[0][0].scale
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+        table.add_column(f"{metric}, {scale_in_words(scale)}", overflow="fold")
+        for head in ("a", "b", "b − a", "95 %", "n", "units", "p", "Holm"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for found, *means in own:
+            numbers = ["missing" if value is None else shown(value, scale) for value in means]
+            if found.difference is None:
+                table.add_row(Text(f"{found.b}\n{found.status}"), *numbers)
+                continue
+            said = "" if found.status == "done" else f"\n{found.status}"
+            difference = shown(found.difference, scale, signed=bool(found.difference))
+            counts = str(found.n), str(found.units)
+            p = p_in_words(found.p), p_in_words(found.p_holm)
+            table.add_row(
+                Text(f"{found.b}{said}"),
+                *numbers,
+                difference,
+                difference_interval(found),
+                *counts,
+                *p,
+            )
+        out.print()
+        out.print(table)
+    out.print(Text(f"\na: {a}; b: {b}. {NOTE}", "dim"))
+
+
+def as_json(lines: Sequence[Line]) -> list[dict[str, object]]:
+    """The lines as `ptst compare output=json` prints them."""
+    names = (
+        "metric",
+        "n",
+        "units",
+        "only_a",
+        "only_b",
+        "difference",
+        "ci_low",
+        "ci_high",
+        "p",
+        "p_holm",
+        "status",
+    )
+    return [
+        {"cell": found.b, "a": a, "b": b, **{name: getattr(found, name) for name in names}}
+        for found, a, b in lines
+    ]
