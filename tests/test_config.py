@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptst.cli import COMMANDS, GROUPS, HELP, main
+from ptst.cli import GROUPS, main
 from ptst.config import CONF, compose, compose_many
 from ptst.errors import ConfigError
 
@@ -221,7 +221,6 @@ def test_help_lists_every_choice_of_every_group(capsys: pytest.CaptureFixture[st
     for group in GROUPS:
         for path in (CONF / group).glob("*.yaml"):
             assert path.stem in shown
-    assert HELP.splitlines()[0] in shown
 
 
 @pytest.mark.parametrize("command", [[], ["-m"], ["plan"], ["--cfg"]])
@@ -240,7 +239,7 @@ def test_errors_leave_with_status_2_and_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["nonsense"]) == 2
-    assert f"commands are: {', '.join(COMMANDS)}" in capsys.readouterr().err
+    assert "'nonsense' is no command and no override" in capsys.readouterr().err
     assert main(["--nonsense"]) == 2
     assert main(["model=none"]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -124,9 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not argument.isascii() and "\udc80" <= max(argument) <= "\udcff":
                 raise ConfigError(f"{argument!r} is not text in UTF-8.")
         return app.main(given, prog_name="ptst", standalone_mode=False) or 0
-    except (PtstError, click.ClickException) as error:
-        said = error.format_message() if isinstance(error, click.ClickException) else error
+    except click.ClickException as error:
+        said = re.sub(r"'--(\w+)'", r"\1=...", error.format_message())
         print(f"ptst: {said}", file=sys.stderr)  # noqa: T201
+        return 2
+    except PtstError as error:
+        print(f"ptst: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
