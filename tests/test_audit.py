@@ -253,9 +253,8 @@ def test_the_commands(
     assert "4 labels of bob kept" in capsys.readouterr().out
     for words, message in (
         (["audit", "import", str(back), *overrides], "annotator="),
-        (["audit", "import", *overrides], "name the sheet"),
-        (["audit"], "ptst audit export"),
-        (["audit", "export", *overrides, "n=some"], "n=some is no whole number"),
+        (["audit", "import", *overrides, "annotator=bob"], "name the sheet"),
+        (["audit", "export", *overrides, "n=some"], "'some' is not a valid integer"),
         (
             ["audit", "import", str(tmp_path / "no.csv"), *overrides, "annotator=b"],
             "cannot be read",

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"{argument!r} is not text in UTF-8.")
         return app.main(given, prog_name="ptst", standalone_mode=False) or 0
     except click.ClickException as error:
-        said = re.sub(r"'--(\w+)'", r"\1=...", error.format_message())
+        said = re.sub(r"'--(\w+)'", r"\1=", error.format_message())
         print(f"ptst: {said}", file=sys.stderr)  # noqa: T201
         return 2
     except PtstError as error:
@@ -454,6 +454,8 @@ def audit_export(overrides: tuple[str, ...], n: int, draw_seed: int, file: Path 
 @click.option("--annotator", required=True, help="Whose labels they are.")
 def audit_import(sheet: Path, overrides: tuple[str, ...], annotator: str) -> None:
     """Take a sheet's labels; ptst judges shows them from then on."""
+    if "=" in str(sheet):
+        raise ConfigError("name the sheet: ptst audit import FILE +sweeps=... annotator=...")
     from ptst import audit
 
     done = audit.import_labels(*_grid(overrides), sheet.expanduser(), annotator)
