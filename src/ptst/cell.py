@@ -238,17 +238,19 @@ def finetune(
     made: dict[str, float],
     stop: Stop = never,
     held: models.Held | None = None,
+    wait: bool = True,
 ) -> None:
     """Stage 1: benign rows under the train template -> an adapter, or a whole model.
 
     Args:
         held: the run's models, whose judge makes room.
+        wait: see `Store.make`.
 
     An error is recorded under the fine-tuning's own key: it is what blocks all cells that test it.
     """
     assert keys.finetune is not None
     try:
-        _finetune(config, keys, store, made, stop, held or models.Held())
+        _finetune(config, keys, store, made, stop, held or models.Held(), wait)
     except Exception as error:
         with suppress(OSError):  # a full disk, say: the error itself is raised all the same
             store.record_failure(keys.finetune, error)
@@ -262,9 +264,10 @@ def _finetune(
     made: dict[str, float],
     stop: Stop,
     held: models.Held,
+    wait: bool,
 ) -> None:
     assert keys.finetune is not None
-    with store.make("finetune", keys.finetune, keys.finetune_parts, stop) as work:
+    with store.make("finetune", keys.finetune, keys.finetune_parts, stop, wait) as work:
         store.forget_failure(keys.finetune)
         if work is None:
             return

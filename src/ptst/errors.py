@@ -32,6 +32,10 @@ class Interrupted(BaseException):
     """
 
 
+class Busy(Interrupted):
+    """Another process makes it just now, and whoever asked has something else to do meanwhile."""
+
+
 class TemplateError(PtstError):
     """A template cannot make prompts, or a prompt cannot be spelled for this model."""
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from ptst.errors import Interrupted, PtstError
+from ptst.errors import Busy, Interrupted, PtstError
 from ptst.progress import console
 from ptst.redact import redacted
 
@@ -210,6 +210,7 @@ class Store:
         key: str,
         parts: Mapping[str, Any],
         stop: Callable[[], bool] = lambda: False,
+        wait: bool = True,
     ) -> Iterator[Work | None]:
         """Make an artifact, unless it is there: then, or once another process has made it, None.
 
@@ -220,15 +221,17 @@ class Store:
         Args:
             parts: what `key` was made of; kept beside the artifact as key.json.
             stop: whether to wait no longer for another process.
+            wait: False leaves it to another process that makes it.
 
         Raises:
             Interrupted: `stop` said so.
+            Busy: another process makes it, and `wait` is False.
         """
         folder = self.root / "partial" / stage / key
         if self.has(stage, key) and not folder.exists():
             yield None
             return
-        with self._lease(stage, key, stop):
+        with self._lease(stage, key, stop, wait):
             if self.has(stage, key):
                 shutil.rmtree(folder, ignore_errors=True)  # its maker died while tidying up
                 yield None
@@ -301,7 +304,7 @@ class Store:
         return self.root / "leases" / f"{stage}-{key}.lock"
 
     @contextmanager
-    def _lease(self, stage: str, key: str, stop: Callable[[], bool]) -> Iterator[None]:
+    def _lease(self, stage: str, key: str, stop: Callable[[], bool], wait: bool) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
         path = self._lock(stage, key)
@@ -310,8 +313,10 @@ class Store:
         told = False
         while not lock.is_locked:
             try:
-                lock.acquire(timeout=1)
+                lock.acquire(timeout=1 if wait else 0)
             except Timeout:
+                if not wait:
+                    raise Busy(f"another process is making {stage} {key}") from None
                 if stop():
                     raise Interrupted(
                         f"waiting for another process to make {stage} {key}"

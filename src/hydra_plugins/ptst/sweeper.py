@@ -59,12 +59,14 @@ class GridSweeper(Sweeper):
 
             return submit_sweep(arguments, launcher.settings)
 
-        def launch(file: Path, jobs: Sequence[Sequence[int]]) -> None:
-            overrides = [[f"file={file}", f"cells={list(job)}"] for job in jobs]
+        def launch(file: Path, jobs: Sequence[list[int]], wait: bool) -> list[list[int]]:
+            if not jobs:
+                return []
+            overrides = [[f"file={file}", f"cells={job}", f"wait={wait}"] for job in jobs]
             try:
-                for returned in launcher.launch(overrides, initial_job_idx=0):
-                    # raises what a job raised: cells' failures are not among it
-                    _ = returned.return_value
+                done = launcher.launch(overrides, initial_job_idx=0)
+                # raises what a job raised: cells' failures are not among it
+                return [job for job, run in zip(jobs, done, strict=True) if not run.return_value]
             finally:
                 if "joblib" in type(launcher).__module__:
                     _end_workers()

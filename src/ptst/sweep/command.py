@@ -11,7 +11,7 @@ from typing import Any
 
 from ptst.cell import check_cell
 from ptst.config import CONF, register
-from ptst.errors import PtstError
+from ptst.errors import Busy, PtstError
 from ptst.progress import say
 from ptst.store import Store
 from ptst.sweep.gpus import take_gpus, visible_gpus
@@ -20,8 +20,11 @@ from ptst.sweep.live import live
 from ptst.sweep.run import devices_of, failures, freeze, is_done, jobs_left, numbers_of, run_job
 from ptst.sweep.status import states_of
 
-Launch = Callable[[Path, Sequence[Sequence[int]]], None]
-"""launch(file of the frozen grid, line numbers of the cells of each job)"""
+Job = list[int]
+"""Line numbers, in the frozen grid, of the cells of one model."""
+Launch = Callable[[Path, Sequence[Job], bool], list[Job]]
+"""launch(file of the frozen grid, jobs, whether a job waits for another process that fine-tunes its model)
+-> the jobs that did not wait."""
 
 
 def multirun(overrides: Sequence[str]) -> int:
@@ -53,11 +56,19 @@ def multirun(overrides: Sequence[str]) -> int:
     return undone
 
 
-def task(job: Any) -> None:
-    """What a launcher runs, perhaps in a process of its own: a job of the sweeper (`file`, `cells`)."""
+def task(job: Any) -> bool:
+    """What a launcher runs, perhaps in a process of its own: a job of the sweeper (`file`, `cells`, `wait`).
+
+    Returns:
+        Whether it was run, and not left to another process.
+    """
     file, numbers = Path(job.file), numbers_of(job.cells)
     take_gpus(visible_gpus(), devices_of(file, numbers))
-    run_job(file, numbers)
+    try:
+        run_job(file, numbers, wait=job.wait == "True")
+    except Busy:
+        return False
+    return True
 
 
 class FrozenLoader:
@@ -128,6 +139,9 @@ def frozen_grid(arguments: Sequence[str]) -> tuple[Grid, Store]:
 def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch) -> None:
     """Launch the jobs, and again those that a launcher took down with it, while that leads anywhere.
 
+    A job whose model another process fine-tunes just now comes last: a sweep that is started three times
+    fine-tunes three models at a time.
+
     One worker of joblib that is killed (out of memory, say) ends all of them. What was not begun then
     comes first, so that one deadly job does not keep the others from their turn.
     """
@@ -148,7 +162,10 @@ def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch)
     while jobs and stalls < 2:
         before = unmade()
         try:
-            launch(grid.frozen, jobs)
+            busy = launch(grid.frozen, jobs, False)
+            while busy:  # nothing else is left: wait for one, and look at the others again
+                launch(grid.frozen, busy[:1], True)
+                busy = launch(grid.frozen, busy[1:], False)
             return
         except Exception as error:
             sys.stderr.write(f"ptst: the launcher gave up: {type(error).__name__}: {error}\n")

@@ -105,6 +105,7 @@ def run_job(
     stages: Sequence[str] = STAGES,
     stop: Stop = never,
     expected: Sequence[str] | None = None,
+    wait: bool = True,
 ) -> int:
     """Run some cells of a frozen grid. Failures are recorded and not raised.
 
@@ -112,12 +113,14 @@ def run_job(
         numbers: line numbers; the cells of one model, and models of one base, follow each other.
         stages: which of the cells' own stages this job is for.
         expected: keys of the cells, where a job was told them long before it runs.
+        wait: False leaves a fine-tuning, with the cells that test it, to another process that makes it.
 
     Returns:
         How many of the cells failed.
 
     Raises:
         Interrupted: `stop` said so.
+        Busy: another process makes a fine-tuning, and `wait` is False.
     """
     lines = read_jsonl(file)
     models: dict[str, list[tuple[str, Config, CellKeys]]] = {}
@@ -151,17 +154,19 @@ def run_job(
             continue
         store.forget_failure(keys.cell)
         models.setdefault(keys.model, []).append((label, config, keys))
-    return failed + sum(_run_model(cells, held, stop) for cells in models.values())
+    return failed + sum(_run_model(cells, held, stop, wait) for cells in models.values())
 
 
-def _run_model(cells: Sequence[tuple[str, Config, CellKeys]], held: Held, stop: Stop) -> int:
+def _run_model(
+    cells: Sequence[tuple[str, Config, CellKeys]], held: Held, stop: Stop, wait: bool
+) -> int:
     """Fine-tune one model, and test it in every one of its cells."""
     label, config, keys = cells[0]
     store = Store(Path(config.paths.store).expanduser())
     if keys.finetune and "finetune" in config.stages:
         made: dict[str, float] = {}
         try:
-            finetune(config, keys, store, made, stop, held)
+            finetune(config, keys, store, made, stop, held, wait)
         except Exception as error:
             say(f"{label}: fine-tuning failed: {reason_of(error)}")
             return len(cells)
