@@ -100,6 +100,22 @@ def loaded(folder: Path, answers: Mapping[str, Any], *overrides: str) -> Results
     return load_results(grid, *filled(grid, folder, by_ends(answers)))
 
 
+def test_a_big_store_is_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loaded(tmp_path / "whole", ANSWERS)
+    monkeypatch.setattr(module, "KEPT", 2)
+    assert loaded(tmp_path / "again", ANSWERS).contrasts == whole.contrasts
+    grid = quick()
+    store, _ = filled(grid, tmp_path / "third", by_ends(ANSWERS))
+    read = module.reader(store)
+    cells = [cell for cell in grid.distinct if store.has("cell", cell.keys.cell)]
+    found = [read(cell, "hazards") for cell in cells]
+    assert read(cells[-1], "hazards") is found[-1]
+    assert read(cells[0], "hazards") is not found[0]  # gone, and read again
+    assert read(cells[0], "hazards") == found[0]
+
+
 def hazards(results: Results) -> Table:
     """The one table of attack success rates on hazards."""
     (table,) = [table for table in results.tables if table.metric == "hazards/asr"]

@@ -230,6 +230,8 @@ Scored = dict[tuple[str, int], Answer]
 """The scores of one query set under one model: (query id, sample) -> what the judge said."""
 ReadScores = Callable[[GridCell, str], Scored | None]
 """read(cell, evaluation); None where the store has the cell's metrics and not (any more) its scores."""
+KEPT = 500
+"""Files of scores in memory at a time: those of a table, and not those of a whole store (0.1 MB each)."""
 PaperRow = dict[str, str]
 
 PAPER = ROOT / "sweeps" / "paper"
@@ -343,13 +345,15 @@ def _found(grid: Grid, store: Store, states: Mapping[str, CellState]) -> dict[st
 
 
 def reader(store: Store) -> ReadScores:
-    """A function that reads a cell's scores, each file once."""
+    """A function that reads a cell's scores; the last `KEPT` files are not read again."""
     known: dict[tuple[str | None, ...], Scored | None] = {}
 
     def read(cell: GridCell, evaluation: str) -> Scored | None:
         keys, setting = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation]
         place = keys.judge, setting.unit, setting.category
         if place not in known:
+            if len(known) == KEPT:
+                del known[next(iter(known))]
             known[place] = _scored(store, keys.generate, keys.judge, setting)
         return known[place]
 
