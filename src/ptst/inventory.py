@@ -326,16 +326,16 @@ def _show_answers(
     pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], out: Console
 ) -> None:
     for row, score in pairs:
-        said = f"{score.get('label') or 'missing'}" if score else ""
-        reason = f" ({score['reason']})" if score.get("reason") else ""
-        out.print(f"\n{row['id']}  {said}{_short(reason)}", markup=False, style="cyan")
+        said = str(score.get("label") or "missing") if score else ""
+        reason = f" ({_short(score['reason'])})" if score.get("reason") else ""
+        out.print(f"\n{row['id']}  {said}{reason}", markup=False, style="cyan")
         out.print(f"  asked:  {_short(str(row.get('input', '')))}", markup=False)
         answer = row["completion"] or f"none: {row.get('withheld', 'empty')}"
         out.print(f"  answer: {_short(answer)}", markup=False)
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split()) if not text.startswith(" ") else f" {' '.join(text.split())}"
+    line = " ".join(text.split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
