@@ -44,6 +44,8 @@ class Thing:
     store: Store
     stage: str
     key: str
+    known: Mapping[str, Any]
+    """`ptst.wording.known_judges()`, which takes a while."""
 
     @property
     def path(self) -> Path:
@@ -79,13 +81,13 @@ class Thing:
     @cached_property
     def judges(self) -> dict[str, str]:
         """The judge of each of a cell's evaluations, by its name in conf/judge."""
-        from ptst.wording import judge_name, known_judges
+        from ptst.wording import judge_name
 
         named = {}
         for name, scores in _scores(self.store, self.key).items():
             parts = read_json(self.store.path("judge", scores) / "key.json")
             own = {"judge": parts["judge"], "version": parts["version"]}
-            named[name] = judge_name(own, known_judges())
+            named[name] = judge_name(own, self.known)
         return named
 
     @cached_property
@@ -116,11 +118,14 @@ def things(store: Store, stages: Sequence[str] = ("finetune", "cell")) -> list[T
     """
     if not store.root.is_dir():
         raise PtstError(f"there is no store {store.root}; paths.store=... names another.")
+    from ptst.wording import known_judges
+
+    known = known_judges()
     found = []
     unread = 0
     for stage in stages:
         for folder in (store.root / stage).glob("*"):
-            thing = Thing(store, stage, folder.name)
+            thing = Thing(store, stage, folder.name, known)
             try:
                 found.append((thing.made, thing, thing.columns, thing.metrics))
             except (OSError, ValueError, KeyError, TypeError):
@@ -278,7 +283,9 @@ def show_one(
     folder = store.path(stage, whole)
     out.print(f"{NAMES[stage]} {whole}: {folder}", markup=False, soft_wrap=True)
     if stage in ("finetune", "cell"):
-        thing = Thing(store, stage, whole)
+        from ptst.wording import known_judges
+
+        thing = Thing(store, stage, whole, known_judges())
         for name, value in thing.columns.items():
             if value:
                 out.print(f"  {name}: {value}", markup=False)
