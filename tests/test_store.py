@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 import ptst.store
-from ptst.errors import Interrupted
-from ptst.store import RowsKey, Store, fingerprint, key_of, read_json, write_atomic
+from ptst.errors import Interrupted, PtstError
+from ptst.store import RowsKey, Store, fingerprint, key_of, read_json, write_atomic, write_json
 
 PARTS = {"format": 1, "x": 2}
 
@@ -87,7 +93,7 @@ def test_so_it_is_where_nobody_asks_for_the_artifact_again(tmp_path: Path) -> No
     begun = tmp_path / "partial/finetune/other/scratch/checkpoint-1"
     for folder in (left, begun):
         folder.mkdir(parents=True)
-    store.tidy()
+    store.prepare()
     assert not (tmp_path / "partial/finetune/k").exists() and begun.exists()
 
 
@@ -227,7 +233,7 @@ def test_seconds_of_interrupted_attempts_are_counted(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt), store.make("finetune", "k", PARTS) as work:
             assert work is not None
             assert work.maker.spent == pytest.approx(total, abs=1)
-            work.maker = replace(work.maker, since=work.maker.since - 10)
+            work.began -= 10
             work.tell(3, 75)
             raise KeyboardInterrupt
     maker = store.maker("finetune", "k")
@@ -237,3 +243,188 @@ def test_seconds_of_interrupted_attempts_are_counted(tmp_path: Path) -> None:
     with store.make("finetune", "k", PARTS) as work:
         assert store.is_being_made("finetune", "k")
     assert store.maker("finetune", "k") is None
+
+
+def test_fingerprint_follows_links_to_folders_and_no_circle(tmp_path: Path) -> None:
+    """As a configuration linked from elsewhere, which Hydra reads, or a model of several parts."""
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "kind.yaml").write_text("system: Be kind.")
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    (folder / "own.yaml").write_text("1")
+    (folder / "template").symlink_to(tmp_path / "lab")
+    (tmp_path / "lab" / "circle").symlink_to(folder)
+    before = fingerprint(folder)
+    (tmp_path / "lab" / "kind.yaml").write_text("system: Be blunt.")
+    assert fingerprint(folder) != before
+
+
+def test_fingerprint_of_a_hub_snapshot_is_that_of_its_files(tmp_path: Path) -> None:
+    """The hub's cache has a link to a blob for each file of a snapshot."""
+    (tmp_path / "blobs").mkdir()
+    for folder in ("plain", "snapshot"):
+        (tmp_path / folder / "onnx").mkdir(parents=True)
+    for name in ("config.json", "onnx/weights"):
+        (tmp_path / "plain" / name).write_text(name)
+        blob = tmp_path / "blobs" / name.replace("/", "-")
+        blob.write_text(name)
+        (tmp_path / "snapshot" / name).symlink_to(blob)
+    assert fingerprint(tmp_path / "snapshot") == fingerprint(tmp_path / "plain")
+    assert fingerprint(tmp_path / "plain") == (
+        "e2aa8052310cc60966b2571dfb42252637727e494793479ba0887a59f5f40965"
+    )
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused_before_anything_is_made(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(PtstError, match=r"cannot lock files .*paths\.store=.*flock"):
+        Store(tmp_path).prepare()
+    with (
+        pytest.raises(PtstError, match="cannot lock files"),
+        Store(tmp_path).make("judge", "k", PARTS),
+    ):
+        pytest.fail("made without a lock")
+    assert not Store(tmp_path).is_being_made("judge", "k")  # a reader goes on
+
+
+def test_who_may_only_read_sees_who_makes_what(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with _read_only(tmp_path / "seen", store.root) as seen:
+        assert not Store(seen).is_being_made("judge", "k")
+        with store.make("judge", "k", PARTS):
+            assert Store(seen).is_being_made("judge", "k")
+        assert not Store(seen).is_being_made("judge", "k")
+        assert Store(seen).damage("judge", "k") == "there is no config.json"
+
+
+@contextmanager
+def _read_only(place: Path, folder: Path) -> Iterator[Path]:
+    """The same folder, at another place and without leave to write. (Root may write whatever the mode says.)"""
+    for path in (place, folder):
+        path.mkdir(parents=True, exist_ok=True)
+    for options in (["--bind", str(folder), str(place)], ["-o", "remount,ro,bind", str(place)]):
+        if subprocess.run(["mount", *options], capture_output=True).returncode:
+            pytest.skip("a folder cannot be mounted read-only here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_all_files_of_an_artifact_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    """safetensors writes weights that only their owner may read."""
+    before = os.umask(0o027)
+    try:
+        with Store(tmp_path).make("finetune", "k", PARTS) as work:
+            (work.result / "weights").mkdir()
+            (work.result / "weights" / "model.safetensors").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    folder = Store(tmp_path).path("finetune", "k")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+    assert modes == {"weights": 0o750, "model.safetensors": 0o640, "key.json": 0o640}
+
+
+def test_a_clock_that_is_set_back_takes_no_seconds_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt), store.make("finetune", "k", PARTS) as work:
+        monkeypatch.setattr(ptst.store.time, "time", lambda: work.maker.since - 3600)
+        time.sleep(0.05)
+        work.tell(1, 75)
+        assert 0.05 <= work.maker.updated - work.maker.since < 30
+        raise KeyboardInterrupt
+    write_json(
+        tmp_path / "partial/finetune/k/maker.json",
+        asdict(replace(work.maker, updated=work.maker.since - 100)),  # by a host of another clock
+    )
+    with store.make("finetune", "k", PARTS) as work:
+        assert work.maker.spent == 0
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors", "python"])
+def test_a_full_disk_is_said_in_a_line_whichever_library_meets_it(
+    library: str, tmp_path: Path
+) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system of 300 kB cannot be mounted here")
+    import safetensors.torch
+    import torch
+
+    weights = {"weights": torch.zeros(100_000)}
+    try:
+        with (
+            pytest.raises(PtstError, match=r"^no space left .*run again to resume\.$"),
+            Store(tmp_path / "store").make("finetune", "k", PARTS) as work,
+        ):
+            if library == "torch":
+                torch.save(weights, work.scratch / "optimizer.pt")
+            elif library == "safetensors":
+                safetensors.torch.save_file(weights, work.scratch / "model.safetensors")
+            else:
+                (work.scratch / "journal").write_bytes(bytes(400_000))
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+WHOLE = {
+    "finetune": {"log.jsonl": "{}\n", "weights/model.safetensors": None},
+    "generate": {"completions.jsonl": '{"id": 0}\n'},
+    "judge": {"scores.jsonl": '{"id": 0}\n'},
+    "cell": {"metrics.json": "{}"},
+}
+
+
+def _made(store: Store, stage: str) -> Path:
+    import safetensors.torch
+    import torch
+
+    with store.make(stage, "k", PARTS) as work:
+        assert work is not None
+        for name, content in WHOLE[stage].items():
+            file = work.result / name
+            file.parent.mkdir(exist_ok=True)
+            if content is None:
+                safetensors.torch.save_file({"w": torch.zeros(10)}, file)
+            else:
+                file.write_text(content)
+        for name in ("config.json", "provenance.json"):
+            write_json(work.result / name, {})
+    return store.path(stage, "k")
+
+
+@pytest.mark.parametrize("stage", WHOLE)
+def test_what_a_broken_copy_leaves_is_damaged(stage: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    whole = _made(store, stage)
+    assert store.damage(stage, "k") is None and store.damaged() == []
+    assert store.damage(stage, "absent") is None
+    kept = tmp_path / "kept"
+    for file in [path for path in whole.rglob("*") if path.is_file() and path.suffix != ".lock"]:
+        name = file.relative_to(whole).as_posix()
+        for size in (None, 0, file.stat().st_size - 2):
+            shutil.copytree(whole, kept)
+            file.unlink()
+            if size is not None:
+                file.write_bytes((kept / name).read_bytes()[:size])
+            lacks = f"there is no {name}" if size is None else f"{name} is cut off"
+            said = Store(tmp_path).damage(stage, "k")
+            assert said == lacks.replace("no weights/model", "no weights/*"), (name, size)
+            assert Store(tmp_path).damaged() == [whole]
+            shutil.rmtree(whole)
+            kept.rename(whole)
+    shutil.rmtree(whole)
+    whole.mkdir()  # as a copy that was cut off early
+    with pytest.raises(PtstError, match=rf"damaged: {whole}: .*Delete the folder"):
+        Store(tmp_path).check(stage, "k")
+    shutil.rmtree(whole)
+    assert not store.has(stage, "k")
+    assert _made(store, stage) == whole and Store(tmp_path).damaged() == []

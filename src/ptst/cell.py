@@ -99,7 +99,7 @@ def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = neve
     """
     check_cell(config)
     store = Store(Path(config.paths.store).expanduser())
-    store.tidy()
+    store.prepare()
     keys = cell_keys(config)
     if store.has("cell", keys.cell):
         return CellResult(keys, read_metrics(store, keys.cell), {})

@@ -8,6 +8,8 @@ which is kept when the maker dies, so that the next one can resume there.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +29,17 @@ from ptst.progress import console
 from ptst.redact import redacted
 
 T = TypeVar("T")
+LOCK_SECONDS = 0.1
+"""Between two tries to get a lock."""
+FULL = ("no space left", "quota exceeded", "unexpected pos", "file write failed", "iostream error")
+"""In the text of errors, in lower case, where a disk is full; the last three are torch's."""
+ARTIFACTS = {
+    "finetune": (),  # log.jsonl and weights/, or an API's job.json
+    "generate": ("completions.jsonl",),
+    "judge": ("scores.jsonl",),
+    "cell": ("metrics.json",),
+}
+"""By stage the files that an artifact has, besides those of every artifact."""
 KEY_LENGTH = 16
 """Hexadecimal digits: 64 bits, so that a million artifacts collide with probability 3e-8."""
 
@@ -147,6 +160,7 @@ class Work:
     result: Path
     scratch: Path
     maker: Maker
+    began: float = field(default_factory=time.monotonic)
     told: float = 0.0
     first: tuple[float, int, int] | None = None
     """When this attempt first told something, and what: it has been at full speed since."""
@@ -169,7 +183,7 @@ class Work:
             self.maker,
             done=done,
             total=total,
-            updated=time.time(),
+            updated=self.maker.since + now - self.began,  # a clock may be set back
             loss=loss,
             rate=(counted - self.first[2]) / seconds if steps > 0 else None,
             left=(total - done) * seconds / steps if steps > 0 else None,
@@ -194,14 +208,57 @@ class Store:
     """A folder of artifacts that any number of processes may share."""
 
     root: Path
+    whole: set[Path] = field(default_factory=set, compare=False, repr=False)
+    """Artifacts that were found whole: they are not read again to see it."""
 
     def path(self, stage: str, key: str) -> Path:
         """Where the artifact is, or will be."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether the artifact is there (then it is complete)."""
+        """Whether the artifact is there (then it was complete when it was made)."""
         return self.path(stage, key).is_dir()
+
+    def damage(self, stage: str, key: str) -> str | None:
+        """What an artifact lacks that is there ("metrics.json is cut off"), after a broken copy, say; None if nothing.
+
+        JSON is read, of long files only the end, of weights only what stands before them.
+        """
+        folder = self.path(stage, key)
+        if folder in self.whole or not self.has(stage, key):
+            return None
+        names = ["key.json", "config.json", "provenance.json", *ARTIFACTS[stage]]
+        if stage == "finetune" and not (folder / "job.json").is_file():
+            names += ["log.jsonl", "weights/*.safetensors"]
+        for name in names:
+            if not any(folder.glob(name)):
+                return f"there is no {name}"
+        for file in files_below(folder):
+            if not _is_whole(file, folder):
+                return f"{file.relative_to(folder)} is cut off"
+        self.whole.add(folder)
+        return None
+
+    def check(self, stage: str, key: str) -> None:
+        """Refuse an artifact that is there and damaged.
+
+        Raises:
+            PtstError: saying what it lacks, and what to do.
+        """
+        if lacks := self.damage(stage, key):
+            folder = self.path(stage, key)
+            raise PtstError(
+                f"damaged: {folder}: {lacks}. Delete the folder, and run again to make it anew."
+            )
+
+    def damaged(self) -> list[Path]:
+        """The folders of all damaged artifacts. One that is deleted is made anew."""
+        return [
+            folder
+            for stage in ARTIFACTS
+            for folder in sorted((self.root / stage).glob("*"))
+            if self.damage(stage, folder.name)
+        ]
 
     @contextmanager
     def make(
@@ -226,18 +283,20 @@ class Store:
         Raises:
             Interrupted: `stop` said so.
             Busy: another process makes it, and `wait` is False.
+            PtstError: the disk is full, or cannot lock files.
         """
         folder = self.root / "partial" / stage / key
         if self.has(stage, key) and not folder.exists():
             yield None
             return
-        with self._lease(stage, key, stop, wait):
+        with self._lease(stage, key, stop, wait), _full_disk_in_words(self.root):
             if self.has(stage, key):
                 shutil.rmtree(folder, ignore_errors=True)  # its maker died while tidying up
                 yield None
                 return
             last, now = self.maker(stage, key), time.time()
-            spent = last.spent + last.updated - last.since if last else 0.0
+            # Not less than nothing: the clock of another machine may be behind
+            spent = last.spent + max(0.0, last.updated - last.since) if last else 0.0
             maker = Maker(platform.node(), os.getpid(), now, now, spent)
             work = Work(folder / "result", folder / "scratch", maker)
             shutil.rmtree(work.result, ignore_errors=True)
@@ -246,16 +305,26 @@ class Store:
             _write_maker(folder, maker)
             yield work
             write_json(work.result / "key.json", dict(parts))
-            for path in [*work.result.rglob("*"), work.result]:
-                _sync(path)
+            readers = work.result.stat().st_mode & 0o666
+            for file in files_below(work.result):
+                file.chmod(readers)  # safetensors makes files that only their owner may read
+            sync(work.result)
             final = self.path(stage, key)
             final.parent.mkdir(parents=True, exist_ok=True)
             work.result.replace(final)
             _sync(final.parent)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def tidy(self) -> None:
-        """Remove what makers left that died between publishing an artifact and tidying up: checkpoints, say."""
+    def prepare(self) -> None:
+        """To be called before time is spent on what is to be stored.
+
+        Removes what makers left that died between publishing an artifact and tidying up: checkpoints, say.
+
+        Raises:
+            PtstError: the file system cannot lock files.
+        """
+        with locked(self.root / "leases" / ".lock"):
+            pass
         for folder in (self.root / "partial").glob("*/*"):
             if self.has(folder.parent.name, folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -268,17 +337,13 @@ class Store:
             return None
 
     def is_being_made(self, stage: str, key: str) -> bool:
-        """Whether a living process holds the lease on a key, wherever it runs."""
-        from filelock import FileLock, Timeout
-
-        path = self._lock(stage, key)
-        if not path.exists():
-            return False
+        """Whether a living process holds the lease on a key, wherever it runs. Writes nothing."""
         try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
+            with self._lock(stage, key).open() as file:
+                # Shared, which takes no leave to write, and two who look do not take each other for makers
+                return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+        except OSError:  # nobody ever made it; or there are no locks here, and so no makers
+            return False
 
     def record_failure(self, cell: str, error: BaseException) -> None:
         """Keep why a cell failed, for `ptst status` and for the report."""
@@ -305,29 +370,76 @@ class Store:
 
     @contextmanager
     def _lease(self, stage: str, key: str, stop: Callable[[], bool], wait: bool) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
-        path = self._lock(stage, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
         told = False
-        while not lock.is_locked:
-            try:
-                lock.acquire(timeout=1 if wait else 0)
-            except Timeout:
-                if not wait:
-                    raise Busy(f"another process is making {stage} {key}") from None
-                if stop():
-                    raise Interrupted(
-                        f"waiting for another process to make {stage} {key}"
-                    ) from None
-                if not told:
-                    console().print(f"  another process is making {stage} {key}; waiting for it")
-                told = True
-        try:
+
+        def again() -> None:
+            nonlocal told
+            if not wait:
+                raise Busy(f"another process is making {stage} {key}")
+            if stop():
+                raise Interrupted(f"waiting for another process to make {stage} {key}")
+            if not told:
+                console().print(f"  another process is making {stage} {key}; waiting for it")
+            told = True
+
+        with locked(self._lock(stage, key), again):
             yield
-        finally:
-            lock.release()
+
+
+@contextmanager
+def locked(path: Path, wait: Callable[[], None] = lambda: None) -> Iterator[int]:
+    """Hold a lock of the operating system, which ends with its holder, however that dies.
+
+    Args:
+        path: the lock's file, which stays.
+        wait: called again and again while another process holds the lock; may raise.
+
+    Yields:
+        The file's descriptor. A process that inherits it holds the lock, too, for as long as it lives.
+
+    Raises:
+        PtstError: the file system cannot lock files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            while not _try_lock(file.fileno(), fcntl.LOCK_EX):
+                wait()
+                time.sleep(LOCK_SECONDS)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            raise PtstError(
+                f"the file system of {path.parent} cannot lock files ({error.strerror}), and without locks two "
+                "processes would make the same thing at once. Put the store elsewhere (paths.store=...), or have "
+                "the file system mounted with locks: Lustre with the option flock (localflock where one machine "
+                "alone uses it), NFS with its lock service."
+            ) from error
+        yield file.fileno()
+
+
+def _try_lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):  # the latter from NFS
+            return False
+        raise
+    return True
+
+
+@contextmanager
+def _full_disk_in_words(root: Path) -> Iterator[None]:
+    """torch and safetensors meet a full disk with errors of their own."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).lower()
+        if not any(words in text for words in FULL):
+            raise
+        raise PtstError(
+            f"no space left for {root}: free some, or set paths.store elsewhere; run again to resume."
+        ) from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -369,13 +481,13 @@ class Glance(Store):
 def fingerprint(path: Path) -> str:
     """A hash of a file's content, or of the files of a folder with their names.
 
-    Hidden files and Markdown (a download's bookkeeping, a model card) do not count. A user's 13 GB model folder
+    Hidden files and Markdown (a download's bookkeeping, a model card) do not count, links do. A user's 13 GB model folder
     takes some ten seconds, so a file's hash is remembered for as long as the file is what it was.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
+    files = [path] if path.is_file() else [p for p in files_below(path) if _counts(p, path)]
     if not files:
         raise FileNotFoundError(path)
     digest = hashlib.sha256()
@@ -388,7 +500,25 @@ def fingerprint(path: Path) -> str:
 
 def _counts(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.is_file() and not hidden and file.suffix != ".md"
+    return not hidden and file.suffix != ".md"
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder, sorted, also of folders that are linked into it: `Path.rglob` leaves them out."""
+    found: list[Path] = []
+
+    def walk(here: Path, above: frozenset[Path]) -> None:
+        if (real := here.resolve()) in above:  # a link to where it lies itself
+            return
+        for path in here.iterdir():
+            if path.is_dir():
+                walk(path, above | {real})
+            elif path.is_file():
+                found.append(path)
+
+    if folder.is_dir():
+        walk(folder, frozenset())
+    return sorted(found)
 
 
 SETTLED = 2.0
@@ -416,6 +546,45 @@ def _write_maker(folder: Path, maker: Maker) -> None:
     temporary = folder / f".maker.{maker.pid}"
     temporary.write_text(json.dumps(asdict(maker)), encoding="utf-8")
     temporary.replace(folder / "maker.json")
+
+
+def _is_whole(file: Path, artifact: Path) -> bool:
+    """Whether a file of an artifact ends where it was meant to."""
+    if file.suffix == ".safetensors":
+        return is_whole_weights(file)
+    with file.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return False
+        if file.suffix == ".jsonl":
+            stream.seek(-1, os.SEEK_END)
+            return stream.read() == b"\n"
+    return file.suffix != ".json" or file.parent != artifact or is_json(file)
+
+
+def is_json(file: Path) -> bool:
+    """Whether a file can be read as JSON."""
+    try:
+        read_json(file)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_whole_weights(file: Path) -> bool:
+    """Whether a file of safetensors is as long as its head says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def sync(folder: Path) -> None:
+    """Have everything in a folder on the disk, so that a machine that loses its power does not lose it."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

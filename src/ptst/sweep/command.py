@@ -132,7 +132,7 @@ def frozen_grid(arguments: Sequence[str]) -> tuple[Grid, Store]:
             check_cell(cell.config)
     freeze(grid)
     store = Store(Path(grid.store).expanduser())
-    store.tidy()
+    store.prepare()
     return grid, store
 
 
