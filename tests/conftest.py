@@ -101,11 +101,10 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import ptst.cli
     import ptst.config
     import ptst.sweep.command
-    import ptst.sweep.grid
 
     copy = tmp_path / "conf"
     shutil.copytree(ptst.config.CONF, copy)
-    for module in (ptst.config, ptst.cli, ptst.sweep.command, ptst.sweep.grid):
+    for module in (ptst.config, ptst.cli, ptst.sweep.command):
         monkeypatch.setattr(module, "CONF", copy)
     return copy
 

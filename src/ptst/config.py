@@ -16,16 +16,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from ptst.errors import ConfigError
 from ptst.redact import remember
+from ptst.store import files_below
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -424,36 +427,86 @@ def compose(overrides: Sequence[str], check: bool = True) -> Config:
     Raises:
         ConfigError: a key, group, option or value that does not exist, with the valid choices.
     """
-    return checked(composed_raw(overrides)[0], check)
+    return checked(composed_raw(overrides).config, check)
 
 
-def composed_raw(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """What Hydra composes, before it is checked, and the option that each group has in it.
+@dataclass(frozen=True)
+class Composed:
+    """What Hydra composes, before it is checked.
+
+    Attributes:
+        choices: the option that each group has in it.
+        folders: where the groups' files are: conf/, and what `hydra.searchpath` adds.
+    """
+
+    config: DictConfig
+    choices: dict[str, Any]
+    folders: list[Path]
+
+
+def composed_raw(overrides: Sequence[str]) -> Composed:
+    """Compose a configuration without checking it.
 
     Raises:
         ConfigError: see `compose`.
     """
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
 
     register()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return _composed(overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+    check_hydra(overrides)
+    with explained(), initialize_config_dir(str(CONF), version_base="1.3"):
+        return _composed(overrides)
 
 
-def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+def _composed(overrides: Sequence[str]) -> Composed:
     from hydra import compose as hydra_compose
 
     composed = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
+    folders = _folders(composed.hydra.runtime.config_sources)
     with open_dict(composed):
         del composed["hydra"]
     if isinstance(choices.get("finetune"), str) and not composed.finetune.name:
         composed.finetune.name = choices["finetune"]
-    return composed, choices
+    return Composed(composed, choices, folders)
+
+
+def _folders(sources: Iterable[Any]) -> list[Path]:
+    """The folders among Hydra's sources, but its own and the checkout (for sweeps/)."""
+    folders: list[Path] = []
+    for source in sources:
+        if source.schema == "pkg" and source.provider != "hydra":
+            package = find_spec(source.path)
+            folders += map(Path, (package and package.submodule_search_locations) or ())
+        elif source.schema == "file" and source.provider != "ptst":
+            if not Path(source.path).is_dir():
+                raise ConfigError(f"hydra.searchpath: there is no folder {source.path}.")
+            folders.append(Path(source.path))
+    return folders
+
+
+INSTEAD = {
+    "hydra.sweeper": "give a key several values (seed=0,1), or name a file of sweeps/ (+sweeps=table1).",
+    "hydra.sweep": "results go to paths.store, reports to paths.reports.",
+    "hydra.run": "results go to paths.store, reports to paths.reports.",
+    "hydra.output_subdir": "results go to paths.store, reports to paths.reports.",
+    "hydra.job.chdir": "results go to paths.store, reports to paths.reports.",
+    "hydra.mode": "ptst -m runs a grid, ptst a single cell.",
+}
+"""Settings of Hydra's that have no effect here, and what does the same."""
+
+
+def check_hydra(overrides: Iterable[str]) -> None:
+    """Refuse settings of Hydra's that ptst would ignore.
+
+    Raises:
+        ConfigError: saying what has the effect.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~").replace("/", ".")
+        for ignored, instead in INSTEAD.items():
+            if key == ignored or key.startswith(f"{ignored}."):
+                raise ConfigError(f"{override}: ptst takes no {ignored}: {instead}")
 
 
 def compose_many(
@@ -473,7 +526,6 @@ def compose_many(
     """
     from hydra import initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
 
     from ptst.progress import progress
 
@@ -486,13 +538,12 @@ def compose_many(
         for number, variation in enumerate(variations):
             advance(number, len(variations), "")
             try:
-                parsed = parser.parse_overrides(list(variation))
-                plain = [o for o in parsed if _sets_a_value(o)]
-                groups = tuple(o.input_line or "" for o in parsed if o not in plain)
-                with _with_values(composer.compose(groups), plain) as composed:
-                    configs.append(checked(composed))
-            except (HydraException, OmegaConfBaseException) as error:
-                configs.append(ConfigError(explain(error)))
+                with explained():
+                    parsed = parser.parse_overrides(list(variation))
+                    plain = [o for o in parsed if _sets_a_value(o)]
+                    groups = tuple(o.input_line or "" for o in parsed if o not in plain)
+                    with _with_values(composer.compose(groups), plain) as composed:
+                        configs.append(checked(composed))
             except ConfigError as error:
                 configs.append(error)
     return configs
@@ -510,7 +561,12 @@ class _Composer:
         self.whole: dict[tuple[str, ...], Any] = {}
         self.first: dict[tuple[str, ...], tuple[str, ...]] = {}
         """Of the same keys: the choices that others are compared with."""
-        self.files = "".join(path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
+        self.folders = [CONF]
+
+    @cached_property
+    def files(self) -> str:
+        """The text of all groups' files."""
+        return "".join(text for f in self.folders for text in yaml_texts(f).values())
 
     def compose(self, groups: tuple[str, ...]) -> Any:
         """The raw configuration for `overrides` and these, which is the same object every time."""
@@ -532,7 +588,7 @@ class _Composer:
             alone = self._whole((*first[:i], groups[i], *first[i + 1 :]))
             parts = self._differing(self._whole(first), alone)
             if parts & done or alone.keys() != composed.keys():
-                return _composed([*self.overrides, *groups])[0]
+                return _composed([*self.overrides, *groups]).config
             for part in parts:
                 composed._set_item_impl(part, copy.deepcopy(alone._get_node(part)))
             done |= parts
@@ -540,7 +596,8 @@ class _Composer:
 
     def _whole(self, groups: tuple[str, ...]) -> Any:
         if groups not in self.whole:
-            self.whole[groups] = _composed([*self.overrides, *groups])[0]
+            composed = _composed([*self.overrides, *groups])
+            self.whole[groups], self.folders = composed.config, composed.folders
         return self.whole[groups]
 
     def _differing(self, a: Any, b: Any) -> set[str]:
@@ -987,6 +1044,44 @@ def _fields_at(path: Sequence[str]) -> tuple[dataclasses.Field[Any], ...]:
         is_dict = get_origin(hint) is dict
         node = hint if is_dict or not options else options[0]
     return dataclasses.fields(node) if dataclasses.is_dataclass(node) else ()
+
+
+def yaml_texts(folder: Path) -> dict[str, str]:
+    """The texts of all YAML files of a folder, by their paths in it."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_text("utf-8", "surrogateescape")
+        for file in files_below(folder)
+        if file.suffix == ".yaml"
+    }
+
+
+def options(folders: Iterable[Path], group: str) -> list[str]:
+    """The names of a group's options, sorted."""
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say in our words what Hydra, OmegaConf and YAML refuse.
+
+    Raises:
+        ConfigError: the body raised one of their errors.
+    """
+    from hydra.errors import HydraException
+
+    try:
+        yield
+    except MarkedYAMLError as error:
+        raise ConfigError(_where_in_yaml(error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _where_in_yaml(error: MarkedYAMLError) -> str:
+    """ "conf/model/mine.yaml, line 3, column 7: expected ',' or ']', but got ':' (while parsing a flow sequence)"."""
+    mark = error.problem_mark or error.context_mark
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}{error.problem}" + (f" ({error.context})" if error.context else "") + "."
 
 
 OF_DATASET = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise, product
@@ -15,6 +18,7 @@ from ptst.config import ROOT, compose, compose_many, thawed
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
 from ptst.sweep import grid as grid_module
+from ptst.sweep.command import multirun
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.run import freeze
 
@@ -286,7 +290,6 @@ def test_a_frozen_grid_is_read_only_under_the_same_configuration(
     assert [asdict(c) for c in expand(own).cells] == [asdict(c) for c in composed.cells]
     monkeypatch.undo()
     monkeypatch.setattr("ptst.config.CONF", own_conf)
-    monkeypatch.setattr(grid_module, "CONF", own_conf)
     recipe = own_conf / "finetune" / "recipe" / "full_micro.yaml"
     text = recipe.read_text()
     recipe.write_text(text.replace("rate: 4.0e-4", "rate: 3.0e-4"))
@@ -384,3 +387,142 @@ def test_a_cell_whose_data_are_not_there_does_not_keep_the_others(tmp_path: Path
     assert good.keys.cell != bad.keys.cell
     with pytest.raises(ConfigError, match="no cell can be run"):
         expand(["dataset.source=local", f"dataset.path={tmp_path}/absent", "dataset.n=null"])
+
+
+def test_a_folder_linked_into_conf_is_part_of_what_was_frozen(
+    tmp_path: Path, own_conf: Path
+) -> None:
+    """A lab's templates, say: Hydra follows the link."""
+    shared = tmp_path / "lab"
+    (own_conf / "template").rename(shared)
+    (own_conf / "template").symlink_to(shared)
+    own = ["seed=0,1", "template@test_template=chat_llama", f"paths.store={tmp_path}/store"]
+    freeze(expand(own))
+    file = shared / "chat_llama.yaml"
+    file.write_text(re.sub("(?m)^system: .*", "system: Be blunt.", file.read_text()))
+    assert expand(own).cells[0].config.test_template.system == "Be blunt."
+
+
+def test_what_a_linked_file_takes_from_the_environment_is_composed_anew(
+    tmp_path: Path, own_conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "lab"
+    (own_conf / "template").rename(shared)
+    (own_conf / "template").symlink_to(shared)
+    (shared / "mine.yaml").write_text(
+        "name: mine\nmode: chat\nsystem: ${oc.env:PTST_TEST_SYSTEM}\nuser: '{question}'\n"
+    )
+    own = ["seed=0,1", "template@test_template=mine", f"paths.store={tmp_path}/store"]
+    for text in ("one", "two"):
+        monkeypatch.setenv("PTST_TEST_SYSTEM", text)
+        grid = expand(own)
+        freeze(grid)
+        assert grid.cells[0].config.test_template.system == text
+
+
+JUDGE = """
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from ptst.judge import Score
+
+@dataclass
+class Mine:
+    labels: ClassVar[tuple[str, ...]] = {labels}
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def scores(self, items: Any, bench: Any) -> Iterator[Score]:
+        yield from ()
+"""
+
+
+def test_a_label_that_a_judge_learns_is_reported_of_a_frozen_grid_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["seed=0,1", f"paths.store={tmp_path}/store", "judge={_target_: ptst_test_judge.Mine}"]
+    for labels in (("complied", "neither"), ("complied", "neither", "refused")):
+        (tmp_path / "ptst_test_judge.py").write_text(JUDGE.format(labels=labels))
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        monkeypatch.delitem(sys.modules, "ptst_test_judge", raising=False)
+        importlib.invalidate_caches()
+        grid = expand(own)
+        freeze(grid)
+        for cell in grid.cells:
+            alone = compose([*own[1:], *cell.overrides]).evaluations["hazards"]
+            assert cell.config.evaluations["hazards"] == alone
+            assert ("refused" in alone.metrics) == ("refused" in labels)
+    assert len(list((tmp_path / "store").rglob("*.jsonl"))) == 2
+
+
+def test_a_frozen_grid_that_is_cut_off_is_composed_again(tmp_path: Path) -> None:
+    own = ["seed=0,1", f"paths.store={tmp_path}/store"]
+    whole = expand(own)
+    for size in (0, 100):
+        freeze(whole)
+        content = whole.frozen.read_bytes()
+        whole.frozen.write_bytes(content[:size])
+        again = expand(own)
+        assert [asdict(c) for c in again.cells] == [asdict(c) for c in whole.cells]
+        freeze(again)
+        assert whole.frozen.read_bytes() == content
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A folder for hydra.searchpath."""
+    for group, name, text in (
+        ("template", "lab", "name: lab\nmode: chat\nsystem: Be kind.\nuser: '{question}'\n"),
+        ("sweeps", "lab", "# @package _global_\nsweep:\n  name: lab\n  safety_templates: [lab]\n  grids: [{template@test_template: [lab, chat_llama]}]\n"),
+    ):  # fmt: skip
+        (tmp_path / "lab" / group).mkdir(parents=True)
+        (tmp_path / "lab" / group / f"{name}.yaml").write_text(text)
+    return tmp_path / "lab"
+
+
+def test_what_is_on_the_search_path_is_composed_and_part_of_what_was_frozen(
+    tmp_path: Path, lab: Path
+) -> None:
+    path = f"hydra.searchpath=[file://{lab}]"
+    own = ["+sweeps=lab", path, f"paths.store={tmp_path}/store"]
+    grid = expand(own)
+    assert [cell.coordinates["test_template"] for cell in grid.cells] == ["lab", "chat_llama"]
+    assert grid.report_name == "lab-micro"
+    freeze(grid)
+    file = lab / "template" / "lab.yaml"
+    file.write_text(file.read_text().replace("kind", "blunt"))
+    assert expand(own).cells[0].config.test_template.system == "Be blunt."
+    with pytest.raises(ConfigError, match=r"hydra\.searchpath: there is no folder /nowhere"):
+        expand([*own[:1], path.replace("]", ",/nowhere]")])
+    with pytest.raises(ConfigError, match="there is no template other"):
+        expand([*own, "sweep.safety_templates=[other]"])
+
+
+def test_so_it_is_where_a_grid_runs(
+    tmp_path: Path, lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["+sweeps=lab", f"hydra.searchpath=[{lab}]", f"paths.store={tmp_path}/store"]
+    own += ["finetune=none", "stages=[finetune]"]  # nothing to do
+    assert multirun(own) == 0
+    assert "lab-micro: 2 of 2 cells done" in capsys.readouterr().err
+    assert expand(own).frozen.is_file()  # what `ptst status` reads, too
+
+
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("+hydra.sweeper.params.seed=0", r"several values \(seed=0,1\)"),
+        ("hydra/sweeper=basic", r"several values \(seed=0,1\)"),
+        ("hydra.sweep.dir=out", r"paths\.store"),
+        ("hydra.sweep.subdir=out", r"paths\.store"),
+        ("hydra.run.dir=out", r"paths\.store"),
+        ("hydra.output_subdir=out", r"paths\.store"),
+        ("hydra.job.chdir=true", r"paths\.store"),
+        ("hydra.mode=MULTIRUN", r"ptst -m"),
+    ],
+)
+def test_what_hydra_would_do_and_ptst_does_itself_is_refused(override: str, instead: str) -> None:
+    for make in (expand, multirun, compose):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(override)}: .*{instead}"):
+            make([override])

@@ -52,8 +52,13 @@ class GridSweeper(Sweeper):
         from ptst.sweep.command import sweep
 
         GlobalHydra.instance().clear()  # the cells are composed by a Hydra of their own
-        assert self.launcher is not None
+        assert self.launcher is not None and self.config is not None
         launcher = self.launcher
+        ours = self.config.hydra.overrides.hydra  # Hydra hands on those of the task alone
+        arguments = [
+            *arguments,
+            *(word for word in ours if word.lstrip("+").startswith("hydra.searchpath=")),
+        ]
         if isinstance(launcher, SlurmLauncher):
             from ptst.slurm.command import submit_sweep
 

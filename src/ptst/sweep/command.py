@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ptst.cell import check_cell
-from ptst.config import CONF, register
-from ptst.errors import Busy, PtstError
+from ptst.config import CONF, check_hydra, explained, register
+from ptst.errors import Busy
 from ptst.progress import say
 from ptst.store import Store
 from ptst.sweep.gpus import take_gpus, visible_gpus
@@ -39,18 +39,14 @@ def multirun(overrides: Sequence[str]) -> int:
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from ptst.config import explain
 
     register()
+    check_hydra(overrides)
     GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2("ptst", create_config_search_path(str(CONF)))
     try:
-        undone: int = hydra.multirun("config", task, list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise PtstError(explain(error)) from error
+        with explained():
+            undone: int = hydra.multirun("config", task, list(overrides))
     finally:
         GlobalHydra.instance().clear()
     return undone

@@ -13,9 +13,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,17 +26,19 @@ from omegaconf import OmegaConf
 
 import ptst.config
 from ptst.config import (
-    CONF,
     ROOT,
     Config,
     Sweep,
+    checked,
     compose,
     compose_many,
     composed_raw,
     explain,
     is_speed,
     left_out,
+    options,
     thawed,
+    yaml_texts,
 )
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.judge import load_judge
@@ -55,6 +59,8 @@ LONGEST_NAME = 80
 
 FROZEN_FORMAT = 2
 """Of the lines of a frozen grid (ptst.sweep.run.freeze)."""
+
+RESOLVER = r"\$\{[^}]*:"
 
 FINETUNING_ONLY = (
     "seed",
@@ -138,7 +144,8 @@ def expand(overrides: Sequence[str]) -> Grid:
         ConfigError: the first thing that is wrong, with file and key.
     """
     fixed, axes = _split(overrides)
-    base = compose(fixed, check=False)  # a default may be wrong where an axis gives the value
+    raw = composed_raw(fixed)
+    base = checked(raw.config, check=False)  # a default may be wrong where an axis gives the value
     sweep = base.sweep or Sweep(name=_name_of(axes, fixed))
     file = _file_of(fixed)
     ours = _of_scale(sweep, base.scale.name, fixed, axes, file)
@@ -159,9 +166,9 @@ def expand(overrides: Sequence[str]) -> Grid:
     points = list(dict.fromkeys(points))
     given = {**dict(map(_parted, fixed)), **{key: ",".join(axes[key]) for key in axes}}
     fixed = [*ours, *fixed]
-    _check_layout(sweep, file)
+    _check_layout(sweep, file, options(raw.folders, "template"))
     name = f"{sweep.name}-{base.scale.name}"
-    key = _composition_key(fixed, points)
+    key = _composition_key(fixed, points, raw.folders)
     frozen = Path(base.paths.store).expanduser() / "sweeps" / name / f"{key}.jsonl"
     cells: list[GridCell] = []
     for point, config in zip(points, _configs(fixed, points, frozen), strict=True):
@@ -181,7 +188,7 @@ def expand(overrides: Sequence[str]) -> Grid:
         raise ConfigError(f"no cell can be run: {cells[0].problem}")
     for line in left_out(cell.config for cell in cells):
         say(line)
-    _check_metrics(sweep, base.scale.name, cells, file)
+    _check_metrics(sweep, base.scale.name, cells, file, options(raw.folders, "evaluation"))
     tuned = [cell for cell in cells if cell.coordinates["finetune"] != "none"]
     varies = tuple(key for key in BASICS if len({c.coordinates[key] for c in tuned}) > 1)
     cells = [replace(cell, varies=varies) for cell in _unique(cells, file)]
@@ -200,6 +207,7 @@ def _settings(
 
     What the sweep has without it, what changes speed alone and where things lie are left out.
     """
+    searchpath = [f"{key}={value}" for key, value in given.items() if key == "hydra.searchpath"]
     given = {key: value for key, value in given.items() if not _is_aside(key, base, cells)}
     given = {
         key: value
@@ -213,8 +221,13 @@ def _settings(
         return {}
     ours = [f"scale={base.scale.name}"]
     ours += [f"+sweeps={Path(file).stem}"] if base.sweep else []
-    own, choices = composed_raw([*ours, *_of_scale(sweep, base.scale.name, ours, {}, file)])
-    return {key: given[key] for key in sorted(given) if not _is_in(own, choices, key, given[key])}
+    ours += searchpath
+    own = composed_raw([*ours, *_of_scale(sweep, base.scale.name, ours, {}, file)])
+    return {
+        key: given[key]
+        for key in sorted(given)
+        if not _is_in(own.config, own.choices, key, given[key])
+    }
 
 
 def _is_aside(key: str, base: Config, cells: Sequence[GridCell]) -> bool:
@@ -291,46 +304,65 @@ def _parted(override: str) -> tuple[str, str]:
     return key.lstrip("+"), value
 
 
-def _composition_key(fixed: Sequence[str], points: Sequence[tuple[str, ...]]) -> str:
+def _composition_key(
+    fixed: Sequence[str], points: Sequence[tuple[str, ...]], folders: Sequence[Path]
+) -> str:
     """A hash of all that decides what the cells are composed to."""
+    sweeps = _sweep_texts(fixed)
+    conf = [yaml_texts(folder) for folder in folders]
+    ours = [
+        text for text in fixed if not re.match(r"\+*hydra[./]", text)
+    ]  # `ptst -m` has them elsewhere
+    texts = [*ours, *sum(points, ()), *sweeps.values()]
+    texts += [text for files in conf for text in files.values()]
     return key_of(
         {
             "format": FROZEN_FORMAT,
-            "overrides": [list(fixed), [list(point) for point in points]],
-            "conf": fingerprint(CONF),
-            "sweeps": [fingerprint(path) for path in _sweep_files(fixed)],
+            "overrides": [ours, [list(point) for point in points]],
+            "conf": conf,
+            "sweeps": sweeps,
+            "judges": _code_of_judges(texts),
             "schema": fingerprint(Path(ptst.config.__file__)),
             "versions": [version("hydra-core"), version("omegaconf")],
             # Resolvers (${oc.env:...}) read the world outside; what they gave is not to be reused.
-            "once": time.time_ns() if _has_resolvers([*fixed, *sum(points, ())]) else None,
+            "once": time.time_ns() if any(re.search(RESOLVER, text) for text in texts) else None,
         }
     )
 
 
-def _sweep_files(fixed: Sequence[str]) -> list[Path]:
+def _sweep_texts(fixed: Sequence[str]) -> dict[str, str]:
     """The sweep's file; all of them where it is composed of others."""
     folder = ROOT / "sweeps"
-    names = [text.partition("=")[2] for text in fixed if text.lstrip("+").startswith("sweeps=")]
-    own = [path for name in names if (path := folder / f"{name}.yaml").is_file()]
-    if any("defaults:" in path.read_text(encoding="utf-8") for path in own):
-        return sorted(folder.glob("*.yaml"))
-    return own
+    files = [folder / f"{value}.yaml" for key, value in map(_parted, fixed) if key == "sweeps"]
+    own = {path.stem: path.read_text(encoding="utf-8") for path in files if path.is_file()}
+    return yaml_texts(folder) if any("defaults:" in text for text in own.values()) else own
 
 
-def _has_resolvers(overrides: Sequence[str]) -> bool:
-    files = [*CONF.rglob("*.yaml"), *(ROOT / "sweeps").glob("*.yaml")]
-    texts = [*overrides, *(path.read_text(encoding="utf-8") for path in files)]
-    return any(re.search(r"\$\{[^}]*:", text) for text in texts)
+def _code_of_judges(texts: Sequence[str]) -> dict[str, str]:
+    """Hashes of the code of all judges that are named: a metric without a label of its judge is left out.
+
+    Of a package all modules count, for labels may be those of another one.
+    """
+    found = {}
+    for module in {
+        name for text in texts for name in re.findall(r"_target_\W{1,4}([\w.]+)\.", text)
+    }:
+        with suppress(ImportError, ValueError):  # whoever chooses such a judge is told
+            spec = find_spec(module)
+            file = Path((spec and spec.origin) or "")
+            for path in file.parent.glob("*.py") if "." in module else [file]:
+                if path.is_file():
+                    found[f"{module}: {path.name}"] = fingerprint(path)
+    return found
 
 
 def _configs(
     fixed: Sequence[str], points: Sequence[tuple[str, ...]], frozen: Path
 ) -> Sequence[Config | ConfigError]:
     """The configurations of the cells, composed or as they were frozen."""
-    if frozen.is_file():
+    with suppress(OSError, ValueError, KeyError):  # not there, or cut off by a full disk or a copy
         lines = {tuple(line["overrides"]): line["config"] for line in read_jsonl(frozen)}
-        if all(point in lines for point in points):
-            return [thawed(lines[point]) for point in points]
+        return [thawed(lines[point]) for point in points]
     return compose_many(fixed, points)
 
 
@@ -463,7 +495,7 @@ def _check_fixed(grid: Mapping[str, Any], fixed: list[str], axes: Axes, where: s
             axes[key] = [given[key].partition("=")[2]]
 
 
-def _check_layout(sweep: Sweep, file: str) -> None:
+def _check_layout(sweep: Sweep, file: str, templates: Sequence[str]) -> None:
     for side in ("rows", "columns"):
         if getattr(sweep, side) in ("seed", ""):
             raise ConfigError(
@@ -472,28 +504,28 @@ def _check_layout(sweep: Sweep, file: str) -> None:
             )
     if sweep.rows == sweep.columns:
         raise ConfigError(f"{file}: sweep.rows and sweep.columns are both {sweep.rows}.")
-    templates = {path.stem for path in (CONF / "template").glob("*.yaml")}
     for name in sweep.safety_templates:
         if name not in templates:
             raise ConfigError(
                 f"{file}: sweep.safety_templates: there is no template {name}; the templates are: "
-                f"{', '.join(sorted(templates))}."
+                f"{', '.join(templates)}."
             )
 
 
-def _check_metrics(sweep: Sweep, scale: str, cells: Sequence[GridCell], file: str) -> None:
+def _check_metrics(
+    sweep: Sweep, scale: str, cells: Sequence[GridCell], file: str, there: Sequence[str]
+) -> None:
     known: dict[str, set[str]] = {}
     for cell in cells:
         for name, evaluation in cell.config.evaluations.items():
             known.setdefault(name, set()).update(evaluation.metrics, evaluation.left_out)
-    there = {path.stem for path in (CONF / "evaluation").glob("*.yaml")}
     for metric, shown in sweep.metrics.items():
         evaluation_name, _, name = metric.partition("/")
         metrics = known.get(evaluation_name)
         if metrics is None and evaluation_name not in there:
             raise ConfigError(
                 f"{file}: sweep.metrics: there is no evaluation {evaluation_name!r}; the evaluations "
-                f"are: {', '.join(sorted(there))}."
+                f"are: {', '.join(there)}."
             )
         elsewhere = shown.scale is not None and shown.scale != scale
         if metrics is not None and name not in metrics and not elsewhere:

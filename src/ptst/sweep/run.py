@@ -11,6 +11,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -51,8 +52,10 @@ def freeze(grid: Grid) -> None:
         }
         for cell in grid.cells
     ]
-    if not grid.frozen.is_file() or read_jsonl(grid.frozen) != lines:
-        write_jsonl(grid.frozen, lines)
+    with suppress(OSError, ValueError):  # not there, or cut off by a full disk or a copy
+        if read_jsonl(grid.frozen) == lines:
+            return
+    write_jsonl(grid.frozen, lines)
 
 
 def jobs_left(grid: Grid, store: Store) -> list[list[int]]:
