@@ -56,6 +56,7 @@ from ptst.errors import ConfigError
         ("judge._target_=os.path.join", r"judge\._target_=os\.path\.join is no judge"),
         ("dataset.n=0", r"dataset\.n=0 must be at least 1"),
         ("engine.batch_size=-1", r"engine\.batch_size=-1 must be at least 1"),
+        ("stages=[]", r"stages=\[\] leaves nothing to do; choose among: finetune, generate, judge"),
         ("stages=[judg]", r"stages=\['judg'\] is not among: finetune, generate, judge"),
         (
             "+dataset.columns.question=input",
@@ -92,6 +93,40 @@ def test_a_data_set_without_a_task_or_a_recipe_of_its_name_is_told_what_to_choos
     with pytest.raises(ConfigError) as caught:
         compose(["evaluation=[hazard]"])
     assert "~evaluation@task" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"name: mine\nsystem: [a\nuser: b\n", r"line 3, column 5: expected ',' or '\]', but got ':'"),
+        (b"name: mine\nsystem: a: b\n", r"line 2, column 10: mapping values are not allowed here"),
+        (b"name: mine\n\tmode: chat\n", r"line 2, column 1: found character '\\t' that cannot"),
+        (b"name: mine\nname: yours\n", r"line 2, column 1: found duplicate key name"),
+        (b"name: 'mine\n", r"line 2, column 1: found unexpected end of stream"),
+        (b"name: mi\0ne\n", r"unacceptable character #x0000"),
+        (b"name: mine\nsystem: na\xefve\n", r"line 2: it is not in UTF-8"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_yaml_file_is_said_in_a_line_with_its_place(
+    content: bytes, reason: str, own_conf: Path
+) -> None:
+    file = own_conf / "template" / "mine.yaml"
+    file.write_bytes(content)
+    choice = "template@test_template=mine"
+    with pytest.raises(ConfigError, match=rf"^{file}.*{reason}") as caught:
+        compose([choice])
+    assert "\n" not in str(caught.value)
+    (found,) = compose_many([], [[choice]])
+    assert str(found) == str(caught.value)
+
+
+def test_an_evaluation_is_called_what_a_file_can_be_called(own_conf: Path) -> None:
+    """Metrics are "<evaluation>/<metric>", and a report's files are called by them."""
+    text = (own_conf / "evaluation" / "hazards.yaml").read_text()
+    file = own_conf / "evaluation" / "mine.yaml"
+    file.write_text(text.replace("\nhazards:", "\na/../b:"))
+    with pytest.raises(ConfigError, match=r"^evaluation a/\.\./b: a name has letters, digits"):
+        compose(["evaluation=[mine]"])
 
 
 def test_local_source_without_a_path_is_refused() -> None:

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from ptst.errors import ConfigError
 from ptst.redact import remember
@@ -725,12 +725,15 @@ def _check_values(config: Config) -> None:
     from ptst.templates import check_template
 
     fixed_date(config.model)
+    if not config.stages:
+        raise ConfigError(f"stages=[] leaves nothing to do; choose among: {', '.join(STAGES)}.")
     unknown = [stage for stage in config.stages if stage not in STAGES]
     if unknown:
         raise ConfigError(f"stages={unknown} is not among: {', '.join(STAGES)}.")
     rows: dict[str, Rows] = {"dataset": config.dataset}
     for group in ("task", "evaluation"):
         for name, evaluation in getattr(config, group).items():
+            check_name(f"{group} {name}", name)
             _check_evaluation(f"{group}.{name}", evaluation)
             rows[f"{group}.{name}.queries"] = evaluation.queries
     _check_recipe(config.finetune)
@@ -894,6 +897,16 @@ def _check_place(where: str, rows: Rows) -> None:
         )
     if rows.source == "url" and not (rows.path or "").lower().endswith(SUFFIXES):
         raise ConfigError(f"{where}.path={rows.path} must end with {KINDS}.")
+
+
+def check_name(where: str, name: str) -> None:
+    """Refuse what no folder should be called by, and no part of an override can be.
+
+    Raises:
+        ConfigError: naming `where`.
+    """
+    if not re.fullmatch(r"\w[\w .,+=-]{0,99}", name):
+        raise ConfigError(f"{where}: a name has letters, digits, and _ - + = . , or spaces within.")
 
 
 def _within(where: str, value: float, low: float, high: float, above: bool = False) -> None:
@@ -1071,17 +1084,23 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except MarkedYAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(_where_in_yaml(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
 
 
-def _where_in_yaml(error: MarkedYAMLError) -> str:
+def _where_in_yaml(error: YAMLError | UnicodeDecodeError) -> str:
     """ "conf/model/mine.yaml, line 3, column 7: expected ',' or ']', but got ':' (while parsing a flow sequence)"."""
-    mark = error.problem_mark or error.context_mark
-    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}{error.problem}" + (f" ({error.context})" if error.context else "") + "."
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        context = f" ({error.context})" if error.context else ""
+        return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}{context}."
+    if isinstance(error, UnicodeDecodeError):  # it does not know its file
+        for file in [*files_below(CONF), *files_below(ROOT / "sweeps")]:
+            if file.suffix == ".yaml" and (content := file.read_bytes()) == error.object:
+                line = content.count(b"\n", 0, error.start) + 1
+                return f"{file}, line {line}: it is not in UTF-8 ({error.reason})."
+    return f"{getattr(error, 'name', 'a YAML file')}: {' '.join(str(error).split())}."
 
 
 OF_DATASET = {

@@ -29,6 +29,7 @@ from ptst.config import (
     ROOT,
     Config,
     Sweep,
+    check_name,
     checked,
     compose,
     compose_many,
@@ -496,6 +497,7 @@ def _check_fixed(grid: Mapping[str, Any], fixed: list[str], axes: Axes, where: s
 
 
 def _check_layout(sweep: Sweep, file: str, templates: Sequence[str]) -> None:
+    check_name(f"{file}: sweep.name={sweep.name}", sweep.name)
     for side in ("rows", "columns"):
         if getattr(sweep, side) in ("seed", ""):
             raise ConfigError(
