@@ -101,6 +101,8 @@ def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = neve
     store = Store(Path(config.paths.store).expanduser())
     store.prepare()
     keys = cell_keys(config)
+    if damage := damage_of(keys, store):
+        raise PtstError(damage)
     if store.has("cell", keys.cell):
         return CellResult(keys, read_metrics(store, keys.cell), {})
     store.forget_failure(keys.cell)
@@ -109,6 +111,12 @@ def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = neve
     except Exception as error:
         store.record_failure(keys.cell, error)
         raise
+
+
+def damage_of(keys: CellKeys, store: Store) -> str | None:
+    """What is wrong with the first of a cell's artifacts that is damaged, see `ptst.store.Store.damage`."""
+    damages = (store.damage(stage, key) for _, stage, key in keys.artifacts)
+    return next((damage for damage in damages if damage), None)
 
 
 def check_cell(config: Config) -> None:

@@ -45,6 +45,15 @@ class CellKeys:
     cell_parts: Parts = field(default_factory=dict)
 
     @property
+    def artifacts(self) -> list[tuple[str, str, str]]:
+        """What a cell is made of, in the order of making: (what people call it, stage, key)."""
+        made = [("finetune", "finetune", self.finetune)] if self.finetune else []
+        for name, own in self.evaluations.items():
+            made += [(f"generate {name}", "generate", own.generate)]
+            made += [(f"judge {name}", "judge", own.judge)]
+        return [*made, ("summarise", "cell", self.cell)]
+
+    @property
     def model(self) -> str:
         """Which model the cell tests: the fine-tuning's key, or one of the untouched model."""
         return self.finetune or key_of(self.finetune_parts)

@@ -34,12 +34,12 @@ LOCK_SECONDS = 0.1
 FULL = ("no space left", "quota exceeded", "unexpected pos", "file write failed", "iostream error")
 """In the text of errors, in lower case, where a disk is full; the last three are torch's."""
 ARTIFACTS = {
-    "finetune": (),  # log.jsonl and weights/, or an API's job.json
-    "generate": ("completions.jsonl",),
-    "judge": ("scores.jsonl",),
-    "cell": ("metrics.json",),
+    "finetune": "provenance.json",
+    "generate": "completions.jsonl",
+    "judge": "scores.jsonl",
+    "cell": "metrics.json",
 }
-"""By stage the files that an artifact has, besides those of every artifact."""
+"""By stage the file without which nothing can be made of an artifact."""
 KEY_LENGTH = 16
 """Hexadecimal digits: 64 bits, so that a million artifacts collide with probability 3e-8."""
 
@@ -220,36 +220,17 @@ class Store:
         return self.path(stage, key).is_dir()
 
     def damage(self, stage: str, key: str) -> str | None:
-        """What an artifact lacks that is there ("metrics.json is cut off"), after a broken copy, say; None if nothing.
+        """What is wrong with an artifact after a broken copy, say, and what to do; None if nothing, or it is not there.
 
-        JSON is read, of long files only the end, of weights only what stands before them.
+        Of long files only the end is read, of weights only what stands before them.
         """
-        folder = self.path(stage, key)
-        if folder in self.whole or not self.has(stage, key):
+        folder = self.root / stage / key
+        if folder in self.whole or not folder.is_dir():
             return None
-        names = ["key.json", "config.json", "provenance.json", *ARTIFACTS[stage]]
-        if stage == "finetune" and not (folder / "job.json").is_file():
-            names += ["log.jsonl", "weights/*.safetensors"]
-        for name in names:
-            if not any(folder.glob(name)):
-                return f"there is no {name}"
-        for file in files_below(folder):
-            if not _is_whole(file, folder):
-                return f"{file.relative_to(folder)} is cut off"
+        if lacks := _lacks(stage, folder):
+            return f"damaged: {folder}: {lacks}. Delete the folder, and run again to make it anew."
         self.whole.add(folder)
         return None
-
-    def check(self, stage: str, key: str) -> None:
-        """Refuse an artifact that is there and damaged.
-
-        Raises:
-            PtstError: saying what it lacks, and what to do.
-        """
-        if lacks := self.damage(stage, key):
-            folder = self.path(stage, key)
-            raise PtstError(
-                f"damaged: {folder}: {lacks}. Delete the folder, and run again to make it anew."
-            )
 
     def damaged(self) -> list[Path]:
         """The folders of all damaged artifacts. One that is deleted is made anew."""
@@ -283,8 +264,10 @@ class Store:
         Raises:
             Interrupted: `stop` said so.
             Busy: another process makes it, and `wait` is False.
-            PtstError: the disk is full, or cannot lock files.
+            PtstError: the artifact is there and damaged; the disk is full, or cannot lock files.
         """
+        if damage := self.damage(stage, key):
+            raise PtstError(damage)
         folder = self.root / "partial" / stage / key
         if self.has(stage, key) and not folder.exists():
             yield None
@@ -442,6 +425,16 @@ def _full_disk_in_words(root: Path) -> Iterator[None]:
         ) from error
 
 
+@dataclass(frozen=True)
+class Readable(Store):
+    """A store for readers: what is damaged is not there."""
+
+    def path(self, stage: str, key: str) -> Path:
+        """Where the artifact is; somewhere else, where nothing is, if it is damaged."""
+        own = super().path(stage, key)
+        return self.root / "damaged" / stage / key if self.damage(stage, key) else own
+
+
 def reason_of(error: BaseException) -> str:
     """Why something failed, in a line: what we say ourselves in full, of others the last line."""
     said = redacted(str(error)).strip() or type(error).__name__
@@ -459,6 +452,10 @@ class Glance(Store):
     def has(self, stage: str, key: str) -> bool:
         """Whether the artifact was there."""
         return key in self._names(stage)
+
+    def damage(self, stage: str, key: str) -> str | None:
+        """What is wrong with an artifact that was there."""
+        return super().damage(stage, key) if self.has(stage, key) else None
 
     def maker(self, stage: str, key: str) -> Maker | None:
         """Who last began to make an artifact that was not there."""
@@ -546,6 +543,15 @@ def _write_maker(folder: Path, maker: Maker) -> None:
     temporary = folder / f".maker.{maker.pid}"
     temporary.write_text(json.dumps(asdict(maker)), encoding="utf-8")
     temporary.replace(folder / "maker.json")
+
+
+def _lacks(stage: str, folder: Path) -> str | None:
+    if not (folder / ARTIFACTS[stage]).is_file():
+        return f"there is no {ARTIFACTS[stage]}"
+    for file in files_below(folder):
+        if not _is_whole(file, folder):
+            return f"{file.relative_to(folder)} is cut off"
+    return None
 
 
 def _is_whole(file: Path, artifact: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
+from ptst.cli import main
 from ptst.config import Sweep
 from ptst.errors import ConfigError
 from ptst.metrics import share
@@ -22,6 +23,7 @@ from ptst.report import results as module
 from ptst.report.results import Published, Results, Table, load_results
 from ptst.store import Store
 from ptst.sweep.grid import Grid, GridCell, expand
+from ptst.sweep.run import freeze
 from ptst.sweep.status import CellState, states_of
 
 HAZARDS = "aabcdefg"
@@ -54,7 +56,12 @@ def filled(grid: Grid, folder: Path, answers: Answers) -> tuple[Store, dict[str,
             units = list(HAZARDS) if evaluation.unit else ids
             keys = cell.keys.evaluations[name]
             rows = [
-                {"id": i, "input": "?", **({evaluation.unit: u} if evaluation.unit else {})}
+                {
+                    "id": i,
+                    "input": "?",
+                    "completion": "!",
+                    **({evaluation.unit: u} if evaluation.unit else {}),
+                }
                 | ({evaluation.category: None} if evaluation.category else {})
                 for i, u in zip(ids, units, strict=True)
             ]
@@ -128,6 +135,58 @@ def test_tables_are_the_sweep_s_metrics_that_its_cells_report(tmp_path: Path) ->
     assert [t.measures for t in results.tables] == ["helpfulness", "safety"]
     assert hazards(results).title == "Attack success rate, hazards"
     assert hazards(results).split == {}
+
+
+def test_what_a_broken_copy_left_takes_its_cells_out_of_a_report_and_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [
+        "+sweeps=quick",
+        "evaluation=[hazards]",
+        "tracking=none",
+        f"paths.store={tmp_path}/store",
+    ]
+    own += [f"paths.reports={tmp_path}/reports"]
+    grid = expand(own)
+    store, _ = filled(grid, tmp_path, by_ends(ANSWERS))
+    broken = {
+        cell.keys.cell: folder
+        for cell, folder in zip(
+            grid.distinct,
+            [
+                store.path("cell", grid.distinct[0].keys.cell),
+                store.path("judge", grid.distinct[1].keys.evaluations["hazards"].judge),
+                store.path("generate", grid.distinct[2].keys.evaluations["gsm8k"].generate),
+            ],
+            strict=False,
+        )
+    }
+    first, second, third = broken.values()
+    for file in (first / "metrics.json", second / "scores.jsonl"):
+        file.write_bytes(file.read_bytes()[:-9])
+    (third / "completions.jsonl").unlink()
+    assert store.damaged() == [third, second, first]
+    freeze(grid)
+    grid.frozen.write_bytes(grid.frozen.read_bytes()[:-100])
+    assert main(["status", *own, "output=json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["done"], told["damaged"], told["waiting"]) == (3, 3, 0)
+    for cell in (cell for cell in told["each"] if cell["state"] == "damaged"):
+        assert cell["reason"].startswith(f"damaged: {broken[cell['cell']]}: ")
+    assert main(["report", *own]) == 0
+    assert "3 damaged" not in capsys.readouterr().err
+    (markdown,) = (tmp_path / "reports").glob("*/table.md")
+    text = markdown.read_text()
+    assert text.count("damaged") >= 6 and "Traceback" not in text  # three cells, two tables
+    table = hazards(load_results(grid, store, states_of(grid, store)))
+    statuses = Counter(entry.status for entry in table.entries.values())
+    assert statuses == {"done": 3, "damaged": 3}
+    assert main(["-m", *own]) == 1
+    said = capsys.readouterr().err
+    assert "3 done, 0 to run in 0 jobs, 3 damaged" in said
+    for folder in broken.values():
+        assert f"damaged: {folder}: " in said and "Delete the folder" in said
+    assert main(["plan", *own]) == 0
 
 
 def test_rows_and_columns_stand_as_the_sweep_names_them_after_no_fine_tuning(

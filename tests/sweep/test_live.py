@@ -13,11 +13,11 @@ import pytest
 from conftest import TINY, outside
 from terminal import Terminal
 
-from ptst.store import Store, write_json
+from ptst.store import ARTIFACTS, Store, write_json
 from ptst.sweep.grid import expand
 from ptst.sweep.live import Pace
 from ptst.sweep.run import read_in_all
-from ptst.sweep.status import stages_of, states_of
+from ptst.sweep.status import states_of
 
 GRID = ("+sweeps=quick", *TINY, "tracking=none")
 PTST = (sys.executable, "-m", "ptst.cli")
@@ -131,8 +131,9 @@ def test_time_left_is_what_was_seen_and_not_known_before(tmp_path: Path) -> None
     tuned = {c.coordinates["train_template"]: c for c in grid.distinct if c.keys.finetune}
     seconds = {"finetune": 100.0, "generate": 10.0, "judge": 1.0}
     first = tuned["chat_llama"]
-    for _, stage, key in stages_of(first):
+    for _, stage, key in first.keys.artifacts:
         if stage != "cell":
+            write_json(store.path(stage, key) / ARTIFACTS[stage], {})
             write_json(store.path(stage, key) / "provenance.json", {"seconds": seconds[stage]})
             pace.look()
             if stage == "finetune":

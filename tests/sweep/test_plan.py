@@ -20,7 +20,7 @@ from ptst.config import compose
 from ptst.judge import Bench, Score
 from ptst.keys import cell_keys
 from ptst.provenance import hardware as this_machine
-from ptst.store import Store, write_json
+from ptst.store import ARTIFACTS, Store, write_json
 from ptst.sweep import estimates
 from ptst.sweep import plan as planning
 from ptst.sweep.grid import Grid, GridCell, expand
@@ -95,6 +95,7 @@ def put(store: Store, stage: str, key: str, parts: Mapping[str, Any], **facts: A
     machine = {**this_machine(), "gpu": None}
     with store.make(stage, key, parts) as work:
         assert work is not None
+        (work.result / ARTIFACTS[stage]).write_text("{}\n")
         write_json(work.result / "provenance.json", {"hardware": machine, **facts})
 
 

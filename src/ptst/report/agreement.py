@@ -316,6 +316,8 @@ def _judges(store: Store, generates: set[str]) -> dict[str, dict[str, str]]:
     scores: dict[str, dict[str, str]] = {}
     names: dict[str, str] = {}
     for file in sorted((store.root / "judge").glob("*/key.json")):
+        if store.damage("judge", file.parent.name):
+            continue
         parts = read_json(file)
         if parts["generate"] in generates:
             own = {key: parts[key] for key in ("judge", "version")}

@@ -313,7 +313,9 @@ def _place(entry: Entry | None, low: bool, store: Store) -> dict[str, Any] | Non
     reasons = {
         run.state.reason
         for run in entry.runs
-        if run.state.state in ("failed", "blocked") and run.state.reason and entry.mean is None
+        if run.state.state in ("damaged", "failed", "blocked")
+        and run.state.reason
+        and entry.mean is None
     }
     place = {
         "words": in_words(entry),

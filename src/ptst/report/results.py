@@ -42,7 +42,7 @@ from ptst.report.statistics import (
     pooled_interval,
     sign_flip,
 )
-from ptst.store import Store, read_jsonl
+from ptst.store import Readable, Store, read_jsonl
 from ptst.sweep.grid import Grid, GridCell, finetuning_only
 from ptst.sweep.status import CellState
 from ptst.wording import judge_name, known_judges, micro_note
@@ -75,7 +75,7 @@ class Entry:
 
     Attributes:
         coordinates: the cells' coordinates but the seed.
-        status: "done", or what keeps the entry from a number: "failed", "blocked", "running", "queued", "waiting", "not judged"
+        status: "done", or what keeps the entry from a number: "damaged", "failed", "blocked", "running", "queued", "waiting", "not judged"
             (done as far as `stages` go), "no score"; or, beside a number, "partly scored". With several
             seeds the worst of them and how many it befell: "failed (1 of 3 seeds)".
         mean: over seeds; None unless every run is done and scored. Nothing is averaged away.
@@ -269,6 +269,7 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
     Raises:
         ConfigError: two different cells have the same coordinates.
     """
+    store = Readable(store.root, store.whole)
     paper = paper_rows()
     found = _found(grid, store, states)
     read = reader(store)
@@ -569,6 +570,7 @@ def _status(runs: Sequence[Run]) -> str:
     """The worst of an entry's runs, and of several how many it befell."""
     words = [_word(run) for run in runs]
     worst = (
+        "damaged",
         "failed",
         "blocked",
         "running",

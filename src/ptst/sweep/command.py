@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptst.cell import check_cell
+from ptst.cell import check_cell, damage_of
 from ptst.config import CONF, check_hydra, explained, register
 from ptst.errors import Busy
 from ptst.progress import say
-from ptst.store import Store
+from ptst.store import Readable, Store
 from ptst.sweep.gpus import take_gpus, visible_gpus
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.live import live
@@ -95,10 +95,11 @@ def sweep(arguments: Sequence[str], launch: Launch) -> int:
     jobs = jobs_left(grid, store)
     cells = len(grid.distinct)
     left = sum(map(len, jobs))
+    damaged = sum(damage_of(cell.keys, store) is not None for cell in grid.distinct)
     tuned = {c.keys.finetune for c in grid.distinct if c.keys.finetune}
     say(
-        f"{grid.name}: {cells} cells of {len(tuned)} fine-tunings, {cells - left} done, "
-        f"{left} to run in {len(jobs)} jobs",
+        f"{grid.name}: {cells} cells of {len(tuned)} fine-tunings, {cells - left - damaged} done, "
+        f"{left} to run in {len(jobs)} jobs" + (f", {damaged} damaged" if damaged else ""),
     )
     if jobs:
         with live(grid, store):
@@ -183,6 +184,7 @@ def report(grid: Grid, store: Store) -> None:
     from ptst.report.tables import show
     from ptst.report.write import write_report
 
+    store = Readable(store.root, store.whole)
     results = load_results(grid, store, states_of(grid, store))
     page = (
         write_report(results, store) / "index.html"

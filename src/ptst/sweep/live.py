@@ -34,7 +34,6 @@ from ptst.sweep.status import (
     earlier_cells,
     shown,
     so_far,
-    stages_of,
     states_of,
     table_of,
 )
@@ -46,7 +45,7 @@ SHARE = 0.005
 WATCH_SECONDS = 2.0
 ASK_SLURM_SECONDS = 15.0
 """While a screen is watched: SLURM's controller serves a whole cluster."""
-OVER = ("done", "failed", "blocked")
+OVER = ("done", "failed", "blocked", "damaged")
 END = b"\x00\n"
 
 
@@ -239,7 +238,7 @@ class Pace:
         self.pieces: dict[tuple[str, str], _Piece] = {}
         """By stage and key, those not yet seen made."""
         for cell in grid.distinct:
-            for name, stage, key in stages_of(cell):
+            for name, stage, key in cell.keys.artifacts:
                 if stage not in cell.config.stages or cell.problem:
                     continue
                 kind: tuple[str, ...] = (name, cell.coordinates["model"])

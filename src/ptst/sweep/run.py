@@ -22,6 +22,7 @@ from ptst.cell import (
     Stop,
     TestedModel,
     check_model,
+    damage_of,
     finetune,
     load_queries,
     never,
@@ -68,7 +69,7 @@ def jobs_left(grid: Grid, store: Store) -> list[list[int]]:
     numbers = {id(cell): number for number, cell in enumerate(grid.cells)}
     jobs: dict[str, list[int]] = {}
     for cell in grid.distinct:
-        if not is_done(cell, store):
+        if not is_done(cell, store) and not damage_of(cell.keys, store):
             jobs.setdefault(cell.keys.model, []).append(numbers[id(cell)])
     return sorted(jobs.values(), key=lambda job: -reading(grid.cells[job[0]], store))
 
@@ -87,8 +88,10 @@ def read_in_all(config: Config) -> int:
 
 
 def is_done(cell: GridCell, store: Store) -> bool:
-    """Whether the store has all that the cell's stages make."""
+    """Whether the store has all that the cell's stages make, undamaged."""
     keys, stages = cell.keys, cell.config.stages
+    if damage_of(cell.keys, store):
+        return False
     if store.has("cell", keys.cell):
         return True
     if cell.problem or "judge" in stages:
@@ -257,7 +260,9 @@ def failures(grid: Grid, store: Store) -> Iterator[tuple[GridCell, str, Path | N
         if is_done(cell, store):
             continue
         failure = blocked(cell, store) or store.failure(cell.keys.cell)
-        if failure is None:
+        if damage := damage_of(cell.keys, store):
+            yield cell, damage, None
+        elif failure is None:
             yield cell, cell.problem or "its job did not come to it, or was cut off", None
         else:
             yield cell, failure.reason, failure.log

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ptst.cell import damage_of
 from ptst.keys import Parts
 from ptst.slurm.view import CellJob, jobs_of
 from ptst.store import Glance, Store, read_json, read_jsonl
@@ -24,6 +26,7 @@ STYLES = {
     "done": "green",
     "running": "cyan",
     "failed": "red",
+    "damaged": "red",
     "blocked": "red",
     "queued": "blue",
     "waiting": "dim",
@@ -37,14 +40,14 @@ class CellState:
 
     Attributes:
         state: done; running; queued (a job of SLURM's for it waits); waiting (there is no job); blocked (its
-            fine-tuning failed); failed.
+            fine-tuning failed); failed; damaged (some of what it is made of cannot be read).
         stage: of a running cell, what is being made: "finetune", "generate gsm8k", ...
         host: the machine that makes it.
         since: when its maker started, ISO 8601 in UTC.
         key: of what is being made.
         done, total: how far that stage is (optimizer steps, queries); None where not known.
         loss, rate, left: see ptst.store.Maker.
-        reason: of a failed or blocked cell, see ptst.store.reason_of.
+        reason: of a failed or blocked cell, see ptst.store.reason_of; of a damaged one, ptst.store.Store.damage.
         log: of a failed or blocked cell, the file with the whole error.
         job: the job of SLURM's for what comes next, where one was submitted.
         changed: of a cell that is not done, what in its configuration differs from the cell of the same
@@ -87,7 +90,7 @@ def states_of(
     """
     jobs = jobs_of(grid, store) if jobs is None else jobs
     earlier = earlier_cells(grid, store) if earlier is None else earlier
-    store = Glance(store.root)
+    store = Glance(store.root, store.whole)
     being_made: dict[tuple[str, str], bool] = {}
 
     def running(stage: str, key: str) -> bool:
@@ -97,6 +100,9 @@ def states_of(
 
     states: dict[str, CellState] = {}
     for cell in grid.distinct:
+        if damage := damage_of(cell.keys, store):
+            states[cell.keys.cell] = CellState("damaged", reason=damage)
+            continue
         if is_done(cell, store):
             states[cell.keys.cell] = CellState("done")
             continue
@@ -133,7 +139,7 @@ def _with_job(state: CellState, job: CellJob | None, cell: GridCell, store: Stor
 
 def _state(cell: GridCell, store: Store, running: Any, since: float) -> CellState:
     interrupted = None
-    for name, stage, key in stages_of(cell):
+    for name, stage, key in cell.keys.artifacts:
         if store.has(stage, key):
             continue
         maker = store.maker(stage, key)
@@ -167,16 +173,6 @@ def _state(cell: GridCell, store: Store, running: Any, since: float) -> CellStat
     return CellState("waiting")
 
 
-def stages_of(cell: GridCell) -> Iterator[tuple[str, str, str]]:
-    """What the cell is made of, in the order of making: (what people call it, stage, key)."""
-    if cell.keys.finetune:
-        yield "finetune", "finetune", cell.keys.finetune
-    for name, keys in cell.keys.evaluations.items():
-        yield f"generate {name}", "generate", keys.generate
-        yield f"judge {name}", "judge", keys.judge
-    yield "summarise", "cell", cell.keys.cell
-
-
 def _place(coordinates: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(coordinates.items()))
 
@@ -186,9 +182,10 @@ def earlier_cells(grid: Grid, store: Store) -> Earlier:
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
     files = (store.root / "sweeps" / grid.name).glob("*.jsonl")
     for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        for line in read_jsonl(file):
-            if store.has("cell", line["cell"]):
-                found.setdefault(_place(line["coordinates"]), []).append(line["cell"])
+        with suppress(OSError, ValueError):  # cut off by a full disk or a copy
+            for line in read_jsonl(file):
+                if store.has("cell", line["cell"]):
+                    found.setdefault(_place(line["coordinates"]), []).append(line["cell"])
     return found
 
 
@@ -316,9 +313,10 @@ def _details(state: CellState) -> str:
     share = f" {state.done} of {state.total}" if state.total else ""
     if state.state == "running":
         since = datetime.fromisoformat(state.since or "")
-        minutes = (time.time() - since.timestamp()) / 60
+        # The clock of its machine may be ahead
+        minutes = max(0.0, time.time() - since.timestamp()) / 60
         return f"{state.stage}{share}, on {state.host} for {minutes:.0f} min"
-    if state.state in ("failed", "blocked"):
+    if state.state in ("failed", "blocked", "damaged"):
         return f"{state.reason or ''}" + (f"\n{state.log}" if state.log else "")
     if state.state == "queued" and state.job:
         if state.job.state == "RUNNING":
