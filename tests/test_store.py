@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import multiprocessing
 import os
 import shutil
@@ -26,6 +27,7 @@ from ptst.store import (
     Store,
     fingerprint,
     key_of,
+    read_journal,
     read_json,
     write_atomic,
     write_json,
@@ -387,6 +389,15 @@ def test_a_full_disk_is_said_in_a_line_whichever_library_meets_it(
                 (work.scratch / "journal").write_bytes(bytes(400_000))
     finally:
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_journal_loses_the_lines_that_a_loss_of_power_left_unreadable(tmp_path: Path) -> None:
+    journal = tmp_path / "batches.jsonl"
+    lines = [json.dumps({"batch": n, "answers": {str(n): {"text": "é"}}}) + "\n" for n in range(3)]
+    journal.write_text(lines[0] + "\0" * 20 + "\n" + lines[1] + lines[2][:-9])
+    assert read_journal(journal) == {n: {str(n): {"text": "é"}} for n in (0, 1)}
+    assert journal.read_text() == lines[0] + lines[1]
+    assert read_journal(tmp_path / "none") == {}
 
 
 WHOLE = {

@@ -18,7 +18,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,16 +115,19 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def read_journal(path: Path) -> dict[int, dict[str, Any]]:
-    """Finished batches by their first prompt; a torn last line is cut off, its batch runs again.
+    """Finished batches by their first prompt; lines that cannot be read are left out, their batches run again.
 
     A line is {"batch": index of the first prompt, "answers": {index: answer}}, and may say more.
     """
     if not path.exists():
         return {}
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
-    if torn:
-        path.write_bytes(whole + b"\n" if whole else b"")
-    entries = [json.loads(line) for line in whole.splitlines()]
+    entries, content = [], path.read_bytes()
+    for line in content.splitlines(keepends=True):
+        with suppress(ValueError):
+            entries += [json.loads(line)] if line.endswith(b"\n") else []
+    whole = "".join(f"{json.dumps(entry)}\n" for entry in entries).encode()
+    if whole != content:
+        write_bytes(path, whole)
     return {entry["batch"]: entry["answers"] for entry in entries}
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 from array import array
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ptst.config import Finetune, Lora, Model, compose
 from ptst.errors import ConfigError, DataError, PtstError
@@ -230,7 +234,6 @@ def test_training_learns(rows, tmp_path: Path) -> None:
 
 def test_loss_is_the_mean_over_completions_and_eos(rows, tmp_path: Path) -> None:
     """Worked out apart: log-probabilities of one row at a time, from the untouched model."""
-    import torch
 
     from ptst.models import load_model
 
@@ -261,7 +264,6 @@ def test_accumulated_batches_give_the_losses_of_whole_ones(rows, tmp_path: Path)
 def test_a_shared_system_prompt_changes_neither_loss_nor_gradients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    import torch
 
     from ptst.finetune import sft
 
@@ -325,10 +327,42 @@ def test_step_schedule_drops_after_every_epoch(rows, tmp_path: Path) -> None:
 def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        save = save_file if name == "model.safetensors" else torch.save
+        save({"weight": torch.zeros(1)}, tmp_path / "checkpoint-2" / name)
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-2" / "complete").touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert not (tmp_path / "checkpoint-10").exists()
     assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_a_checkpoint_that_cannot_be_read_is_set_aside_for_an_older_one(
+    rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, training = rows
+    recipe = Finetune(method="lora", lora=LORA, **(RECIPE | {"epochs": 2}))
+    with pytest.raises(KeyboardInterrupt):
+        run(model, training, tmp_path, recipe, die_at=5)
+    newest = tmp_path / "scratch" / "checkpoint-4"
+    names = ("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "rng_state.pth")
+    for name in names:
+        copy = tmp_path / name
+        shutil.copytree(tmp_path / "scratch", copy)
+        file = copy / newest.name / name
+        file.write_bytes(file.read_bytes()[:-50])
+        assert last_checkpoint(copy) == copy / "checkpoint-2"
+        assert re.search(
+            rf"checkpoint-4: {name} cannot be read.*checkpoint-2", capsys.readouterr().err
+        )
+    assert last_checkpoint(tmp_path / "scratch") == newest
+    (newest / "adapter_model.safetensors").unlink()
+    assert run(model, training, tmp_path, recipe)[0]["steps"] == 10
+    assert (tmp_path / "scratch" / "unreadable-4").is_dir()
+    (tmp_path / "scratch" / "checkpoint-10" / "trainer_state.json").write_text("")
+    (tmp_path / "scratch" / "checkpoint-8" / "optimizer.pt").unlink()
+    assert last_checkpoint(tmp_path / "scratch") is None
+    assert "begins anew" in capsys.readouterr().err
 
 
 def test_rows_are_cut_at_their_end_and_left_out_where_the_prompt_fills_them() -> None:
@@ -346,7 +380,6 @@ def test_rows_are_cut_at_their_end_and_left_out_where_the_prompt_fills_them() ->
 
 
 def test_a_batch_with_a_loss_on_the_prompt_is_refused(rows) -> None:
-    import torch
 
     _, training = rows
     row = training[0]

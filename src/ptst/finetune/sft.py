@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from ptst.config import Finetune, Model
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError, in_one_line
@@ -27,7 +28,8 @@ from ptst.models import (
     make_padding_exist,
     quantization,
 )
-from ptst.store import write_jsonl
+from ptst.progress import say
+from ptst.store import files_below, is_json, is_whole_weights, sync, write_jsonl
 from ptst.templates import TrainingRow
 
 COMPLETE = "complete"
@@ -357,12 +359,37 @@ def check_batch(batch: Any, rows: Sequence[TrainingRow]) -> None:
 
 
 def last_checkpoint(scratch: Path) -> Path | None:
-    """The latest complete checkpoint; half-written ones are removed."""
+    """The latest complete checkpoint that can be read.
+
+    Half-written ones are removed; what was written and can no longer be read is set aside, and said.
+    """
     found = sorted(scratch.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
     for checkpoint in [c for c in found if not (c / COMPLETE).is_file()]:
         shutil.rmtree(checkpoint)
     found = [c for c in found if c.is_dir()]
+    while found and (lacks := _unreadable(found[-1])):
+        broken = found.pop()
+        aside = scratch / broken.name.replace("checkpoint", "unreadable")
+        shutil.rmtree(aside, ignore_errors=True)
+        broken.rename(aside)
+        goes_on = f"goes on from {found[-1].name}" if found else "begins anew"
+        say(f"{broken}: {lacks}; it is set aside as {aside.name}, and the training {goes_on}")
     return found[-1] if found else None
+
+
+def _unreadable(checkpoint: Path) -> str | None:
+    """What of a checkpoint is not there or cut off: the trainer goes on without an optimizer that is not there."""
+    files = [path.relative_to(checkpoint).as_posix() for path in files_below(checkpoint)]
+    weights = ("model", "adapter_model", "pytorch_model")
+    for start in ("trainer_state.json", "optimizer", "scheduler", "rng_state", weights):
+        if not any(name.startswith(start) for name in files):
+            return f"there is no {start if isinstance(start, str) else 'model'}"
+    whole = {".json": is_json, ".safetensors": is_whole_weights}
+    whole |= dict.fromkeys((".pt", ".pth", ".bin"), is_zipfile)  # torch's format
+    for name in files:
+        if not whole.get(Path(name).suffix, Path.is_file)(checkpoint / name):
+            return f"{name} cannot be read"
+    return None
 
 
 def _save_weights(trainer: Any, folder: Path) -> None:
@@ -530,7 +557,9 @@ def _callback(
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()  # the other devices have written their part
             if state.is_world_process_zero:
+                sync(folder)  # or the mark could outlive a loss of power, and what it marks not
                 (folder / COMPLETE).touch()
+                sync(folder)
 
     return Progress()
 
@@ -549,6 +578,7 @@ def _epoch_callback(trainer: Any, ends: Sequence[int], folder: Path) -> Any:
                     continue
                 _save_weights(trainer, unfinished)
                 if state.is_world_process_zero:
+                    sync(unfinished)
                     unfinished.replace(made)
 
     return Epochs()
