@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -107,6 +108,25 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (ptst.config, ptst.cli, ptst.sweep.command):
         monkeypatch.setattr(module, "CONF", copy)
     return copy
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """read_only(folder): the same folder at another place, without leave to write. (Root writes whatever modes say.)"""
+    places: list[Path] = []
+
+    def mount(folder: Path) -> Path:
+        place = tmp_path / f"read-only{len(places)}"
+        place.mkdir()
+        for options in (["--bind", str(folder), str(place)], ["-o", "remount,ro,bind", str(place)]):
+            if subprocess.run(["mount", *options], capture_output=True).returncode:
+                pytest.skip("a folder cannot be mounted read-only here")
+            places.append(place)
+        return place
+
+    yield mount
+    for place in dict.fromkeys(places):
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

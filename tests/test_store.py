@@ -11,8 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -309,28 +308,17 @@ def test_a_file_system_without_locks_is_refused_before_anything_is_made(
     assert not Store(tmp_path).is_being_made("judge", "k")  # a reader goes on
 
 
-def test_who_may_only_read_sees_who_makes_what(tmp_path: Path) -> None:
+def test_who_may_only_read_sees_who_makes_what(
+    tmp_path: Path, read_only: Callable[[Path], Path]
+) -> None:
     store = Store(tmp_path / "store")
-    with _read_only(tmp_path / "seen", store.root) as seen:
-        assert not Store(seen).is_being_made("judge", "k")
-        with store.make("judge", "k", PARTS):
-            assert Store(seen).is_being_made("judge", "k")
-        assert not Store(seen).is_being_made("judge", "k")
-        assert "there is no scores.jsonl" in str(Store(seen).damage("judge", "k"))
-
-
-@contextmanager
-def _read_only(place: Path, folder: Path) -> Iterator[Path]:
-    """The same folder, at another place and without leave to write. (Root may write whatever the mode says.)"""
-    for path in (place, folder):
-        path.mkdir(parents=True, exist_ok=True)
-    for options in (["--bind", str(folder), str(place)], ["-o", "remount,ro,bind", str(place)]):
-        if subprocess.run(["mount", *options], capture_output=True).returncode:
-            pytest.skip("a folder cannot be mounted read-only here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+    store.root.mkdir()
+    seen = read_only(store.root)
+    assert not Store(seen).is_being_made("judge", "k")
+    with store.make("judge", "k", PARTS):
+        assert Store(seen).is_being_made("judge", "k")
+    assert not Store(seen).is_being_made("judge", "k")
+    assert "there is no scores.jsonl" in str(Store(seen).damage("judge", "k"))
 
 
 def test_all_files_of_an_artifact_have_the_mode_of_the_umask(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -187,6 +188,27 @@ def test_what_a_broken_copy_left_takes_its_cells_out_of_a_report_and_no_others(
     for folder in broken.values():
         assert f"damaged: {folder}: " in said and "Delete the folder" in said
     assert main(["plan", *own]) == 0
+
+
+def test_who_may_only_read_a_store_has_its_report_elsewhere(
+    tmp_path: Path, read_only: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["+sweeps=quick", "evaluation=[hazards]", "tracking=none", f"paths.reports={tmp_path}/r"]
+    grid = quick()
+    store, _ = filled(grid, tmp_path, by_ends(ANSWERS))
+    cell = grid.distinct[0]
+    shutil.rmtree(store.path("cell", cell.keys.cell))
+    with store.make("cell", cell.keys.cell, {}):
+        seen = f"paths.store={read_only(store.root)}"
+        assert main(["status", *own, seen, "output=json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["done"], told["running"]) == (5, 1)
+        assert main(["report", *own, seen]) == 0
+        assert main(["plan", *own, seen]) == 0
+    assert list(tmp_path.glob("r/quick-micro/index.html"))
+    capsys.readouterr()
+    assert main(["-m", *own, seen]) == 2  # and whoever makes something is told so
+    assert "Read-only file system" in capsys.readouterr().err
 
 
 def test_rows_and_columns_stand_as_the_sweep_names_them_after_no_fine_tuning(

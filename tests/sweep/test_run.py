@@ -326,7 +326,7 @@ def test_a_full_disk_fails_a_cell_and_not_the_sweep(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
     assert running.returncode == 1, errors
     assert errors.count("not done: ") == 2  # both cells of that fine-tuning
-    assert "No space left" in errors
+    assert "no space left for" in errors
     assert artifacts(tmp_path)["cell"] == 4
     assert multirun([*GRID, *own(tmp_path)]) == 0
     assert artifacts(tmp_path) == {"finetune": 2, "generate": 12, "judge": 12, "cell": 6}
