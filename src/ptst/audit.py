@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ptst.errors import ConfigError, DataError
-from ptst.store import Store, key_of, read_json, read_jsonl, write_bytes, write_json
+from ptst.store import Readable, Store, key_of, read_json, read_jsonl, write_bytes, write_json
 from ptst.sweep.grid import Grid
 
 LABELS = ("complied", "refused", "neither")
@@ -53,6 +53,7 @@ def export(grid: Grid, store: Store, n: int, seed: int, file: Path | None = None
     """
     if n < 1:
         raise ConfigError(f"n={n} must be at least 1.")
+    store = Readable(store.root, store.whole)
     strata = _strata(grid, store)
     if not strata:
         raise ConfigError(

@@ -190,6 +190,7 @@ def test_judges_of_almost_the_same_name_are_not_mixed(tmp_path: Path) -> None:
         for generate in ("one", "two"):
             parts = {**known, "generate": generate, "judge": {**known["judge"], "path": path}}
             write_json(tmp_path / "judge" / f"{number}{generate}" / "key.json", parts)
+            write_jsonl(tmp_path / "judge" / f"{number}{generate}" / "scores.jsonl", [{}])
     found = _judges(store, {"one", "two"})
     assert {generate: sorted(own.values()) for generate, own in found.items()} == {
         "one": ["0one", "1one"],

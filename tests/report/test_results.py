@@ -188,6 +188,9 @@ def test_what_a_broken_copy_left_takes_its_cells_out_of_a_report_and_no_others(
     for folder in broken.values():
         assert f"damaged: {folder}: " in said and "Delete the folder" in said
     assert main(["plan", *own]) == 0
+    assert main(["audit", "export", "n=3", *own]) == 0
+    assert main(["judges", *own]) == 2  # one judge alone
+    assert "it takes two to agree" in capsys.readouterr().err
 
 
 def test_who_may_only_read_a_store_has_its_report_elsewhere(

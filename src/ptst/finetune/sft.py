@@ -384,7 +384,7 @@ def _unreadable(checkpoint: Path) -> str | None:
     for start in ("trainer_state.json", "optimizer", "scheduler", "rng_state", weights):
         if not any(name.startswith(start) for name in files):
             return f"there is no {start if isinstance(start, str) else 'model'}"
-    whole = {".json": is_json, ".safetensors": is_whole_weights}
+    whole: dict[str, Callable[[Path], bool]] = {".json": is_json, ".safetensors": is_whole_weights}
     whole |= dict.fromkeys((".pt", ".pth", ".bin"), is_zipfile)  # torch's format
     for name in files:
         if not whole.get(Path(name).suffix, Path.is_file)(checkpoint / name):

@@ -17,7 +17,7 @@ from ptst.cell import unit_of
 from ptst.config import CONF
 from ptst.errors import ConfigError
 from ptst.metrics import share
-from ptst.store import Store, key_of, read_json
+from ptst.store import Readable, Store, key_of, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.wording import judge_name, known_judges
 
@@ -204,6 +204,7 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
     Raises:
         ConfigError: fewer than two judges, or one of `wanted` has scored nothing.
     """
+    store = Readable(store.root, store.whole)
     cells = _cells(grid)
     said: dict[str, dict[str, dict[Item, str | None]]] = {name: {} for name in cells}
     found = _judges(store, {key for own in cells.values() for key in own})

@@ -127,9 +127,9 @@ def frozen_grid(arguments: Sequence[str]) -> tuple[Grid, Store]:
     for cell in grid.distinct:
         if not cell.problem:
             check_cell(cell.config)
-    freeze(grid)
     store = Store(Path(grid.store).expanduser())
     store.prepare()
+    freeze(grid)
     return grid, store
 
 
