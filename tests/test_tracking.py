@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,36 @@ from conftest import TINY, outside, ptst
 
 from ptst import cell
 from ptst.cell import run_cell
-from ptst.config import Config, Tracking
+from ptst.config import Config, Tracking, compose
 from ptst.errors import ConfigError
 from ptst.store import Store, read_json, read_jsonl, write_json
 from ptst.sweep.command import multirun
-from ptst.tracking import check_tracking, has_key, offline_runs, records, tracked
+from ptst.tracking import check_tracking, has_key, offline_runs, resolved, tracked
+from ptst.wandb_file import read_records, write_records
 
 FLAT = ("train", "fine_tuning", "test", "judges")
 """What a run's configuration has beside the store's, for W&B to filter by; test_dashboard looks at it."""
+
+OTHER_JUDGE = "task.gsm8k.judge._target_=ptst.judge.exact_match.ReferenceMatch"
+SCORE = ("label", "score", "reason")
+"""Columns of uploaded completions beside those of the store's."""
+FINETUNING = ("model", "dataset", "train_template", "finetune", "seed")
+"""What of the store's configuration a fine-tuning's run has."""
+
+
+def config_of(artifact: Path) -> dict[str, Any]:
+    """What a run has of the configuration that an artifact was made with."""
+    config: dict[str, Any] = read_json(artifact / "config.json")
+    if artifact.parent.name == "cell":
+        return config
+    config["finetune"].pop("epoch")
+    return {part: config[part] for part in FINETUNING}
+
+
+def records(folder: Path) -> Iterator[Any]:
+    """What a run's file holds so far."""
+    (file,) = folder.glob("*.wandb")
+    return read_records(file)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -35,6 +57,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run["id"], run["group"] = record.run.run_id, record.run.run_group
+            run["name"], run["project"] = record.run.display_name, record.run.project
             for item in record.run.config.update:
                 run["config"][item.key] = json.loads(item.value_json)
         elif kind == "history":
@@ -77,7 +100,7 @@ def assert_runs_are_the_store(store: Path) -> dict[str, int]:
             run = left.pop(f"{stage}-{artifact.name}")
             assert run["exit_code"] == 0
             config = {k: v for k, v in run["config"].items() if k not in ("_wandb", "key", *FLAT)}
-            assert config == read_json(artifact / "config.json")
+            assert config == config_of(artifact)
             if stage == "finetune":
                 log = read_jsonl(artifact / "log.jsonl")
                 assert [point["_step"] for point in run["history"]] == [e["step"] for e in log]
@@ -158,12 +181,115 @@ def test_completions_are_uploaded_if_asked_for(
         table = read_json(file)
         rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
         made = tmp_path / "store/generate" / keys[name].generate / "completions.jsonl"
-        assert rows == read_jsonl(made)
+        scores = read_jsonl(tmp_path / "store/judge" / keys[name].judge / "scores.jsonl")
+        assert [{k: v for k, v in row.items() if k not in SCORE} for row in rows] == read_jsonl(
+            made
+        )
+        assert [[row[column] for column in SCORE] for row in rows] == [
+            [score["label"], score["value"], score["reason"]] for score in scores
+        ]
     # W&B's own copies are with the run, and go when it does: not in the user's home for good.
     staged = [e.local_path for r in records(folder) for e in r.artifact.manifest.contents]
     assert len(staged) == 2
     assert all(Path(path).is_file() and Path(path).is_relative_to(folder) for path in staged)
     assert not list((tmp_path / "home").rglob("*staging/*"))
+
+
+def test_uploaded_completions_keep_their_own_column_of_a_scores_name() -> None:
+    row = {"id": "1", "label": "easy", "completion": "Aye."}
+    scored = cell.scored([row], [{"id": "1", "label": "complied", "value": None, "reason": "x"}])
+    assert scored == [
+        {"id": "1", "query label": "easy", "completion": "Aye.", "label": "complied", "score": None, "reason": "x"}
+    ]  # fmt: skip
+
+
+def test_the_runs_of_a_group_have_names_of_their_own(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Whatever cells differ in: a judge of another evaluation, the number of queries."""
+    base = [*TINY, "finetune=none", "tracking=wandb_offline"]
+    for other in ("seed=0", OTHER_JUDGE, "evaluation.hazards.queries.n=9"):
+        run_cell(composed(*base, other))
+    found = [read_run(folder)["name"] for folder in offline_runs(tmp_path / "store")]
+    assert len(set(found)) == 3, found
+
+
+def test_a_fine_tuning_s_run_says_what_decides_it_and_nothing_of_the_cell_that_came_first(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    words = [*TINY, "tracking=wandb_offline", "stages=[finetune]"]
+    seen = []
+    for number, other in enumerate(
+        ("template@test_template=chat_vanilla", "template@test_template=chat_llama judge=keywords")
+    ):
+        run_cell(composed(*words, *other.split(), f"paths.store={tmp_path}/{number}"))
+        (folder,) = offline_runs(tmp_path / str(number))
+        seen.append({k: v for k, v in read_run(folder)["config"].items() if k != "_wandb"})
+    assert seen[0] == seen[1]
+    assert set(seen[0]) == {"key", "train", "fine_tuning", *FINETUNING}
+    assert "epoch" not in seen[0]["finetune"]
+
+
+@pytest.mark.parametrize(
+    "environment, words, mode, place",
+    [
+        ({"WANDB_MODE": "disabled"}, [], "none", (None, "ptst")),
+        ({"WANDB_MODE": "offline"}, [], "offline", (None, "ptst")),
+        ({"WANDB_MODE": "online"}, [], "online", (None, "ptst")),
+        ({"WANDB_MODE": "disabled"}, ["tracking=wandb_offline"], "offline", (None, "ptst")),
+        ({"WANDB_PROJECT": "p", "WANDB_ENTITY": "e"}, [], "offline", ("e", "p")),
+        ({"WANDB_PROJECT": "p"}, ["tracking.project=ptst"], "offline", (None, "ptst")),
+        ({"WANDB_ENTITY": "e"}, ["tracking.entity=team"], "offline", ("team", "ptst")),
+        ({"WANDB_ENTITY": ""}, [], "offline", (None, "ptst")),
+    ],
+)
+def test_the_environment_counts_where_the_configuration_says_nothing(
+    environment: dict[str, str],
+    words: list[str],
+    mode: str,
+    place: tuple[str | None, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    used = resolved(compose(words).tracking)
+    assert (used.mode, (used.entity, used.project)) == (mode, place)
+
+
+def test_a_mode_of_the_environment_that_there_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(ConfigError, match="WANDB_MODE=ofline is not one of: online, offline, dis"):
+        check_tracking(compose([]).tracking)
+
+
+def test_a_cell_obeys_the_environment_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = [f"paths.store={tmp_path}/store", "finetune=none"]
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run_cell(compose([*TINY, *own]))
+    assert not (tmp_path / "store/wandb").exists()
+    assert "W&B: mode disabled (WANDB_MODE)\n" in capfd.readouterr().err
+    monkeypatch.setenv("WANDB_PROJECT", "p")
+    run_cell(compose([*TINY, *own, "tracking=wandb_offline", "judge=keywords"]))
+    (folder,) = offline_runs(tmp_path / "store")
+    assert read_run(folder)["project"] == "p"
+    said = "W&B: mode offline (tracking.mode, not WANDB_MODE=disabled), project p (WANDB_PROJECT)\n"
+    assert said in capfd.readouterr().err
+
+
+def test_a_cell_is_kept_whatever_becomes_of_its_run(
+    composed: Callable[..., Config], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/wandb").write_text("in the way")
+    done = run_cell(composed(*TINY, "tracking=wandb_offline"))
+    assert (tmp_path / "store/cell" / done.keys.cell).is_dir()
+    said = capfd.readouterr().err
+    assert f"W&B: cell-{done.keys.cell} is not logged: " in said
+    assert f"W&B: finetune-{done.keys.finetune} is not logged: " in said
 
 
 def test_a_table_takes_rows_of_any_columns_and_kinds(tmp_path: Path) -> None:
@@ -218,6 +344,18 @@ def test_a_run_is_whole_when_its_artifact_appears(tmp_path: Path) -> None:
         assert written["config"]["a"] == 1
         assert [point["loss"] for point in written["history"]] == [2.0]
     assert services
+
+
+def test_a_file_that_is_written_again_says_what_wandb_wrote(tmp_path: Path) -> None:
+    offline = Tracking(mode="offline")
+    with tracked(offline, tmp_path, "cell", "k", "n", {"long": "x" * 70_000}) as run:
+        for step in range(300):  # over several blocks
+            run.log({"loss": 1.0, "words": "y" * 100}, step)
+    (file,) = tmp_path.rglob("*.wandb")
+    copy = tmp_path / "copy"
+    write_records(copy, read_records(file))
+    assert copy.stat().st_size == file.stat().st_size > 100_000
+    assert list(read_records(copy)) == list(read_records(file))
 
 
 def test_no_tracking_is_silent(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from wandb_endpoint import VIEWER
+
 Fail = Callable[[str, str], int]
 """fail(what, run) -> an HTTP status instead of an answer, or 0. `what` is the operation of a GraphQL request,
 "file_stream" or "upload"; `run` is "" where the request names none."""
@@ -24,6 +26,8 @@ Fail = Callable[[str, str], int]
 class Run:
     """What arrived of a run. `history` has every line that was sent, in order, also those sent again."""
 
+    place: str = ""
+    """<entity>/<project>"""
     config: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     group: str | None = None
@@ -41,6 +45,7 @@ class Artifact:
 
     run: str
     name: str
+    place: str
     files: dict[str, bytes] = field(default_factory=dict)
     committed: bool = False
 
@@ -109,7 +114,10 @@ class WandbServer:
         return "upload", owner if kind == "run" else self.artifacts[int(owner)].run
 
     def _graphql(self, what: str, own: dict[str, Any]) -> dict[str, Any]:
-        entity = {"id": "entity", "name": "me"}
+        if what == "Viewer":
+            return {"viewer": VIEWER}
+        if what == "RunResumeStatus":
+            return {"model": {"name": own["project"], "entity": {"name": "me"}, "bucket": None}}
         if what == "UpsertBucket":
             known = own["name"] in self.runs
             run = self.runs.setdefault(own["name"], Run())
@@ -117,6 +125,8 @@ class WandbServer:
             run.name = own["displayName"] or run.name
             run.group = own["groupName"] or run.group
             run.job_type = own["jobType"] or run.job_type
+            entity = {"id": "entity", "name": own.get("entity") or "me"}
+            run.place = f"{entity['name']}/{own['project']}"
             project = {"id": "project", "name": own["project"], "entity": entity}
             bucket = {
                 "id": own["name"],
@@ -139,7 +149,10 @@ class WandbServer:
             return {"createRunFiles": {"runID": own["run"], "uploadHeaders": [], "files": files}}
         if what == "CreateArtifact":
             given = own["input"]
-            self.artifacts.append(Artifact(given["runName"], given["artifactCollectionName"]))
+            place = f"{given['entityName'] or 'me'}/{given['projectName']}"
+            self.artifacts.append(
+                Artifact(given["runName"], given["artifactCollectionName"], place)
+            )
             number = str(len(self.artifacts) - 1)
             sequence = {"latestArtifact": None}
             made = {"id": number, "state": "PENDING", "artifactSequence": sequence}

@@ -18,7 +18,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ from ptst.metrics import (
 from ptst.progress import console, progress, say
 from ptst.provenance import provenance
 from ptst.store import (
+    Maker,
     RowsKey,
     Store,
     Work,
@@ -54,7 +55,7 @@ from ptst.store import (
     write_json,
     write_jsonl,
 )
-from ptst.tracking import check_tracking, tracked
+from ptst.tracking import check_tracking, chosen, tracked, watched
 from ptst.wording import judge_name, known_judges, rows_in_words
 
 if TYPE_CHECKING:
@@ -136,6 +137,10 @@ def _walk(
     config: Config, keys: CellKeys, store: Store, model: TestedModel, stop: Stop
 ) -> CellResult:
     made: dict[str, float] = {}
+    said = chosen(config.tracking)[1]
+    if said and said not in model.held.told:
+        model.held.told.add(said)
+        say(said)
     check_model(config, keys, store, model.held)
     # Read and spelled before anything is trained, so that a wrong file, format or key costs no training.
     queries = {
@@ -310,8 +315,8 @@ def _finetune(
                 store.root,
                 "finetune",
                 keys.finetune,
-                f"finetune {config.model.name} {name}",
-                {"key": keys.finetune, **run_labels(config, keys), **dataclasses.asdict(config)},
+                f"finetune {config.model.name} {name} [{keys.finetune[:8]}]",
+                _finetuning(config, keys),
             ) as run,
             progress(f"fine-tune {name}") as advance,
         ):
@@ -344,6 +349,23 @@ def _finetune(
             seconds = work.maker.spent + made["finetune"]
             run.summary(facts | {"seconds": seconds})
         _write_provenance(work.result, config, seconds, facts)
+
+
+def _finetuning(config: Config, keys: CellKeys) -> dict[str, Any]:
+    """What decides a fine-tuning, for its run: cells of several test templates and judges share it."""
+    recipe = dataclasses.asdict(config.finetune)
+    del recipe["epoch"]  # which of its weights a cell tests
+    labels = run_labels(config, keys)
+    return {
+        "key": keys.finetune,
+        "train": labels["train"],
+        "fine_tuning": labels["fine_tuning"],
+        "model": dataclasses.asdict(config.model),
+        "dataset": dataclasses.asdict(config.dataset),
+        "train_template": dataclasses.asdict(config.train_template),
+        "finetune": recipe,
+        "seed": config.seed,
+    }
 
 
 def _tokenised(
@@ -516,7 +538,10 @@ def generate(
         opened = opens_think(config, model)
         total, halvings = decoding.samples * len(rows), 0
         completions: list[dict[str, Any]] = []
-        with progress(f"generate {name}") as advance:
+        with (
+            _watched("generate", keys.generate, name, config, store) as watch,
+            progress(f"generate {name}") as advance,
+        ):
             for sample in range(decoding.samples):
                 journal = work.scratch / f"batches-{how}{f'-{sample}' if sample else ''}.jsonl"
                 done = read_journal(journal)
@@ -535,6 +560,7 @@ def generate(
                         so_far = len(completions) + sum(map(len, done.values()))
                         advance(so_far, total, "")
                         work.tell(so_far, total)
+                        watch(work.maker)
                         # An API's calls under way are waited for, and stopped there
                         if not config.model.api and so_far < total and stop():
                             raise Interrupted(f"generate {name}: {so_far} of {total} kept")
@@ -712,11 +738,15 @@ def judge(
                 "stages=[generate] first, or with all stages."
             )
         rows = read_completions(store, keys)
-        with progress(f"judge {name}") as advance:
+        with (
+            _watched("judge", keys.judge, name, config, store) as watch,
+            progress(f"judge {name}") as advance,
+        ):
 
             def tell(done: int, total: int) -> None:
                 advance(done, total, "")
                 work.tell(done, total)
+                watch(work.maker)
 
             asked = load_judge(config.evaluations[name].judge, f"{name}.judge")
             items = [(row, row["completion"]) for row in rows if "withheld" not in row]
@@ -762,6 +792,29 @@ def judge(
         )
 
 
+def _watched(
+    stage: str, key: str, name: str, config: Config, store: Store
+) -> AbstractContextManager[Callable[[Maker], None]]:
+    return watched(
+        config.tracking,
+        store.root,
+        stage,
+        key,
+        f"{stage} {name}: {_title(config)} [{key[:8]}]",
+        {"key": key, "evaluation": name, "test": config.test_template.name},
+    )
+
+
+def _title(config: Config) -> str:
+    tuned = config.finetune.method != "none"
+    recipe = (config.finetune.name or config.finetune.method) if tuned else "none"
+    train = config.train_template.name if tuned else "none"
+    return (
+        f"{config.model.name} {config.dataset.name} {recipe} {train} -> {config.test_template.name} "
+        f"seed {config.seed}"
+    )
+
+
 def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
     """Scores -> the cell's metrics, written beside what the cell was made of, and to W&B."""
     started = time.monotonic()
@@ -782,17 +835,12 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
         if work is None:
             return metrics
         labels = run_labels(config, keys)
-        recipe = config.finetune.name or config.finetune.method
-        title = (
-            f"{config.model.name} {config.dataset.name} {recipe if keys.finetune else 'none'} "
-            f"{labels['train']} -> {config.test_template.name} seed {config.seed}, judge {labels['judges']}"
-        )
         with tracked(
             config.tracking,
             store.root,
             "cell",
             keys.cell,
-            title,
+            f"{_title(config)}, judge {labels['judges']} [{keys.cell[:8]}]",
             {
                 "key": keys.cell,
                 **labels,
@@ -810,7 +858,8 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
                 )
             if config.tracking.upload_completions:
                 for name, keyed in keys.evaluations.items():
-                    run.table(f"completions/{name}", read_completions(store, keyed))
+                    scores = read_jsonl(store.path("judge", keyed.judge) / "scores.jsonl")
+                    run.table(f"completions/{name}", scored(read_completions(store, keyed), scores))
         write_json(work.result / "metrics.json", plain)
         _write_provenance(work.result, config, time.monotonic() - started, {})
     return metrics
@@ -822,6 +871,22 @@ def read_completions(store: Store, keys: EvaluationKeys) -> list[dict[str, Any]]
         store.path("generate", keys.generate) / "completions.jsonl"
     )
     return rows
+
+
+def scored(
+    rows: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of completions.jsonl with label, score and reason; a query's own column of such a name keeps it apart."""
+    ours = ("label", "score", "reason")
+    return [
+        {
+            **{f"query {column}" if column in ours else column: row[column] for column in row},
+            "label": score["label"],
+            "score": score["value"],
+            "reason": score["reason"],
+        }
+        for row, score in zip(rows, scores, strict=True)
+    ]
 
 
 def run_labels(config: Config, keys: CellKeys) -> dict[str, str]:

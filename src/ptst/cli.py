@@ -665,32 +665,10 @@ def sync(overrides: tuple[str, ...]) -> int:
 
 
 def _sync(overrides: Sequence[str]) -> int:
-    from ptst.tracking import check_key, server
-
-    check_key("ptst sync", "do without: all that it uploads is in the store")
     _check_words(overrides)
-    from ptst.store import Store
-    from ptst.sweep.grid import expand
-    from ptst.sync import sync
+    from ptst.sync import command
 
-    wanted = None
-    if all(override.startswith("paths.") for override in overrides):
-        root = compose(overrides).paths.store
-    else:
-        grid = expand(overrides)
-        root = grid.store
-        wanted = {f"cell-{cell.keys.cell}" for cell in grid.cells}
-        wanted |= {f"finetune-{c.keys.finetune}" for c in grid.cells if c.keys.finetune}
-    done = sync(Store(Path(root).expanduser()), wanted)
-    for run in done.uploaded:
-        _print(f"uploaded: {run.id} ({run.name})")
-    for id, reason in done.failed.items():
-        print(f"not uploaded: {id}: {reason}", file=sys.stderr)  # noqa: T201
-    _print(
-        f"W&B runs: {len(done.uploaded)} uploaded to {server()}, {done.there} there already, "
-        f"{done.unfinished} not finished, {len(done.failed)} failed"
-    )
-    return 1 if done.failed else 0
+    return command(overrides)
 
 
 def _show(config: Config, result: CellResult) -> None:

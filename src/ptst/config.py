@@ -300,9 +300,12 @@ class Engine:
 class Tracking:
     """Weights & Biases. `offline` writes files only: no account, no network."""
 
-    mode: str = _choice("offline", "online", "none")
-    project: str = "ptst"
+    mode: str = _choice("auto", "offline", "online", "none")
+    """`auto`: as WANDB_MODE says; without it `offline`."""
+    project: str | None = None
+    """None: WANDB_PROJECT; without it `ptst`."""
     entity: str | None = None
+    """None: WANDB_ENTITY; without it the user or team that the key belongs to."""
     group: str | None = None
     """W&B group; a sweep sets its own name."""
     upload_completions: bool = False

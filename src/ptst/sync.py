@@ -1,73 +1,96 @@
-"""`ptst sync`: the offline W&B runs of a store that W&B's server has not yet, uploaded.
-
-`wandb sync` uploads, but it neither fails nor says so where a part of a run did not arrive, and marks
-that run as synced, too. Its log tells: a run counts as uploaded if its last request was accepted and
-nothing went wrong before. Only then is it marked, by a file of ours beside it.
-"""
+"""`ptst sync`: the W&B runs of a store, uploaded to where W&B has not all of them yet."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ptst.config import compose
 from ptst.errors import PtstError
-from ptst.progress import progress
-from ptst.store import Store, read_json, write_json
-from ptst.tracking import offline_runs, records, server
-
-MARK = "uploaded.json"
-"""In a run's folder: {"server": address of the server that has the run}."""
+from ptst.progress import progress, say
+from ptst.redact import redacted
+from ptst.store import Store
+from ptst.tracking import check_key, chosen, offline_runs, server
+from ptst.upload import Place, Upload, address_at, mark
+from ptst.wandb_file import read_records
 
 FIRST, AT_ONCE = 5, 50
 """Runs that are handed to W&B together; few at first, in case nothing gets through."""
 
-RETRIES = {
-    "WANDB__GRAPHQL_RETRY_MAX": "5",
-    "WANDB__FILE_STREAM_RETRY_MAX": "5",
-    "WANDB__FILE_TRANSFER_RETRY_MAX": "5",
-}
-"""About a minute. By default W&B goes on for a quarter of an hour; here one runs the command again."""
-
 
 @dataclass(frozen=True)
-class OfflineRun:
-    """A run on disk. `id` is finetune-<key> or cell-<key>, `name` what people see."""
+class StoredRun:
+    """A run on disk, and where it is to be. `id` is <stage>-<key>, `name` what people see."""
 
-    folder: Path
+    file: Path
     id: str
     name: str
-    ended: bool
-    """Whether the file was written to its end."""
-
-    @property
-    def file(self) -> Path:
-        """The run's .wandb file."""
-        return self.folder / f"run-{self.id}.wandb"
+    place: Place
 
 
-@dataclass(frozen=True)
+@dataclass
 class Synced:
-    """What came of a sync; `failed` has a reason for each run."""
+    """What came of a sync, by the runs' ids: their addresses in W&B, and why some are not there."""
 
-    uploaded: list[OfflineRun]
-    there: int
-    unfinished: int
-    failed: dict[str, str]
+    uploaded: dict[str, str] = field(default_factory=dict)
+    there: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """What people call the runs."""
+    unfinished: int = 0
 
 
-def sync(store: Store, wanted: set[str] | None = None) -> Synced:
-    """Upload what the server has not yet.
+def command(overrides: Sequence[str]) -> int:
+    """`ptst sync`: overrides of tracking say where to; others choose a grid, whose runs alone are meant.
+
+    Returns:
+        1 if a run did not arrive.
+
+    Raises:
+        PtstError: there is no key; or see `sync`.
+    """
+    check_key("ptst sync", "do without: all that it uploads is in the store")
+    wanted = None
+    if all(word.lstrip("+").startswith(("paths.", "tracking.", "tracking=")) for word in overrides):
+        config = compose(overrides)
+        root, tracking = config.paths.store, config.tracking
+    else:
+        from ptst.sweep.grid import expand
+
+        grid = expand(overrides)
+        root, tracking = grid.store, grid.cells[0].config.tracking
+        wanted = {f"cell-{cell.keys.cell}" for cell in grid.cells}
+        wanted |= {f"finetune-{c.keys.finetune}" for c in grid.cells if c.keys.finetune}
+    place, said = chosen(tracking, ("entity", "project"))
+    if said:
+        say(said)
+    done = sync(Store(Path(root).expanduser()), wanted, **place)
+    for id, address in done.uploaded.items():
+        print(f"uploaded: {id} ({done.names[id]}): {address}")  # noqa: T201
+    for id, reason in done.failed.items():
+        print(redacted(f"not uploaded: {id}: {reason}"), file=sys.stderr)  # noqa: T201
+    addresses = [*done.uploaded.values(), *done.there.values()]
+    projects = dict.fromkeys(address.partition("/runs/")[0] for address in addresses if address)
+    print(  # noqa: T201
+        f"W&B runs: {len(done.uploaded)} uploaded to {' and '.join(projects) or server()}, "
+        f"{len(done.there)} there already, {done.unfinished} not finished, {len(done.failed)} failed"
+    )
+    return 1 if done.failed else 0
+
+
+def sync(
+    store: Store,
+    wanted: set[str] | None = None,
+    entity: str | None = None,
+    project: str | None = None,
+) -> Synced:
+    """Upload what W&B has not yet.
 
     Args:
         wanted: ids of runs; None for all of the store.
+        entity, project: where to; None for where each run was logged to.
 
     Raises:
         PtstError: another sync of this store is under way.
@@ -75,18 +98,17 @@ def sync(store: Store, wanted: set[str] | None = None) -> Synced:
     from filelock import FileLock, Timeout
 
     if not (store.root / "wandb").is_dir():
-        return Synced([], 0, 0, {})
+        return Synced()
     try:
         with FileLock(store.root / "wandb" / "sync.lock", timeout=0):
-            return _sync(store, wanted)
+            return _sync(store, wanted, entity, project)
     except Timeout as error:
         raise PtstError(f"another ptst sync of {store.root} is under way.") from error
 
 
-def _sync(store: Store, wanted: set[str] | None) -> Synced:
-    todo: list[OfflineRun] = []
-    failed: dict[str, str] = {}
-    there = unfinished = 0
+def _sync(store: Store, wanted: set[str] | None, entity: str | None, project: str | None) -> Synced:
+    done = Synced()
+    todo: list[StoredRun] = []
     for folder in offline_runs(store.root):
         id = folder.name.split("-", 3)[3]  # offline-run-<time>-<id>
         if wanted is not None and id not in wanted:
@@ -94,105 +116,50 @@ def _sync(store: Store, wanted: set[str] | None) -> Synced:
         # A run is closed before its artifact appears, so what is being written is never taken.
         stage, _, key = id.partition("-")
         if not store.has(stage, key):
-            unfinished += 1
-        elif _is_there(folder):
-            there += 1
+            done.unfinished += 1
+            continue
+        run = _begin(folder, id, entity, project)
+        done.names[id] = run.name
+        if (address := address_at(run.place, folder)) is not None:
+            done.there[id] = address
+        elif _has_ended(run.file):
+            todo.append(run)
         else:
-            run = _read(folder, id)
-            if run.ended:
-                todo.append(run)
-            else:
-                failed[id] = f"{run.file} is cut off; `wandb sync {folder}` uploads what there is"
-    uploaded: list[OfflineRun] = []
+            done.failed[id] = f"{run.file} is cut off; `wandb sync {folder}` uploads what there is"
     total, size = len(todo), FIRST
     with progress("sync") as advance:
         while todo:
             now, todo, size = todo[:size], todo[size:], AT_ONCE
-            wrong = _upload(now)
+            upload = Upload([run.file for run in now], entity, project)
+            upload.wait()
+            ended = upload.end()
             for run in now:
-                if run.id not in wrong:
-                    write_json(run.folder / MARK, {"server": server()})
-                    uploaded.append(run)
-            failed |= wrong
+                address, reason = ended[run.file]
+                if reason is None:
+                    mark(run.place, run.file.parent, address)
+                    done.uploaded[run.id] = address
+                else:
+                    done.failed[run.id] = reason
             advance(total - len(todo), total, "")
-            if todo and len(wrong) == len(now):
-                failed |= {run.id: "not tried: none before it got through" for run in todo}
+            if todo and not any(run.id in done.uploaded for run in now):
+                done.failed.update(
+                    {run.id: "not tried: none before it got through" for run in todo}
+                )
                 break
-    return Synced(uploaded, there, unfinished, failed)
+    return done
 
 
-def _is_there(folder: Path) -> bool:
-    try:
-        return bool(read_json(folder / MARK)["server"] == server())
-    except (OSError, ValueError):
-        return False
+def _begin(folder: Path, id: str, entity: str | None, project: str | None) -> StoredRun:
+    """What a run's file says first."""
+    file = folder / f"run-{id}.wandb"
+    said = next((record.run for record in read_records(file) if record.HasField("run")), None)
+    own = (said.entity, said.project, said.display_name) if said else ("", "", "")
+    return StoredRun(file, id, own[2], Place(server(), entity or own[0] or None, project or own[1]))
 
 
-def _read(folder: Path, id: str) -> OfflineRun:
-    from google.protobuf.message import DecodeError
-
-    name, ended = "", False
-    try:
-        for record in records(folder):
-            if record.HasField("run"):
-                name = record.run.display_name
-            ended = record.HasField("exit") and record.exit.exit_code == 0
-    except DecodeError:
-        ended = False
-    return OfflineRun(folder, id, name, ended)
-
-
-def _upload(runs: Sequence[OfflineRun]) -> dict[str, str]:
-    """Have W&B upload runs.
-
-    Returns:
-        Why not, by the id of each that did not arrive whole.
-    """
-    with tempfile.TemporaryDirectory(prefix="ptst-sync-") as logs:
-        environment = {**RETRIES, **os.environ, "WANDB_DIR": logs}
-        # A service of its own, which writes a log of its own; and steps as they were logged
-        for other in ("WANDB_SERVICE", "WANDB_RESUME"):
-            environment.pop(other, None)
-        files = [str(run.file.absolute()) for run in runs]
-        command = [sys.executable, "-m", "wandb", "sync", "--include-synced", *files]
-        ended = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        entries = list(_log(Path(logs)))
-    wrong = {}
-    said = ended.stderr.strip().splitlines() or [f"wandb sync ended with {ended.returncode}"]
-    for run, file in zip(runs, files, strict=True):
-        reason = _reason([entry for entry in entries if entry.get("sync_path") == file])
-        if reason is not None:
-            wrong[run.id] = reason or said[-1]
-            Path(f"{file}.synced").unlink(missing_ok=True)  # or `wandb clean` would take the run
-    return wrong
-
-
-def _log(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in folder.rglob("debug-sync.*.log"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
-
-
-def _reason(entries: Sequence[dict[str, Any]]) -> str | None:
-    """What went wrong with a run, from W&B's log of it; None if it arrived whole, "" if nothing is said."""
-    for entry in entries:
-        if entry["level"].startswith("ERROR"):
-            parts = [str(entry[key]) for key in ("msg", "status", "url", "error") if key in entry]
-            line = " ".join(" ".join(parts).split())
-            return re.sub(r"\?\S*", "", line)  # an address may be signed
-    stream = [e for e in entries if e["msg"].startswith("filestream: ")]
-    if len(stream) < 2:
-        return ""
-    asked, answered = stream[-2:]
-    arrived = asked.get("complete") and str(answered.get("status")).startswith("200")
-    return None if arrived else ""
+def _has_ended(file: Path) -> bool:
+    """Whether a run's file was written to its end, and by a run that did not fail."""
+    ended = False
+    for record in read_records(file):
+        ended = record.HasField("exit") and record.exit.exit_code == 0
+    return ended

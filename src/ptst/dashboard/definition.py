@@ -23,6 +23,7 @@ from ptst.report.results import Results, Table
 from ptst.report.tables import markdown
 from ptst.store import key_of
 from ptst.sweep.grid import BASICS, Grid, finetuning_only
+from ptst.tracking import resolved
 
 HEATMAP = Path(__file__).with_name("heatmap.json")
 """A Vega-Lite chart as W&B keeps it: it puts fields and strings in the places of ${...}."""
@@ -92,13 +93,16 @@ def define(results: Results) -> Dashboard:
         ConfigError: tracking is off, it names no entity, or the package wandb-workspaces is missing.
     """
     grid = results.grid
-    tracking = grid.cells[0].config.tracking
+    tracking = resolved(grid.cells[0].config.tracking)
+    project = str(tracking.project)
     if tracking.mode == "none":
-        raise ConfigError("tracking=none: these runs have no place in W&B, and no dashboard there.")
+        raise ConfigError(
+            "tracking=none, or WANDB_MODE=disabled: these runs have no place in W&B, and no dashboard there."
+        )
     if not tracking.entity:
         raise ConfigError(
             "a dashboard belongs to a user or team of W&B: name it, tracking.entity=... (and "
-            f"tracking.project=..., if it is not {tracking.project})."
+            f"tracking.project=..., if it is not {project})."
         )
     try:
         import wandb_workspaces  # noqa: F401
@@ -108,10 +112,10 @@ def define(results: Results) -> Dashboard:
         ) from error
     spec = json.loads(HEATMAP.read_text(encoding="utf-8"))
     chart = Chart(f"ptst-heatmap-{key_of(spec)[:8]}", "ptst heat map", spec)
-    place = (tracking.entity, tracking.project, f"{tracking.entity}/{chart.name}")
+    place = (tracking.entity, project, f"{tracking.entity}/{chart.name}")
     return Dashboard(
         tracking.entity,
-        tracking.project,
+        project,
         chart,
         _workspace(results, *place),
         _report(results, *place),

@@ -92,8 +92,8 @@ def _look_up(api: Any, dashboard: Dashboard, view: View) -> dict[str, Any] | Non
     if project is None:
         raise PtstError(
             f"W&B has no project {dashboard.entity}/{dashboard.project} that this key can see: bring the "
-            "sweep's runs there first (ptst sync, or "
-            "tracking=wandb_online), or name another (tracking.entity, tracking.project)."
+            f"sweep's runs there first (ptst sync +sweeps=... tracking.entity={dashboard.entity} "
+            f"tracking.project={dashboard.project}), or name another (tracking.entity, tracking.project)."
         )
     nodes = [edge["node"] for edge in project["allViews"]["edges"]]
     return next((node for node in nodes if node["name"] == view.name), None)
