@@ -138,7 +138,7 @@ def test_a_damaged_cell_is_left_out_and_can_be_removed(
     cell = ls(store.root, "kind=cell")[0]
     content = (cell.path / file).read_bytes()
     (cell.path / file).write_bytes(content[: len(content) // 2])
-    assert inventory.damaged(store) == [cell.path]
+    assert Store(store.root).damaged() == [cell.path]
     own = f"paths.store={store.root}"
     assert main(["ls", own]) == 0
     assert main(["rm", "unused", own]) == 2  # who knows what it needs

@@ -432,7 +432,7 @@ def test_what_a_broken_copy_leaves_is_damaged(stage: str, tmp_path: Path) -> Non
                 file.write_bytes((kept / name).read_bytes()[:size])
             lacks = f"there is no {name}" if size is None else f"{name} is cut off"
             said = Store(tmp_path).damage(stage, "k") or ""
-            assert said.startswith(f"damaged: {whole}: {lacks}. Delete the folder"), (name, size)
+            assert said.startswith(f"damaged: {whole}: {lacks}. ptst rm damaged"), (name, size)
             assert Store(tmp_path).damaged() == [whole]
             shutil.rmtree(whole)
             kept.rename(whole)

@@ -661,10 +661,6 @@ def push(overrides: tuple[str, ...], repo: str, private: bool) -> None:
 @overrides_argument
 def sync(overrides: tuple[str, ...]) -> int:
     """Upload W&B runs: the store's, or those of a grid."""
-    return _sync(overrides)
-
-
-def _sync(overrides: Sequence[str]) -> int:
     _check_words(overrides)
     from ptst.sync import command
 

@@ -397,7 +397,7 @@ def remove(store: Store, what: str, yes: bool, out: Console) -> None:
         paths = sorted((store.root / "failed").glob("*"))
         paths += [p for p in _left_behind(store) if not store.is_being_made(p.parent.name, p.name)]
     elif what == "damaged":
-        paths = damaged(store)
+        paths = store.damaged()
     elif what == "unused":
         paths = [store.path(*reference) for reference in unused(store)]
     else:
@@ -431,7 +431,7 @@ def unused(store: Store) -> list[Reference]:
     Raises:
         PtstError: a cell does not say what it was made of.
     """
-    if broken := damaged(store):
+    if broken := store.damaged():
         raise PtstError(
             f"{broken[0]} is damaged and may need what looks unused: ptst rm damaged first."
         )
@@ -445,30 +445,6 @@ def unused(store: Store) -> list[Reference]:
         for folder in sorted((store.root / stage).glob("*"))
         if (stage, folder.name) not in needed
     ]
-
-
-def damaged(store: Store) -> list[Path]:
-    """Artifacts that cannot be read: a file is missing, or is cut off."""
-    needed = {
-        "finetune": ("key.json", "config.json", "provenance.json", "log.jsonl"),
-        "generate": ("key.json", "config.json", "provenance.json", "completions.jsonl"),
-        "judge": ("key.json", "scores.jsonl"),
-        "cell": ("key.json", "config.json", "metrics.json"),
-    }
-    return [
-        folder
-        for stage, files in needed.items()
-        for folder in sorted((store.root / stage).glob("*"))
-        if not all(map(_can_be_read, (folder / name for name in files)))
-    ]
-
-
-def _can_be_read(file: Path) -> bool:
-    try:
-        read_jsonl(file) if file.suffix == ".jsonl" else read_json(file)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _left_behind(store: Store) -> list[Path]:

@@ -231,7 +231,7 @@ class Store:
         if folder in self.whole or not folder.is_dir():
             return None
         if lacks := _lacks(stage, folder):
-            return f"damaged: {folder}: {lacks}. Delete the folder, and run again to make it anew."
+            return f"damaged: {folder}: {lacks}. ptst rm damaged removes it; run again to make it anew."
         self.whole.add(folder)
         return None
 
