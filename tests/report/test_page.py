@@ -199,6 +199,22 @@ def test_a_place_without_a_number_says_why_and_has_no_number_of_ours(root: Node)
     assert "style" not in asr[2, 0].attributes
 
 
+def test_a_difference_is_bold_where_holms_p_is_small_and_nowhere_else(
+    made: tuple[Results, Store, dict[str, bytes]],
+) -> None:
+    results, store, _ = made
+    contrast = next(c for c in results.contrasts if c.p_holm is not None)
+    for p, difference, shown in (
+        (0.04, -12.5, "<strong>−12.5</strong>"),
+        (0.05, 12.5, ">+12.5<"),
+        (1.0, 0.0, ">0.0<"),
+    ):
+        one = replace(contrast, p_holm=p, difference=difference)
+        text = page(replace(results, contrasts=(one,)), store, {})
+        assert shown in text
+        assert text.count("<strong>") == (p < 0.05), p
+
+
 def test_several_seeds_show_their_spread_and_missing_scores_are_said(
     made: tuple[Results, Store, dict[str, bytes]],
 ) -> None:

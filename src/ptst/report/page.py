@@ -194,7 +194,7 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
                     "title": ", ".join([titles.get(metric, metric), *contrast.split.values()]),
                     "figures": _figures(contrast),
                     "partly": contrast.difference is not None and contrast.status != "done",
-                    "clear": contrast.p_holm is not None and contrast.p_holm < 0.05,
+                    "significant": contrast.p_holm is not None and contrast.p_holm < 0.05,
                 }
                 for metric, of_metric in by_metric.items()
                 for contrast in of_metric
@@ -209,7 +209,7 @@ def _figures(contrast: Contrast) -> dict[str, str] | None:
     if contrast.difference is None:
         return None
     counts = (f"{count:,}" for count in (contrast.n, contrast.only_a, contrast.only_b))
-    difference = shown(contrast.difference, contrast.scale, signed=True)
+    difference = shown(contrast.difference, contrast.scale, signed=bool(contrast.difference))
     figures = (
         *counts,
         difference,
