@@ -186,6 +186,8 @@ def test_what_a_broken_copy_left_takes_its_cells_out_of_a_report_and_no_others(
     for folder in broken.values():
         assert f"damaged: {folder}: " in said and "ptst rm damaged" in said
     assert main(["plan", *own]) == 0
+    team = [word for word in own if word != "tracking=none"] + ["tracking.entity=lab"]
+    assert main(["dashboard", *team, "output=json"]) == 0
     assert main(["audit", "export", "n=3", *own]) == 0
     assert main(["judges", *own]) == 2  # one judge alone
     assert "it takes two to agree" in capsys.readouterr().err
