@@ -19,6 +19,7 @@ from ptst.progress import say
 from ptst.slurm import cluster
 from ptst.slurm.cluster import Job
 from ptst.store import Store, read_json, write_json
+from ptst.store import locked as store_locked
 
 Item = tuple[str, str]
 """What a job is for: ("finetune" or "generate", the artifact's key) or ("judge", the cell's key)."""
@@ -180,14 +181,12 @@ def locked(store: Store) -> Iterator[int]:
     Yields:
         The lock's file descriptor. A process that inherits it holds the lock, too, for as long as it lives.
     """
-    import fcntl
+    told: list[str] = []
 
-    path = folder(store) / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process submits to this store; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+    def wait() -> None:
+        if not told:
+            told.append("another process submits to this store; waiting for it")
+            say(told[0])
+
+    with store_locked(folder(store) / "lock", wait) as descriptor:
+        yield descriptor
