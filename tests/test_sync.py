@@ -199,6 +199,7 @@ def test_a_server_that_is_not_there_fails_every_run(
     monkeypatch.setattr("ptst.sync.FIRST", 2)
     ended = sync()
     assert (ended.code, ended.counts) == (1, [0, 0, 0, 3])
+    assert "uploading 3 runs to http://127.0.0.1:9\n" in ended.err  # it takes a while
     lines = [line for line in ended.err.splitlines() if line.startswith("not uploaded: ")]
     assert ["connection refused" in line for line in lines] == [True, True, False]
     assert "not tried" in lines[2]

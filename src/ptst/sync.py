@@ -127,6 +127,8 @@ def _sync(store: Store, wanted: set[str] | None, entity: str | None, project: st
         else:
             done.failed[id] = f"{run.file} is cut off; `wandb sync {folder}` uploads what there is"
     total, size = len(todo), FIRST
+    if todo:
+        say(f"uploading {total} {'run' if total == 1 else 'runs'} to {server()}")
     with progress("sync") as advance:
         while todo:
             now, todo, size = todo[:size], todo[size:], AT_ONCE

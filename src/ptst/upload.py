@@ -25,11 +25,12 @@ MARK = "uploaded.json"
 """In a run's folder: the places that have the run, each with its address there."""
 
 RETRIES = {
+    "WANDB_HTTP_TIMEOUT": "10",
     "WANDB__GRAPHQL_RETRY_MAX": "5",
     "WANDB__FILE_STREAM_RETRY_MAX": "5",
     "WANDB__FILE_TRANSFER_RETRY_MAX": "5",
 }
-"""About a minute. By default W&B goes on for a quarter of an hour; here one runs the command again."""
+"""A minute or two. By default W&B goes on for a quarter of an hour; here one runs the command again."""
 
 COMMAND = """
 import os, sys, threading
