@@ -21,7 +21,7 @@ from warm import put_python
 from ptst.cli import main
 from ptst.slurm.cluster import is_overdue
 from ptst.slurm.ledger import Submission, read_all
-from ptst.store import Store, read_json, read_jsonl
+from ptst.store import ARTIFACTS, Store, read_json, read_jsonl, write_json
 from ptst.sweep.grid import expand
 from ptst.sweep.status import CellState, states_of
 
@@ -343,7 +343,8 @@ def test_a_job_that_is_completing_counts_only_if_it_is_queued_again(
     assert main(["-m", *sweep, *SLURM, f"hydra.launcher.finetune.setup=['{setup}']"]) == 0
     tuned, _ = entries(tmp_path)
     keys = [str(tuned.tasks[index].finetune) for index in range(4)]
-    Store(tmp_path / "store").path("finetune", keys[3]).mkdir(parents=True)
+    made = Store(tmp_path / "store").path("finetune", keys[3])
+    write_json(made / ARTIFACTS["finetune"], {})
 
     def all_are(*wanted: str) -> bool:
         found = cluster.states()
