@@ -77,9 +77,10 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, words)
         except click.NoSuchOption as error:
-            raise ConfigError(
-                f"unknown option {error.option_name}; see {ctx.command_path} --help."
-            ) from error
+            said = f"unknown option {error.option_name}; see {ctx.command_path} --help."
+            if error.option_name in ("-m", "--multirun"):
+                said = f"{ctx.info_name}: a command comes first, and without -m."
+            raise ConfigError(said) from error
 
 
 class App(click.Group):

@@ -286,8 +286,8 @@ def test_ctrl_c_leaves_with_130_and_records_no_failure(tmp_path: Path) -> None:
     [
         (["+sweeps=quick"], r"runs with -m: ptst -m \+sweeps=quick"),
         (["hydra/launcher=slurm"], "for grids, also of one cell: ptst -m hydra/launcher=slurm"),
-        (["-m", "plan"], "come first, and without -m"),
-        (["plan", "-m"], "come first, and without -m"),
+        (["-m", "plan"], "plan: a command comes first, and without -m"),
+        (["plan", "-m"], "plan: a command comes first, and without -m"),
         (["report", "output=json"], "which command takes it"),
         (["plan", "seed=0,1", "sweep.rows=model"], "none is named"),
         (["-m", "seed=0,1", "hydra/sweeper=basic"], "a sweeper of its own"),
