@@ -45,7 +45,7 @@ from ptst.errors import ConfigError, DataError, PtstError
 from ptst.judge import load_judge
 from ptst.keys import CellKeys, cell_keys
 from ptst.progress import say
-from ptst.store import fingerprint, key_of, read_jsonl
+from ptst.store import each_row, fingerprint, key_of
 
 BASICS = ("model", "dataset", "finetune")
 
@@ -362,8 +362,8 @@ def _configs(
 ) -> Sequence[Config | ConfigError]:
     """The configurations of the cells, composed or as they were frozen."""
     with suppress(OSError, ValueError, KeyError):  # not there, or cut off by a full disk or a copy
-        lines = {tuple(line["overrides"]): line["config"] for line in read_jsonl(frozen)}
-        return [thawed(lines[point]) for point in points]
+        lines = {tuple(line["overrides"]): thawed(line["config"]) for line in each_row(frozen)}
+        return [lines[point] for point in points]
     return compose_many(fixed, points)
 
 

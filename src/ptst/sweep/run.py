@@ -36,27 +36,28 @@ from ptst.keys import CellKeys, cell_keys, tested_epoch
 from ptst.metrics import shown
 from ptst.models import Held
 from ptst.progress import say
-from ptst.store import Failure, Store, key_of, read_jsonl, reason_of, write_jsonl
+from ptst.store import Failure, Store, each_row, key_of, read_jsonl, reason_of, write_jsonl
 from ptst.sweep.grid import Grid, GridCell
 
 
 def freeze(grid: Grid) -> None:
     """Write down what is to be run, one line per cell; what stands there already is left alone."""
-    lines = [
-        {
-            "label": cell.label,
-            "coordinates": cell.coordinates,
-            "overrides": list(cell.overrides),
-            "finetune": cell.keys.finetune,
-            "cell": cell.keys.cell,
-            "config": dataclasses.asdict(cell.config),
-        }
-        for cell in grid.cells
-    ]
     with suppress(OSError, ValueError):  # not there, or cut off by a full disk or a copy
-        if read_jsonl(grid.frozen) == lines:
+        there = zip_longest(each_row(grid.frozen), map(_line, grid.cells))
+        if all(frozen == line for frozen, line in there):
             return
-    write_jsonl(grid.frozen, lines)
+    write_jsonl(grid.frozen, map(_line, grid.cells))
+
+
+def _line(cell: GridCell) -> dict[str, Any]:
+    return {
+        "label": cell.label,
+        "coordinates": cell.coordinates,
+        "overrides": list(cell.overrides),
+        "finetune": cell.keys.finetune,
+        "cell": cell.keys.cell,
+        "config": dataclasses.asdict(cell.config),
+    }
 
 
 def jobs_left(grid: Grid, store: Store) -> list[list[int]]:
