@@ -622,7 +622,7 @@ def _one_finetuning(overrides: Sequence[str]) -> tuple[Config, Store]:
     config = _config(overrides)
     if config.sweep is not None:
         raise ConfigError(
-            "+sweeps=... is a grid; this is about one fine-tuning: name its own values."
+            "+sweeps=... is a grid; a card is of one fine-tuning: name its own values."
         )
     return config, Store(Path(config.paths.store).expanduser())
 
