@@ -405,7 +405,8 @@ def _terminal_place(entry: Entry | None, between: str) -> Text:
             text.append(f"\n{entry.n} of {entry.n + entry.missing}", "yellow")
     if entry.paper:
         text.append(f"\npaper {shown(entry.paper.mean, entry.scale)}", "dim")
-        text.append(also(entry.paper, entry.scale), "dim")
+        if elsewhere := also(entry.paper, entry.scale):
+            text.append(f"\n{elsewhere.strip()}", "dim")
     return text
 
 
