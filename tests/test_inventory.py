@@ -17,7 +17,7 @@ from ptst.cell import run_cell
 from ptst.cli import main
 from ptst.config import compose
 from ptst.errors import ConfigError, PtstError
-from ptst.store import Store, read_json, read_jsonl
+from ptst.store import Store, read_json, read_jsonl, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,27 @@ def test_unused_is_what_no_cell_was_made_of(store: Store) -> None:
     assert main(["rm", "unused", f"paths.store={store.root}", "yes=true"]) == 0
     assert inventory.unused(store) == []
     assert len(ls(store.root)) == 2
+
+
+def test_what_a_sweep_still_waits_for_is_not_unused(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = ls(store.root, "finetune=none")[0].needs
+    (tuned,) = ls(store.root, "kind=fine-tuning")
+    for cell in ls(store.root, "kind=cell"):
+        shutil.rmtree(cell.path)
+    line = {"finetune": tuned.key, "cell": "0" * 16}
+    write_jsonl(store.root / "sweeps" / "mine-micro" / "a.jsonl", [line])
+    found = inventory.unused(store)  # those of the untouched model alone
+    assert sorted(found) == sorted(bare) and tuned.path.is_dir()
+    own = f"paths.store={store.root}"
+    with store.make("cell", "0" * 16, {}):
+        assert main(["rm", "unused", own, "yes=true"]) == 2
+        assert "is being made just now" in capsys.readouterr().err
+        (store.root / "partial/cell" / ("0" * 16) / "result/metrics.json").write_text("{}")
+    assert main(["rm", tuned.key[:5], own, "yes=true"]) == 2
+    assert "name failed, unused, damaged, or 6 digits of a key" in capsys.readouterr().err
+    assert tuned.path.is_dir()
 
 
 @pytest.mark.parametrize("file", ["metrics.json", "key.json", "config.json"])

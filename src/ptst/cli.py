@@ -512,7 +512,7 @@ def show(key: str, filters: tuple[str, ...], label: str | None, n: int) -> None:
 def rm(what: str, words: tuple[str, ...], yes: bool) -> None:
     """Remove artifacts: KEY, failed, unused or damaged. Says what would go; yes=true removes it.
 
-    failed: what failed attempts left. unused: what no cell of the store needs. damaged: what cannot be read.
+    failed: what failed attempts left. unused: what no cell needs or waits for. damaged: what cannot be read.
     """
     from ptst import inventory
 

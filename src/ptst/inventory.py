@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -20,18 +21,20 @@ from uuid import uuid4
 from ptst.errors import ConfigError, PtstError
 from ptst.metrics import shown
 from ptst.progress import say
-from ptst.store import Store, read_json, read_jsonl
+from ptst.store import ARTIFACTS, Store, each_row, read_json, read_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-STAGES = ("finetune", "generate", "judge", "cell")
 NAMES = {"finetune": "fine-tuning", "generate": "answers", "judge": "labels", "cell": "cell"}
 COLUMNS = ("model", "dataset", "finetune", "train_template", "test_template", "judge", "seed")
 """By what artifacts are told apart, and filtered."""
 LONGEST = 300
 """Characters of a question or an answer that `show` prints."""
+
+SHORTEST = 6
+"""Digits of a key by which something may be removed."""
 
 Reference = tuple[str, str]
 """(stage, key) of an artifact."""
@@ -358,7 +361,7 @@ def find(store: Store, beginning: str) -> Reference:
     """
     found = [
         (stage, path.name)
-        for stage in STAGES
+        for stage in ARTIFACTS
         for path in (store.root / stage).glob(f"{_plain(beginning)}*")
     ]
     if not found:
@@ -366,7 +369,9 @@ def find(store: Store, beginning: str) -> Reference:
             ("failed", p.stem) for p in (store.root / "failed").glob(f"{_plain(beginning)}*.log")
         ]
     if not found:
-        raise ConfigError(f"no key in {store.root} begins with {beginning!r}; ptst ls lists them.")
+        raise ConfigError(
+            f"no key in {store.root} begins with {beginning!r}; ptst ls lists them (ptst rm also takes failed, unused, damaged)."
+        )
     if len(found) > 1:
         named = ", ".join(f"{NAMES.get(stage, stage)} {key}" for stage, key in found[:5])
         raise ConfigError(f"{beginning!r} is the beginning of {len(found)} keys: {named}.")
@@ -401,6 +406,10 @@ def remove(store: Store, what: str, yes: bool, out: Console) -> None:
     elif what == "unused":
         paths = [store.path(*reference) for reference in unused(store)]
     else:
+        if len(what) < SHORTEST:
+            raise ConfigError(
+                f"{what!r}: name failed, unused, damaged, or {SHORTEST} digits of a key."
+            )
         stage, key = find(store, what)
         paths = (
             [store.path(stage, key)]
@@ -426,25 +435,41 @@ def remove(store: Store, what: str, yes: bool, out: Console) -> None:
 
 
 def unused(store: Store) -> list[Reference]:
-    """Fine-tunings, answers and labels that no cell of the store was made of.
+    """Fine-tunings, answers and labels that no cell of the store was made of, and no cell of a sweep waits for.
 
     Raises:
-        PtstError: a cell does not say what it was made of.
+        PtstError: a cell does not say what it was made of; something is being made just now.
     """
     if broken := store.damaged():
         raise PtstError(
             f"{broken[0]} is damaged and may need what looks unused: ptst rm damaged first."
         )
-    cells = [folder.name for folder in (store.root / "cell").glob("*")]
-    needed: set[Reference] = set()
-    for cell in cells:
-        needed.update(_needs(store, "cell", cell))
+    if busy := [p for p in _left_behind(store) if store.is_being_made(p.parent.name, p.name)]:
+        raise PtstError(
+            f"{busy[0]} is being made just now, of what may look unused: wait for its end."
+        )
+    waited = _waited_for(store)
+    needed = set(waited)
+    for folder in (store.root / "cell").glob("*"):
+        needed.update(_needs(store, "cell", folder.name))
     return [
         (stage, folder.name)
         for stage in ("finetune", "generate", "judge")
         for folder in sorted((store.root / stage).glob("*"))
         if (stage, folder.name) not in needed
+        and waited.isdisjoint(_needs(store, stage, folder.name))
     ]
+
+
+def _waited_for(store: Store) -> set[Reference]:
+    """The fine-tunings that cells of a sweep still wait for, which may be queued."""
+    found = set()
+    for file in (store.root / "sweeps").glob("*/*.jsonl"):
+        with suppress(ValueError, KeyError):  # cut off by a broken copy
+            for line in each_row(file):
+                if line["finetune"] and not store.has("cell", line["cell"]):
+                    found.add(("finetune", line["finetune"]))
+    return found
 
 
 def _left_behind(store: Store) -> list[Path]:
@@ -455,7 +480,7 @@ def _tell_users(store: Store, reference: Reference, out: Console) -> None:
     """Say which artifacts were made of this one: they stay, and cannot be made again without it."""
     users = [
         f"{NAMES[stage]} {folder.name[:8]}"
-        for stage in STAGES
+        for stage in ARTIFACTS
         for folder in sorted((store.root / stage).glob("*"))
         if reference in _needs(store, stage, folder.name)
     ]
