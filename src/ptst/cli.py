@@ -333,8 +333,8 @@ def compare(a: str, b: str, overrides: tuple[str, ...], output: str) -> None:
     """
     from ptst.report import compare as comparing
 
-    (first, store), (second, other) = _grid([a, *overrides]), _grid([b, *overrides])
-    lines = comparing.compare(first, second, a, b, (store, other))
+    _check_words([a, b, *overrides])
+    lines = comparing.compare(a, b, overrides)
     if output == "json":
         _print(json.dumps(comparing.as_json(lines)))
     else:

@@ -556,27 +556,30 @@ class _Composer:
     """Composes 5 x 5 templates as 1 + 4 + 4: what each choice changes by itself is put together.
 
     That is the same only where choices do not meet. They are composed together, as Hydra does it, if they change
-    the same part of the configuration, or if a file of conf/ makes something depend on one (`lora_${dataset}`).
+    the same part of the configuration, or if a file of conf/ chooses by one in its defaults list (`lora_${dataset}`).
+    (`${judge}` elsewhere is a value, which is resolved when all is put together.)
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self.overrides = overrides
         self.whole: dict[tuple[str, ...], Any] = {}
+        self.plain: dict[tuple[str, ...], dict[str, Any]] = {}
         self.first: dict[tuple[str, ...], tuple[str, ...]] = {}
         """Of the same keys: the choices that others are compared with."""
         self.folders = [CONF]
 
     @cached_property
-    def files(self) -> str:
-        """The text of all groups' files."""
-        return "".join(text for f in self.folders for text in yaml_texts(f).values())
+    def defaults(self) -> str:
+        """The text of all groups' defaults lists."""
+        texts = "\n".join(text for f in self.folders for text in yaml_texts(f).values())
+        return "\n".join(re.findall(r"(?m)^[\"']?defaults\b.*(?:\n(?:[\s#\-\]].*)?)*", texts))
 
     def compose(self, groups: tuple[str, ...]) -> Any:
         """The raw configuration for `overrides` and these, which is the same object every time."""
         keys = tuple(word.partition("=")[0] for word in groups)
         first = self.first.setdefault(keys, groups)
         changed = [i for i, word in enumerate(groups) if word != first[i]]
-        if len(changed) < 2 or any(f"${{{keys[i]}}}" in self.files for i in changed):
+        if len(changed) < 2 or any(f"${{{keys[i]}}}" in self.defaults for i in changed):
             return self._whole(groups)
         if groups not in self.whole:
             self.whole[groups] = self._put_together(groups, first, changed)
@@ -588,8 +591,8 @@ class _Composer:
         composed = copy.deepcopy(self._whole(first))
         done: set[str] = set()
         for i in changed:
-            alone = self._whole((*first[:i], groups[i], *first[i + 1 :]))
-            parts = self._differing(self._whole(first), alone)
+            choice = (*first[:i], groups[i], *first[i + 1 :])
+            alone, parts = self._whole(choice), self._differing(first, choice)
             if parts & done or alone.keys() != composed.keys():
                 return _composed([*self.overrides, *groups]).config
             for part in parts:
@@ -603,11 +606,17 @@ class _Composer:
             self.whole[groups], self.folders = composed.config, composed.folders
         return self.whole[groups]
 
-    def _differing(self, a: Any, b: Any) -> set[str]:
-        """Parts that are not the same, before anything is resolved."""
-        raw_a, raw_b = (OmegaConf.to_container(x, resolve=False) for x in (a, b))
-        assert isinstance(raw_a, dict) and isinstance(raw_b, dict)
-        return {str(key) for key in raw_a if raw_a[key] != raw_b.get(key)}
+    def _differing(self, first: tuple[str, ...], alone: tuple[str, ...]) -> set[str]:
+        """Parts in which two choices are not the same, before anything is resolved."""
+        a, b = self._plain(first), self._plain(alone)
+        return {key for key in a if a[key] != b.get(key)}
+
+    def _plain(self, groups: tuple[str, ...]) -> dict[str, Any]:
+        if groups not in self.plain:
+            found = OmegaConf.to_container(self._whole(groups), resolve=False)
+            assert isinstance(found, dict)
+            self.plain[groups] = {str(key): part for key, part in found.items()}
+        return self.plain[groups]
 
 
 @contextmanager

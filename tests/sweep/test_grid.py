@@ -112,14 +112,18 @@ def test_a_choice_that_depends_on_another_by_a_file_of_ones_own_is_composed_with
     assert [c if isinstance(c, ConfigError) else c.finetune.epochs for c in found] == [3, 1, 3, 2]
 
 
-def test_table_1_is_composed_once_for_each_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [[], ["judge=micro,keywords"]])
+def test_table_1_is_composed_once_for_each_choice(
+    more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import hydra
 
     composed: list[object] = []
     real = hydra.compose
     monkeypatch.setattr(hydra, "compose", lambda *a, **k: composed.append(k) or real(*a, **k))
-    expand(["+sweeps=table1", "tracking=none"])
-    assert len(composed) <= 1 + 4 + 4 + 1 + 4 + 1  # with a grid's own, and the untouched model's
+    expand(["+sweeps=table1", "tracking=none", *more])
+    # With a grid's own, and the untouched model's
+    assert len(composed) <= 1 + 4 + 4 + 1 + 4 + 1 + 3 * len(more)
 
 
 def test_values_are_set_before_anything_is_resolved() -> None:
