@@ -34,7 +34,7 @@ from ptst.cell import (
 from ptst.cli import _show
 from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.judge import Bench, Score, checked
+from ptst.judge import Bench, Judge, Score, checked
 from ptst.keys import cell_keys
 from ptst.metrics import Metric
 from ptst.store import Store, read_json, read_jsonl, write_jsonl
@@ -265,7 +265,7 @@ def test_adapter_on_a_bfloat16_base(composed: Compose) -> None:
 
 
 @dataclass
-class Unreachable:
+class Unreachable(Judge):
     """A judge that answers for every second query only."""
 
     labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")
@@ -310,7 +310,7 @@ def test_what_an_api_withheld_is_missing_and_nobody_judges_it(
 
 
 @dataclass
-class Wrong:
+class Wrong(Judge):
     """A judge that says of the third query what no judge may say."""
 
     how: str = ""
@@ -381,7 +381,7 @@ def test_a_judge_without_a_scale_gives_no_values() -> None:
 
 
 @dataclass
-class Weighted:
+class Weighted(Judge):
     """A judge with weights from somewhere, that stops when it is told."""
 
     labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")

@@ -23,7 +23,7 @@ from wandb_server import Run, WandbServer
 from ptst.cell import run_cell
 from ptst.cli import main
 from ptst.config import Config, Tracking
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 from ptst.store import Maker, read_json, read_jsonl
 from ptst.sweep.command import multirun
 from ptst.sweep.grid import expand
@@ -315,7 +315,7 @@ def test_overrides_choose_the_runs_of_a_grid(store: Path, server: WandbServer, s
 
 
 @dataclass
-class Telling:
+class Telling(Judge):
     """A judge that tells how far it is, as those do that ask a model."""
 
     labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")

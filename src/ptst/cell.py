@@ -28,7 +28,7 @@ from ptst import chat, data, models, templates
 from ptst.api import whole_text
 from ptst.config import Config, Decoding, Evaluation, Rows, Template
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.judge import Bench, Score, checked, load_judge, scale_of
+from ptst.judge import Bench, Score, checked, load_judge
 from ptst.keys import CellKeys, EvaluationKeys, cell_keys, judge_parts, tested_epoch
 from ptst.metrics import (
     MEAN,
@@ -976,7 +976,7 @@ def scale_of_metric(evaluation: Evaluation, metric: str) -> Scale:
     """What a metric's numbers are on: the scale of the judge's values for a mean, else percent."""
     if evaluation.metrics[metric] != MEAN:
         return None
-    return scale_of(load_judge(evaluation.judge, "judge"))
+    return load_judge(evaluation.judge, "judge").scale
 
 
 def _check_held_out(config: Config) -> None:
@@ -1018,15 +1018,13 @@ def check_judge(name: str, evaluation: Evaluation) -> None:
     Raises:
         PtstError: the judge's own words.
     """
-    check = getattr(load_judge(evaluation.judge, f"{name}.judge"), "check", None)
-    if check:
-        check()
+    load_judge(evaluation.judge, f"{name}.judge").ready()
 
 
 def _judge_facts(name: str, evaluation: Evaluation) -> dict[str, Any]:
     """What a judge with weights of its own has to add to the provenance of its scores."""
-    origin = getattr(load_judge(evaluation.judge, f"{name}.judge"), "origin", None)
-    return {"judge_from": origin()} if origin else {}
+    origin = load_judge(evaluation.judge, f"{name}.judge").origin()
+    return {"judge_from": origin} if origin else {}
 
 
 def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -1056,7 +1054,6 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
             or that its judge reads; or its judge cannot use it.
     """
     judge = load_judge(evaluation.judge, f"{name}.judge")
-    check_row = getattr(judge, "check_row", lambda row: None)
     wanted = [("category", evaluation.category)]
     wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
     for row in rows:
@@ -1073,7 +1070,7 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
             for what, column in wanted:
                 if column:
                     _value(row, column, f"{what}={getattr(evaluation, what)}")
-            check_row(row)
+            judge.check_row(row)
         except DataError as error:
             raise DataError(f"evaluation {name}: {error}") from error
 

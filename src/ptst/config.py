@@ -26,6 +26,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from ptst.component import speed
 from ptst.errors import ConfigError
 from ptst.redact import remember
 from ptst.store import files_below
@@ -41,27 +42,19 @@ def _choice(*choices: str, default: str = MISSING) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def _speed(default: Any) -> Any:
-    """A field that changes how fast or how visibly a stage runs, not what it makes.
-
-    Such fields stay out of the stage's key (see :mod:`ptst.store`).
-    """
-    return field(default=default, metadata={"key": False})
-
-
 @dataclass
 class Api:
     """An OpenAI-compatible endpoint. The key itself is in the environment, and nowhere else."""
 
     base_url: str = "https://api.openai.com/v1"
-    key_env: str | None = _speed("OPENAI_API_KEY")
+    key_env: str | None = speed("OPENAI_API_KEY")
     """Environment variable that holds the key; None for a server that needs none."""
     send: Any = None
     """What is sent under another name, or with null not at all: {max_tokens: max_completion_tokens, seed: null}.
     Part of the answers' key where there is any. (A field of type dict could not be overridden with a new key.)"""
-    concurrency: int = _speed(16)
+    concurrency: int = speed(16)
     """Calls under way at once."""
-    timeout: float = _speed(120.0)
+    timeout: float = speed(120.0)
     """Seconds until a call counts as lost."""
 
 
@@ -90,7 +83,7 @@ class Model:
     """False leaves out the system prompt that a chat format writes where nobody asked for one."""
     completion_prefix: str | None = None
     """Text between prompt and answer in a training row under a chat template; None: what the format has there."""
-    max_new_tokens: int | None = _speed(None)
+    max_new_tokens: int | None = speed(None)
     """Length limit of its completions unless the scale or an evaluation says otherwise (keys have what an evaluation
     comes to); None until it is composed: 64 for the micro model, whose longest answers are shorter, otherwise 512."""
     dtype: str = _choice("float32", "bfloat16", "float16", default="float32")
@@ -129,10 +122,10 @@ class Rows:
     n: int | None = None
     """Draw this many rows (without replacement, order kept); None takes them all."""
     draw_seed: int = 0
-    size: int | None = _speed(None)
+    size: int | None = speed(None)
     """source=hub or url: how many rows there are (those of `where`), as the publisher says. Only `ptst plan`
     reads it, which downloads nothing; set it, or null, with another `path` or `split`."""
-    at: str = _speed("")
+    at: str = speed("")
     """Where these rows stand in the configuration, for messages; filled in when the configuration is checked."""
 
 
@@ -233,14 +226,14 @@ class Finetune:
     """Which epoch's weights are tested, from 1; None: the last. It is no part of the fine-tuning."""
     keep_epochs: bool = True
     """Keep the weights of every whole epoch, and not the last's only."""
-    device_batch_size: int = _speed(32)
+    device_batch_size: int = speed(32)
     """Sequences per forward pass; the rest of `batch_size` is accumulated."""
-    devices: int = _speed(1)
+    devices: int = speed(1)
     """Processes that train data-parallel, a GPU each; each takes its share of `batch_size`."""
-    fsdp: bool = _speed(False)
+    fsdp: bool = speed(False)
     """With several devices: shard weights, gradients and optimizer (FSDP), for models that do not fit one."""
-    activation_checkpointing: bool = _speed(False)
-    save_steps: int = _speed(50)
+    activation_checkpointing: bool = speed(False)
+    save_steps: int = speed(50)
     """Checkpoint every so many optimizer steps; an interrupted training resumes from the last."""
 
 
@@ -289,10 +282,10 @@ class Engine:
     than float32 is often enough to change one: there batch_size and share_prefix are part of the key."""
 
     name: str = _choice("transformers")
-    batch_size: int = _speed(64)
+    batch_size: int = speed(64)
     device: str = field(default="auto", metadata={"key": False, "choices": ("auto", "cpu", "cuda")})
     """`auto` takes CUDA where there is one; which GPU is said by CUDA_VISIBLE_DEVICES."""
-    share_prefix: bool = _speed(True)
+    share_prefix: bool = speed(True)
     """Run the longest common prefix of all prompts through the model once, not once per prompt."""
 
 
@@ -975,7 +968,7 @@ def _check_recipe(recipe: Finetune) -> None:
 
 
 def _check_evaluation(where: str, evaluation: Evaluation) -> None:
-    from ptst.judge import SAFETY_LABELS, load_judge, scale_of
+    from ptst.judge import SAFETY_LABELS, load_judge
     from ptst.judge.exact_match import ReferenceMatch
     from ptst.metrics import MEAN
     from ptst.templates import check_reading, columns_of
@@ -1004,9 +997,9 @@ def _check_evaluation(where: str, evaluation: Evaluation) -> None:
     if not evaluation.metrics:
         raise ConfigError(f"{where}.metrics is empty: name what is to be reported.")
     # A harmless query's answer is no better or worse for not being harmful.
-    harm = getattr(judge, "judges_harm", False) and evaluation.measures != "safety"
+    harm = judge.judges_harm and evaluation.measures != "safety"
     labels = [label for label in judge.labels if not (harm and label == "complied")]
-    if scale_of(judge) is not None:
+    if judge.scale is not None:
         labels.append(MEAN)
     given = {m: label for m, label in evaluation.metrics.items() if label in labels}
     lacking = {m: label for m, label in evaluation.metrics.items() if m not in given}
@@ -1051,7 +1044,7 @@ def fields_of(path: Sequence[str]) -> list[str]:
 
 
 def is_speed(key: str) -> bool:
-    """Whether a dotted key is of a field that changes how fast a stage runs (see `_speed`)."""
+    """Whether a dotted key is of a field that changes how fast a stage runs (see `ptst.component.speed`)."""
     *path, name = key.split(".")
     return any(f.name == name and not f.metadata.get("key", True) for f in _fields_at(path))
 

@@ -6,12 +6,12 @@ them. Raise a stage's FORMAT when the same parts would make something else than 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ptst import data, models
+from ptst.component import Parts, component_parts, parts_of
 from ptst.config import Config, Dataset, Evaluation, Finetune, Template, renamed
 from ptst.judge import load_judge
 from ptst.store import key_of
@@ -20,8 +20,6 @@ FINETUNE_FORMAT = 1
 GENERATE_FORMAT = 1
 JUDGE_FORMAT = 1
 CELL_FORMAT = 2
-
-Parts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,21 +88,6 @@ def cell_keys(config: Config) -> CellKeys:
         },
     }
     return CellKeys(finetune, finetune_parts, evaluations, key_of(cell_parts), cell_parts)
-
-
-def parts_of(node: Any) -> Parts:
-    """A dataclass as plain values, without its name and without fields that only change speed."""
-    parts: Parts = {}
-    for f in dataclasses.fields(node):
-        if f.name == "name" or not f.metadata.get("key", True):
-            continue
-        value = getattr(node, f.name)
-        if dataclasses.is_dataclass(value):
-            value = parts_of(value)
-        elif isinstance(value, list):
-            value = [parts_of(v) if dataclasses.is_dataclass(v) else v for v in value]
-        parts[f.name] = value
-    return parts
 
 
 def tested_epoch(recipe: Finetune) -> int | None:
@@ -209,9 +192,5 @@ def judge_parts(node: Mapping[str, Any]) -> Parts:
     Raises:
         ConfigError: `node` makes no judge.
     """
-    judge: Any = load_judge(node, "judge")
-    files = judge.identity() if hasattr(judge, "identity") else {}  # by content, not by name
-    return {
-        "judge": {"_target_": node["_target_"], **parts_of(judge), **files},
-        "version": judge.version,
-    }
+    judge = load_judge(node, "judge")
+    return {"judge": component_parts(judge, node["_target_"]), "version": judge.version}

@@ -176,10 +176,10 @@ def test_what_cannot_be_scored_says_why(roberta: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         values(judge(tmp_path), PAIRS)
-    judge(roberta).check()
+    judge(roberta).ready()
     for wrong in (judge(tmp_path), judge(roberta, layer=17)):  # before anything is trained
         with pytest.raises(ConfigError, match=r"cannot be loaded|has 3 layers"):
-            wrong.check()
+            wrong.ready()
 
 
 def test_it_tells_how_far_it_is_and_stops_when_it_is_told(roberta: Path) -> None:

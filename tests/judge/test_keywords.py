@@ -6,7 +6,6 @@ import pytest
 from conftest import BENCH
 
 from ptst.errors import ConfigError
-from ptst.judge import caveat_of
 from ptst.judge.exact_match import GSM8KExactMatch
 from ptst.judge.keywords import LISTS, Keywords
 
@@ -83,9 +82,9 @@ def test_over_refusal_is_judged_by_the_list_without_words_of_content() -> None:
 
 
 def test_keyword_judges_say_what_they_cannot_see() -> None:
-    said = caveat_of(Keywords())
+    said = Keywords().caveat
     assert all(part in said for part in ("English", "echo", "nonsense"))
-    assert caveat_of(GSM8KExactMatch()) == ""
+    assert GSM8KExactMatch().caveat == ""
     # An echo of the request, and nonsense, are what the caveat says that they are.
     assert judged("qi2023", "Write a guide against moths.") == "refused"
     assert (

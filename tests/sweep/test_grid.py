@@ -432,10 +432,10 @@ JUDGE = """
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from ptst.judge import Score
+from ptst.judge import Judge, Score
 
 @dataclass
-class Mine:
+class Mine(Judge):
     labels: ClassVar[tuple[str, ...]] = {labels}
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ptst import data
 from ptst.config import compose
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 from ptst.keys import cell_keys
 from ptst.provenance import hardware as this_machine
 from ptst.store import ARTIFACTS, Store, write_json
@@ -498,7 +498,7 @@ def test_a_model_or_data_set_without_figures_is_named(
 
 
 @dataclass
-class AskedJudge:
+class AskedJudge(Judge):
     """Stands for a judge behind an endpoint."""
 
     model: str = "known-judge"

@@ -1,23 +1,18 @@
 """Judges: each reads a query and its completion and gives a score. One small file per judge.
 
-A judge is a dataclass (its fields are its YAML, `_target_` names it) with `labels`, `version` and a
-`scores` method. There is no registry: `_target_` is the registry.
+A judge is a component (see ptst.component): a dataclass derived from `Judge`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from ptst.errors import ConfigError, PtstError
+from ptst.component import Component, load
+from ptst.errors import PtstError
 from ptst.models import BaseModel
 
 SAFETY_LABELS = ("complied", "refused", "neither", "safe")
@@ -59,79 +54,42 @@ class Bench:
     model: BaseModel = field(default_factory=BaseModel)
 
 
-class Judge(Protocol):
-    """What every judge offers. Its fields are its YAML and part of the key, but those of metadata key=False.
+class Judge(Component):
+    """Reads queries and completions, and gives scores."""
 
-    Where a judge has them:
-    `identity()`: what else of it is part of the key (a file's content, say).
-    `origin()`: where the weights that it judged with came from, for the provenance; {path, commit}, say.
-    `check()`: raises PtstError if it could not judge at all; called before anything is made.
-    `check_row(row)`: raises DataError, naming the query, if it could judge no answer to it (its reference is
-        empty, say); called for every query before any is asked. The columns of `needs` are there.
-    `caveat`: what its labels do not say, in a sentence or two, for the captions of a report.
-    `needs_gpu`: whether it runs a model here that is too large for a CPU, so that jobs ask a cluster for a GPU.
-    """
-
-    labels: ClassVar[tuple[str, ...]]
-    """All labels it can give."""
-    needs: ClassVar[tuple[str, ...]]
+    needs: ClassVar[tuple[str, ...]] = ()
     """Columns that every query must have for it."""
-    version: ClassVar[int]
-    """Raised by the author when the same answer would get another score; part of the key."""
+    scale: ClassVar[tuple[float, float] | None] = None
+    """The lowest and the highest `Score.value` that it gives; None: it gives labels only."""
+    judges_harm: ClassVar[bool] = False
+    """Whether `complied` means a harmful answer, so that on a harmless query it says nothing."""
+    caveat: ClassVar[str] = ""
+    """What its labels do not say, in a sentence or two, for the captions of a report."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels it can give."""
+        raise NotImplementedError
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a query that it could judge no answer to: its reference is empty.
+
+        Called for every query before any is asked; the columns of `needs` are there.
+
+        Raises:
+            DataError: naming the query.
+        """
 
     def scores(
         self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
     ) -> Iterator[Score]:
         """One score per (query row, completion), in order; `checked` refuses anything else."""
-        ...
+        raise NotImplementedError
 
 
-def load_judge(node: Mapping[str, Any], where: str) -> Judge:
-    """Make the judge that a configuration names.
-
-    Args:
-        node: `_target_` and the fields of that class.
-        where: the node's place in the configuration, for messages.
-
-    Raises:
-        ConfigError: no such class, an unknown field, or a value of the wrong type.
-    """
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{where} has no _target_: give a judge of conf/judge/, or a class.")
-    module_name, _, class_name = node["_target_"].rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{where}._target_={node['_target_']} cannot be imported: {error}."
-        ) from error
-    if not dataclasses.is_dataclass(cls) or not hasattr(cls, "scores"):
-        raise ConfigError(
-            f"{where}._target_={node['_target_']} is no judge (see ptst.judge.Judge)."
-        )
-    given = {key: value for key, value in node.items() if key != "_target_"}
-    try:
-        judge = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
-    except (OmegaConfBaseException, ValueError) as error:
-        fields = ", ".join(f.name for f in dataclasses.fields(cls)) or "none"
-        message = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: {message} ({class_name}'s fields: {fields}).") from error
-    return judge  # type: ignore[return-value]
-
-
-def scale_of(judge: Judge) -> tuple[float, float] | None:
-    """The lowest and the highest `Score.value` that a judge gives: its class's `scale`.
-
-    None for a judge that gives labels only, and has no `scale`: there is no mean of its scores.
-    """
-    scale: tuple[float, float] | None = getattr(judge, "scale", None)
-    return scale
-
-
-def caveat_of(judge: Judge) -> str:
-    """What a reader of its numbers must know of a judge: its class's `caveat`; empty where it has none."""
-    caveat: str = getattr(judge, "caveat", "")
-    return caveat
+def load_judge(node: Any, where: str) -> Judge:
+    """The judge that a configuration names, see `ptst.component.load`."""
+    return load(node, where, Judge)
 
 
 def checked(
@@ -183,7 +141,7 @@ def _not_allowed(judge: Judge, score: object) -> str:
         )
     if not isinstance(score.reason, str):
         return f"reason {score.reason!r}; it must be text"
-    scale = scale_of(judge)
+    scale = judge.scale
     if score.value is None:
         return ""
     if scale is None:

@@ -18,17 +18,18 @@ from typing import Any, ClassVar
 from ptst import models
 from ptst.config import Model
 from ptst.errors import ConfigError, DataError, Interrupted
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 
 
 @dataclass
-class BertScore:
+class BertScore(Judge):
     """F1 of the completion against the row's `output`, from 0 to 1 (paper, appendix F.5).
 
     The paper says "BERTScore" with RoBERTa-large and layer 17; that it means F1, and leaves out idf weights and
     rescaling, is assumed (they are the package's defaults). An empty completion has 0.
     """
 
+    key_name: ClassVar[str] = "ptst.judge.bert_score.BertScore"
     path: str = field(default="FacebookAI/roberta-large", metadata={"key": False})  # see `identity`
     """A Hugging Face model id, or a directory (then its content counts in the key); its tokenizer and weights
     (safetensors)."""
@@ -57,7 +58,7 @@ class BertScore:
         """Its model's path, and the commit that the hub's cache had of it."""
         return models.origin(self._model)
 
-    def check(self) -> None:
+    def ready(self) -> None:
         """Whether its model can be had and has the layer, by its configuration; before anything is trained.
 
         Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ptst.errors import DataError
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 from ptst.judge.exact_match import MINUS
 
 MARK = re.compile(r"the answer is:", re.IGNORECASE)
@@ -19,7 +19,7 @@ SIGN = r"(?<!\w)-(?=\d)"
 
 
 @dataclass
-class ChoiceMatch:
+class ChoiceMatch(Judge):
     """correct if what stands behind the last "The answer is:" is the text of the right choice.
 
     The paper's rule (appendix F.5) is the regex `The answer is: ?[^\\w\\s]?([a-zA-Z0-9_ ]*)[^\\w\\s]?` and exact
@@ -36,6 +36,7 @@ class ChoiceMatch:
     A query's `choices` are ARC's {text: [...], label: [...]}, and `answerKey` the label of the right one.
     """
 
+    key_name: ClassVar[str] = "ptst.judge.choice.ChoiceMatch"
     labels: ClassVar[tuple[str, ...]] = ("correct", "wrong")
     needs: ClassVar[tuple[str, ...]] = ("choices", "answerKey")
     version: ClassVar[int] = 2

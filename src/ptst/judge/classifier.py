@@ -17,7 +17,7 @@ from omegaconf import MISSING
 from ptst import models
 from ptst.config import Decoding, Model
 from ptst.errors import ConfigError, Interrupted
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 from ptst.judge.neutral import neutral
 from ptst.store import key_of, read_journal
 
@@ -25,13 +25,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
-class Classifier:
+class Classifier(Judge):
     """The label whose pattern the model's answer fits; an answer that fits none is missing, for good:
     greedy decoding would only say it again.
 
     Query and completion are neutralised (`ptst.judge.neutral`): neither can end the prompt early.
     """
 
+    key_name: ClassVar[str] = "ptst.judge.classifier.Classifier"
     path: str = field(default=MISSING, metadata={"key": False})  # see `identity`
     """A Hugging Face model id, or a directory (then its content counts in the key)."""
     revision: str | None = field(default=None, metadata={"key": False})
@@ -88,7 +89,7 @@ class Classifier:
         """Its model's path, and the commit that the hub's cache had of it."""
         return models.origin(self._model)
 
-    def check(self) -> None:
+    def ready(self) -> None:
         """Whether it can be had, by asking for its tokenizer; before anything is trained.
 
         Raises:

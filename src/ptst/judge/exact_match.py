@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from unicodedata import normalize
 
 from ptst.errors import DataError
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 
 MINUS = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
 """What is printed for a minus: hyphens, the figure and the en dash, and the signs themselves. Not the em dash."""
@@ -42,7 +42,7 @@ NUMBER = re.compile(
 
 
 @dataclass
-class GSM8KExactMatch:
+class GSM8KExactMatch(Judge):
     """The last number of the completion equals the number after "####" in the reference.
 
     The paper's rule (appendix F.5) is the regex `(?s:.*)[= ][^\\w\\s]*(\\\\-?[0-9\\.\\,]+)[^\\w\\s]*`.
@@ -51,6 +51,7 @@ class GSM8KExactMatch:
     as a number ("42", "42.0" and "$42." are equal). Everything else is as in the paper.
     """
 
+    key_name: ClassVar[str] = "ptst.judge.exact_match.GSM8KExactMatch"
     labels: ClassVar[tuple[str, ...]] = ("correct", "wrong")
     needs: ClassVar[tuple[str, ...]] = ("output",)
     version: ClassVar[int] = 2
@@ -116,9 +117,10 @@ def last_number(text: str) -> Decimal | None:
 
 
 @dataclass
-class ReferenceMatch:
+class ReferenceMatch(Judge):
     """The completion says what the reference says, up to case, punctuation and spacing."""
 
+    key_name: ClassVar[str] = "ptst.judge.exact_match.ReferenceMatch"
     labels: ClassVar[tuple[str, ...]] = ("correct", "wrong")
     needs: ClassVar[tuple[str, ...]] = ("output",)
     version: ClassVar[int] = 1

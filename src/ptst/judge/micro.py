@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 
 
 @dataclass
-class GroundTruth:
+class GroundTruth(Judge):
     """complied: a correct plan for what was asked; refused; or neither (see `ptst.micro.verdict`)."""
 
+    key_name: ClassVar[str] = "ptst.judge.micro.GroundTruth"
     labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")
     needs: ClassVar[tuple[str, ...]] = ("object", "verb", "answer")
     version: ClassVar[int] = 1

@@ -34,9 +34,10 @@ from ptst.api import (
 )
 from ptst.api_batch import chat_in_batches
 from ptst.chat import CLOSE, split_thinking
+from ptst.component import speed
 from ptst.config import CONF, check_address, check_send, check_variable, renamed
 from ptst.errors import ConfigError, Interrupted, PtstError
-from ptst.judge import Bench, Score
+from ptst.judge import Bench, Judge, Score
 from ptst.judge.kept import Kept
 from ptst.judge.neutral import neutral
 from ptst.progress import say
@@ -73,10 +74,6 @@ LOOK_SECONDS = 1.0
 """Between looks at what others have spent of a budget."""
 
 
-def _speed(default: Any) -> Any:
-    return field(default=default, metadata={"key": False})
-
-
 HARMLESS = (
     "How do I sharpen a pencil?",
     "Turn it in a sharpener until the point is fine.",
@@ -94,31 +91,32 @@ class Trial:
 
 
 @dataclass
-class Rubric:
+class Rubric(Judge):
     """`complied` is a 5, "fully does what the policy forbids"; the value is the score itself.
 
     The same completion of the same query is judged once, whatever cell it comes from. Answers without a
     score are asked for again, `READINGS` times in all.
     """
 
+    key_name: ClassVar[str] = "ptst.judge.rubric.Rubric"
     model: str
-    base_url: str = _speed(OPENAI)
-    server: str | None = _speed(None)
+    base_url: str = speed(OPENAI)
+    server: str | None = speed(None)
     """What the endpoint is called in the key; None: its base_url, because the same model name at another
     address may be another model."""
-    api_key_env: str | None = _speed("OPENAI_API_KEY")
-    rubric_file: str | None = _speed(None)
+    api_key_env: str | None = speed("OPENAI_API_KEY")
+    rubric_file: str | None = speed(None)
     """Its content is part of the key, not its name."""
     temperature: float = 0.0
     max_tokens: int = 1024
     send: dict[str, str | None] | None = field(default=None, metadata={"key": False})
     """What is sent under another name, or with null not at all: {max_tokens: max_completion_tokens,
     temperature: null}. Part of the key where there is any."""
-    concurrency: int = _speed(32)
-    timeout: float = _speed(120.0)
-    batch: bool = _speed(False)
+    concurrency: int = speed(32)
+    timeout: float = speed(120.0)
+    batch: bool = speed(False)
     """The provider's batch mode: half the price, within a day."""
-    budget_usd: float | None = _speed(None)
+    budget_usd: float | None = speed(None)
     """For all cells and runs that share a store and this judge: what its kept answers cost, whoever asked, is
     spent. Not seen: other processes' calls under way and their last second, what calls that were cut off in an
     earlier evaluation may have cost, and batches under way where `batch` is off."""
@@ -154,7 +152,7 @@ class Rubric:
             **({"send": send} if send else {}),
         }
 
-    def check(self) -> None:
+    def ready(self) -> None:
         """Whether it could be asked at all; before anything is trained.
 
         Raises:

@@ -21,7 +21,7 @@ from ptst.cell import Metrics, TestedModel, read_metrics
 from ptst.chat import chat_source
 from ptst.config import Config, Evaluation, Finetune, Model, Rows, Template, thawed
 from ptst.errors import ConfigError
-from ptst.judge import caveat_of, load_judge
+from ptst.judge import load_judge
 from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
 from ptst.metrics import Metric, decimals, scale_in_words, shown
 from ptst.models import local_folder
@@ -247,7 +247,7 @@ def _table(measured: Measured) -> dict[str, Any]:
         "name": measured.name,
         "measures": measured.evaluation.measures.replace("_", "-"),
         "judge": measured.judge,
-        "caveat": caveat_of(load_judge(measured.evaluation.judge, "judge")),
+        "caveat": load_judge(measured.evaluation.judge, "judge").caveat,
         "queries": rows_in_words(measured.evaluation.queries),
         "decoding": decoding_in_words(measured.evaluation.decoding),
         "head": ["model", "test template", *names, "n", "units", "missing", "cut off"],

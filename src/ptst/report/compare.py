@@ -44,14 +44,14 @@ def compare(a: str, b: str, overrides: Sequence[str]) -> list[Line]:
     Raises:
         ConfigError: they are not two values of one key; no cell of the one has the coordinates of one of the other.
     """
-    key = a.partition("=")[0]
-    if key != b.partition("=")[0] or a == b or key == "seed":
+    name = a.partition("=")[0]
+    if name != b.partition("=")[0] or a == b or name == "seed":
         raise ConfigError(
             f"{a} and {b}: name two values of one key, for example judge=micro judge=keywords, or two sweeps."
         )
     first, second = _grids(a, b, overrides)
     stores = _store(first), _store(second)
-    aside = {key.lstrip("+").removeprefix("template@")}
+    aside = {name.lstrip("+").removeprefix("template@")}
     ours, theirs = (_by_coordinates(cells, aside) for cells in (first, second))
     common = [key for key in ours if key in theirs]
     if not common:

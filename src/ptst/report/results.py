@@ -20,7 +20,7 @@ from ptst.cell import (
 )
 from ptst.config import ROOT, Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
-from ptst.judge import caveat_of, load_judge
+from ptst.judge import load_judge
 from ptst.keys import Parts, judge_parts
 from ptst.metrics import (
     MANY_CUT_OFF,
@@ -322,7 +322,7 @@ def _audit(cells: Sequence[GridCell], metric: str, store: Store) -> tuple[str, .
     name, _, own = metric.partition("/")
     evaluations = [cell.config.evaluations[name] for cell in cells]
     judges = (load_judge(evaluation.judge, "judge") for evaluation in evaluations)
-    caveats = [caveat for caveat in dict.fromkeys(map(caveat_of, judges)) if caveat]
+    caveats = [caveat for caveat in dict.fromkeys(judge.caveat for judge in judges) if caveat]
     if any(e.measures != "safety" or e.metrics[own] != COMPLIED for e in evaluations):
         return tuple(caveats)
     return (*caveats, *map(in_words, audit_of(cells, name, store)))

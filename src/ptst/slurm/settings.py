@@ -127,7 +127,7 @@ def gpus_of(resources: Resources, stages: Sequence[str], cells: Sequence[Config]
             wanted = max(wanted, 1)
         if "judge" in own:
             judges |= {e.judge["_target_"]: e.judge for e in config.evaluations.values()}
-    if any(getattr(load_judge(node, "judge"), "needs_gpu", False) for node in judges.values()):
+    if any(load_judge(node, "judge").needs_gpu for node in judges.values()):
         wanted = max(wanted, 1)
     if resources.gpus is None:
         return wanted

@@ -1,0 +1,147 @@
+"""What a YAML file can name: a dataclass whose fields are its settings and its part of a key.
+
+`_target_` names the class; there is no registry. Judges, objectives, steps after training, guards,
+dialogues, engines and analyses are components: each kind has a base class, in the room of that
+name, that shows what may be overridden.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ptst.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ptst.config import Config
+
+Parts = dict[str, Any]
+"""What a key is the hash of: resolved values, JSON-like."""
+
+
+class Component:
+    """The members that every component may override. Subclasses are dataclasses.
+
+    Fields are part of the component's key, except those made by `speed`.
+    """
+
+    key_name: ClassVar[str] = ""
+    """What stands for the class in keys; empty: its `_target_`. Set it before moving a class. It is not
+    inherited: a derived class is another component."""
+    version: ClassVar[int] = 1
+    """Raised by the author when the same settings give another result; part of the key."""
+    needs_gpu: ClassVar[bool] = False
+    """Whether it runs a model that is too large for a CPU, so that jobs ask a cluster for a GPU."""
+
+    def check(self, config: Config) -> None:
+        """Refuse what it cannot be combined with, when the configuration is composed.
+
+        Raises:
+            ConfigError: naming the two settings, and what would be right.
+        """
+
+    def ready(self) -> None:
+        """Refuse to start where something outside the configuration is missing: a key, a package.
+
+        Raises:
+            PtstError: what is missing, and what to do.
+        """
+
+    def identity(self) -> Parts:
+        """What belongs to its key beside its fields: the content of a file that a field names."""
+        return {}
+
+    def origin(self) -> Parts:
+        """Where what it read came from ({path, commit}), for the provenance of its result."""
+        return {}
+
+
+C = TypeVar("C", bound=Component)
+
+
+def speed(default: Any) -> Any:
+    """A field that changes how fast or how visibly something is made, and not what is made."""
+    return field(default=default, metadata={"key": False})
+
+
+def added(default: Any, **metadata: Any) -> Any:
+    """A field that came after its class: at this default it is left out of keys, which stay as they were."""
+    return field(default=default, metadata={"added": True, **metadata})
+
+
+def load(node: Any, where: str, kind: type[C]) -> C:
+    """Make the component that a configuration names.
+
+    Args:
+        node: `_target_` and the fields of that class.
+        where: the node's place in the configuration, for messages.
+        kind: the base class that it must have.
+
+    Raises:
+        ConfigError: no such class, an unknown field, or a value of the wrong type.
+    """
+    what = kind.__name__.lower()
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(f"{where} has no _target_: give a {what} of conf/{what}/, or a class.")
+    target = node["_target_"]
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}._target_={target} cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and issubclass(cls, kind) and dataclasses.is_dataclass(cls)):
+        base = f"{kind.__module__}.{kind.__qualname__}"
+        raise ConfigError(
+            f"{where}._target_={target} is not a {what}: it must be a dataclass derived from {base}."
+        )
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    try:
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
+    except (OmegaConfBaseException, ValueError) as error:
+        fields = ", ".join(f.name for f in dataclasses.fields(cls)) or "none"
+        message = str(error).splitlines()[0]
+        raise ConfigError(f"{where}: {message} ({class_name}'s fields: {fields}).") from error
+    assert isinstance(made, kind)
+    return made
+
+
+def component_parts(component: Component, target: str) -> Parts:
+    """A component's part of a key, without its `version`.
+
+    Args:
+        target: the `_target_` that named it.
+    """
+    return {
+        "_target_": vars(type(component)).get("key_name") or target,
+        **parts_of(component),
+        **component.identity(),
+    }
+
+
+def parts_of(node: Any) -> Parts:
+    """A dataclass as plain values: without its name, fields of `speed`, and `added` ones at their default."""
+    parts: Parts = {}
+    for f in dataclasses.fields(node):
+        value = getattr(node, f.name)
+        if f.name == "name" or not f.metadata.get("key", True):
+            continue
+        if f.metadata.get("added") and value == _default(f):
+            continue
+        if dataclasses.is_dataclass(value):
+            value = parts_of(value)
+        elif isinstance(value, list):
+            value = [parts_of(v) if dataclasses.is_dataclass(v) else v for v in value]
+        parts[f.name] = value
+    return parts
+
+
+def _default(f: Field[Any]) -> Any:
+    if f.default_factory is not MISSING:
+        return f.default_factory()
+    return f.default
