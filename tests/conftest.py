@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -100,13 +101,13 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that a test may change, in place of the real one."""
     import ptst.cli
-    import ptst.config
     import ptst.sweep.command
 
-    copy = tmp_path / "conf"
-    shutil.copytree(ptst.config.CONF, copy)
-    for module in (ptst.config, ptst.cli, ptst.sweep.command):
-        monkeypatch.setattr(module, "CONF", copy)
+    real, copy = ptst.paths.CONF, tmp_path / "conf"
+    shutil.copytree(real, copy)
+    for module in [m for name, m in sys.modules.items() if name.startswith("ptst")]:
+        if getattr(module, "CONF", None) == real:
+            monkeypatch.setattr(module, "CONF", copy)
     return copy
 
 

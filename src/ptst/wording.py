@@ -15,7 +15,6 @@ import yaml
 from ptst import data
 from ptst.config import (
     CONF,
-    MICRO_MODEL,
     Config,
     Decoding,
     Evaluation,
@@ -27,6 +26,7 @@ from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
 from ptst.keys import Parts, judge_parts
 from ptst.models import local_folder
+from ptst.paths import MICRO_MODEL
 
 LONGEST_VALUE = 100
 """Characters of a judge's field; a longer text (a prompt) is named by its hash."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import ROOT, compose, compose_many, thawed
+from ptst.config import ROOT, compose, compose_many, from_dict
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
 from ptst.sweep import grid as grid_module
@@ -281,7 +281,7 @@ def test_the_option_s_name_is_the_coordinate() -> None:
 def test_a_grid_that_was_frozen_before_options_had_names_is_read() -> None:
     config = asdict(compose([]))
     del config["finetune"]["name"]
-    assert thawed(config).finetune.method == "full"
+    assert from_dict(config).finetune.method == "full"
 
 
 def test_a_frozen_grid_is_read_only_under_the_same_configuration(
@@ -293,7 +293,7 @@ def test_a_frozen_grid_is_read_only_under_the_same_configuration(
     monkeypatch.setattr(grid_module, "compose_many", lambda *_: pytest.fail("composed again"))
     assert [asdict(c) for c in expand(own).cells] == [asdict(c) for c in composed.cells]
     monkeypatch.undo()
-    monkeypatch.setattr("ptst.config.CONF", own_conf)
+    monkeypatch.setattr("ptst.paths.CONF", own_conf)
     recipe = own_conf / "finetune" / "recipe" / "full_micro.yaml"
     text = recipe.read_text()
     recipe.write_text(text.replace("rate: 4.0e-4", "rate: 3.0e-4"))

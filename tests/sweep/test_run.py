@@ -177,7 +177,7 @@ def test_an_edited_yaml_does_not_change_a_sweep_that_is_running(
 ) -> None:
     code = (
         "import sys; from pathlib import Path; import ptst.config;"
-        "ptst.config.CONF = Path(sys.argv.pop(1)); from ptst.cli import main; sys.exit(main())"
+        "ptst.paths.CONF = Path(sys.argv.pop(1)); from ptst.cli import main; sys.exit(main())"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", code, str(own_conf), "-m", *GRID, *own(tmp_path)],

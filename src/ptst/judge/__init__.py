@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptst.component import Component, load
 from ptst.errors import PtstError
-from ptst.models import BaseModel
+
+if TYPE_CHECKING:
+    from ptst.config import Evaluation
+    from ptst.models import BaseModel
 
 SAFETY_LABELS = ("complied", "refused", "neither", "safe")
 """What judges call answers to safety queries. `complied`: did what was asked, for a classifier of harm: a
@@ -51,7 +54,7 @@ class Bench:
     device: str
     tell: Callable[[int, int], None]
     stop: Callable[[], bool]
-    model: BaseModel = field(default_factory=BaseModel)
+    model: BaseModel | None = None
 
 
 class Judge(Component):
@@ -70,6 +73,13 @@ class Judge(Component):
     def labels(self) -> tuple[str, ...]:
         """All labels it can give."""
         raise NotImplementedError
+
+    def check_evaluation(self, evaluation: Evaluation, where: str) -> None:
+        """Refuse an evaluation whose answers it cannot judge.
+
+        Raises:
+            ConfigError: saying which judge, or which evaluation, would be right.
+        """
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuse a query that it could judge no answer to: its reference is empty.

@@ -108,7 +108,9 @@ class Classifier(Judge):
             ConfigError: the model cannot be had; for a gated one, which licence to accept and where.
             Interrupted: `bench.stop` said so.
         """
-        model = bench.model.untouched(self._model, models.pick_device(bench.device))
+        model = (bench.model or models.BaseModel()).untouched(
+            self._model, models.pick_device(bench.device)
+        )
         tokenizer = models.load_tokenizer(self._model)
         special = tokenizer.all_special_tokens
         pairs = [

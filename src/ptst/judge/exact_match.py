@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any, ClassVar
 from unicodedata import normalize
 
-from ptst.errors import DataError
+from ptst.config import Evaluation
+from ptst.errors import ConfigError, DataError
 from ptst.judge import Bench, Judge, Score
 
 MINUS = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
@@ -124,6 +125,14 @@ class ReferenceMatch(Judge):
     labels: ClassVar[tuple[str, ...]] = ("correct", "wrong")
     needs: ClassVar[tuple[str, ...]] = ("output",)
     version: ClassVar[int] = 1
+
+    def check_evaluation(self, evaluation: Evaluation, where: str) -> None:
+        """Refuse queries of the hub: see the error."""
+        if evaluation.queries.source == "hub":
+            raise ConfigError(
+                f"{where} compares wording, which is for the micro world and says nothing about real "
+                "answers. Choose the measure for real data with scale=paper, or another evaluation@task."
+            )
 
     def scores(
         self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench

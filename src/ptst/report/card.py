@@ -19,7 +19,7 @@ import yaml
 
 from ptst.cell import Metrics, TestedModel, read_metrics
 from ptst.chat import chat_source
-from ptst.config import Config, Evaluation, Finetune, Model, Rows, Template, thawed
+from ptst.config import Config, Evaluation, Finetune, Model, Rows, Template, from_dict
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
@@ -73,7 +73,7 @@ def model_card(config: Config, store: Store) -> str:
     keys = cell_keys(config)
     assert keys.finetune is not None
     folder = store.path("finetune", keys.finetune)
-    made = thawed(read_json(folder / "config.json"))
+    made = from_dict(read_json(folder / "config.json"))
     facts = read_json(folder / "provenance.json")
     measured = _measured(config, keys, store)
     title = f"{made.model.name}-{made.dataset.name}-{made.train_template.name}"
@@ -146,7 +146,7 @@ def _measured(config: Config, keys: CellKeys, store: Store) -> list[Measured]:
     for cell, name, model, others, template, judge in _evaluated(store):
         if model not in (tuned, untouched):
             continue
-        made = thawed(read_json(store.path("cell", cell) / "config.json"))
+        made = from_dict(read_json(store.path("cell", cell) / "config.json"))
         evaluation = made.evaluations[name]
         group = key_of({"name": name, "of": others, "metrics": evaluation.metrics})
         found.setdefault(group, Measured(name, evaluation, judge_name(judge, known)))

@@ -35,10 +35,10 @@ from ptst.config import (
     compose_many,
     composed_raw,
     explain,
+    from_dict,
     is_speed,
     left_out,
     options,
-    thawed,
     yaml_texts,
 )
 from ptst.errors import ConfigError, DataError, PtstError
@@ -323,7 +323,9 @@ def _composition_key(
             "conf": conf,
             "sweeps": sweeps,
             "judges": _code_of_judges(texts),
-            "schema": fingerprint(Path(ptst.config.__file__)),
+            "schema": [
+                fingerprint(path) for path in sorted(Path(ptst.config.__file__).parent.glob("*.py"))
+            ],
             "versions": [version("hydra-core"), version("omegaconf")],
             # Resolvers (${oc.env:...}) read the world outside; what they gave is not to be reused.
             "once": time.time_ns() if any(re.search(RESOLVER, text) for text in texts) else None,
@@ -362,7 +364,7 @@ def _configs(
 ) -> Sequence[Config | ConfigError]:
     """The configurations of the cells, composed or as they were frozen."""
     with suppress(OSError, ValueError, KeyError):  # not there, or cut off by a full disk or a copy
-        lines = {tuple(line["overrides"]): thawed(line["config"]) for line in each_row(frozen)}
+        lines = {tuple(line["overrides"]): from_dict(line["config"]) for line in each_row(frozen)}
         return [lines[point] for point in points]
     return compose_many(fixed, points)
 

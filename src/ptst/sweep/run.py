@@ -29,7 +29,7 @@ from ptst.cell import (
     run_cell,
     spell,
 )
-from ptst.config import STAGES, Config, thawed
+from ptst.config import STAGES, Config, from_dict
 from ptst.data import identity
 from ptst.errors import PtstError
 from ptst.keys import CellKeys, cell_keys, tested_epoch
@@ -137,7 +137,7 @@ def run_job(
     for number, wanted in zip_longest(numbers, expected or ()):
         line = lines[number]
         label = f"[{number + 1}/{len(lines)}] {line['label']}"
-        config = thawed(line["config"])
+        config = from_dict(line["config"])
         generates = "generate" in config.stages and bool({"finetune", "generate"} & set(stages))
         config.stages = [stage for stage in config.stages if stage in stages]
         store = Store(Path(config.paths.store).expanduser())

@@ -1,0 +1,86 @@
+"""The configuration: dataclasses, and the step from YAML files and overrides to checked values."""
+
+from ptst.config.check import check_name
+from ptst.config.check_api import check_address, check_send, check_variable, renamed
+from ptst.config.check_evaluation import left_out
+from ptst.config.compose import (
+    Composed,
+    check_hydra,
+    checked,
+    compose,
+    composed_raw,
+    options,
+    register,
+    yaml_texts,
+)
+from ptst.config.explain import explain, explained
+from ptst.config.many import compose_many
+from ptst.config.plain import fields_of, from_dict, is_speed
+from ptst.config.schema import (
+    STAGES,
+    Api,
+    Config,
+    Dataset,
+    Decoding,
+    Engine,
+    Evaluation,
+    Finetune,
+    Lora,
+    Mix,
+    Model,
+    Paths,
+    Rows,
+    Scale,
+    Sweep,
+    TableMetric,
+    Template,
+    Tracking,
+    Turn,
+    Variant,
+)
+from ptst.paths import CONF, ROOT
+
+__all__ = [
+    "CONF",
+    "ROOT",
+    "STAGES",
+    "Api",
+    "Composed",
+    "Config",
+    "Dataset",
+    "Decoding",
+    "Engine",
+    "Evaluation",
+    "Finetune",
+    "Lora",
+    "Mix",
+    "Model",
+    "Paths",
+    "Rows",
+    "Scale",
+    "Sweep",
+    "TableMetric",
+    "Template",
+    "Tracking",
+    "Turn",
+    "Variant",
+    "check_address",
+    "check_hydra",
+    "check_name",
+    "check_send",
+    "check_variable",
+    "checked",
+    "compose",
+    "compose_many",
+    "composed_raw",
+    "explain",
+    "explained",
+    "fields_of",
+    "from_dict",
+    "is_speed",
+    "left_out",
+    "options",
+    "register",
+    "renamed",
+    "yaml_texts",
+]
