@@ -18,25 +18,19 @@ import pytest
 from conftest import TINY, ptst
 
 from ptst import models
-from ptst.cell import (
-    THINKING_CUT_OFF,
-    CellResult,
-    TestedModel,
-    answer_of,
-    finetune,
-    generate,
-    is_cut_off,
-    judge,
-    load_queries,
-    run_cell,
-    unit_of,
-)
+from ptst.cell import CellResult, run_cell
 from ptst.cli import _show
 from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Judge, Score, checked
 from ptst.keys import cell_keys
 from ptst.metrics import Metric
+from ptst.stages.completions import THINKING_CUT_OFF, answer_of, is_cut_off, unit_of
+from ptst.stages.finetune import finetune
+from ptst.stages.generate import generate
+from ptst.stages.judge import judge
+from ptst.stages.queries import load_queries
+from ptst.stages.tested_model import TestedModel
 from ptst.store import Store, read_json, read_jsonl, write_jsonl
 from ptst.sweep.run import _said
 

@@ -12,8 +12,9 @@ import yaml
 from conftest import FOLDERS, PUBLISHED, ROWS, TINY
 
 from ptst import data
-from ptst.cell import Metrics, run_cell
+from ptst.cell import run_cell
 from ptst.config import CONF, Config, compose
+from ptst.stages.summarise import Metrics
 from ptst.store import Store, read_json, read_jsonl
 
 UNTOUCHED = (

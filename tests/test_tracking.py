@@ -16,10 +16,11 @@ import psutil
 import pytest
 from conftest import TINY, outside, ptst
 
-from ptst import cell
 from ptst.cell import run_cell
 from ptst.config import Config, Tracking, compose
 from ptst.errors import ConfigError
+from ptst.stages import summarise
+from ptst.stages.completions import scored
 from ptst.store import Store, read_json, read_jsonl, write_json
 from ptst.sweep.command import multirun
 from ptst.tracking import check_tracking, has_key, offline_runs, resolved, tracked
@@ -197,8 +198,8 @@ def test_completions_are_uploaded_if_asked_for(
 
 def test_uploaded_completions_keep_their_own_column_of_a_scores_name() -> None:
     row = {"id": "1", "label": "easy", "completion": "Aye."}
-    scored = cell.scored([row], [{"id": "1", "label": "complied", "value": None, "reason": "x"}])
-    assert scored == [
+    found = scored([row], [{"id": "1", "label": "complied", "value": None, "reason": "x"}])
+    assert found == [
         {"id": "1", "query label": "easy", "completion": "Aye.", "label": "complied", "score": None, "reason": "x"}
     ]  # fmt: skip
 
@@ -438,7 +439,7 @@ def test_what_nobody_counted_is_not_summed_up(
     """A cell of two evaluations, one of whose APIs did not say what it read: half a sum is a wrong number."""
     done = run_cell(composed(*TINY, "finetune=none"))
     store = Store(tmp_path / "store")
-    counted = cell.run_costs(done.keys, store)
+    counted = summarise.run_costs(done.keys, store)
     facts = [
         read_json(store.path("generate", keys.generate) / "provenance.json")
         for keys in done.keys.evaluations.values()
@@ -449,8 +450,10 @@ def test_what_nobody_counted_is_not_summed_up(
     write_json(
         store.path("generate", first) / "provenance.json", {**facts[0], "prompt_tokens": None}
     )
-    assert "prompt_tokens" not in cell.run_costs(done.keys, store)
-    assert cell.run_costs(done.keys, store)["completion_tokens"] == counted["completion_tokens"]
+    assert "prompt_tokens" not in summarise.run_costs(done.keys, store)
+    assert (
+        summarise.run_costs(done.keys, store)["completion_tokens"] == counted["completion_tokens"]
+    )
 
 
 @pytest.mark.usefixtures("forgotten")

@@ -6,10 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from ptst import models
-from ptst.cell import Queries, TestedModel, answering, opens_think, read_answer
 from ptst.config import Config, Decoding, Finetune, Turn
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
+from ptst.stages.completions import read_answer
+from ptst.stages.generate import answering, opens_think
+from ptst.stages.queries import Queries
+from ptst.stages.tested_model import TestedModel
 from ptst.store import Store
 from ptst.templates import make_messages, make_prompt
 

@@ -601,7 +601,7 @@ def check_model(overrides: tuple[str, ...], output: str) -> int:
             f"model {config.model.name} is behind an API, which spells its conversations itself."
         )
     from ptst import model_check
-    from ptst.cell import quiet
+    from ptst.quiet import quiet
 
     quiet()
     shown = [
@@ -671,8 +671,8 @@ def sync(overrides: tuple[str, ...]) -> int:
 def _show(config: Config, result: CellResult) -> None:
     from rich.table import Table
 
-    from ptst.cell import cut_off_warnings
     from ptst.metrics import scale_in_words, shown
+    from ptst.stages.length_limit import cut_off_warnings
 
     out = _console()
     train = config.train_template.name if result.keys.finetune else "none"

@@ -96,7 +96,7 @@ class Thing:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """A cell's metrics (`ptst.metrics.Metric`) by "<evaluation>/<metric>"."""
-        from ptst.cell import read_metrics
+        from ptst.stages.summarise import read_metrics
 
         return read_metrics(self.store, self.key) if self.stage == "cell" else {}
 

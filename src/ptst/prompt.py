@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ptst.cell import load_queries
 from ptst.config import Config
 from ptst.data import read_rows
 from ptst.errors import ConfigError, PtstError
 from ptst.models import load_tokenizer
+from ptst.stages.queries import load_queries
 from ptst.templates import end_of, make_prompt
 
 

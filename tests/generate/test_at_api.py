@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from faulty_endpoint import Endpoint
 
-from ptst.cell import read_answer
 from ptst.config import Api, Decoding, Model
 from ptst.errors import DataError, PtstError
 from ptst.generate.at_api import complete_at_api
 from ptst.generate.batches import Completion
+from ptst.stages.completions import read_answer
 
 
 def completed(fault: str) -> dict[int, Completion]:

@@ -89,7 +89,7 @@ def items(*completions: str) -> list[tuple[dict[str, str], str]]:
 
 
 def bench(tmp_path: Path, stop: Callable[[], bool] = lambda: False) -> Bench:
-    return Bench(tmp_path, "cpu", lambda done, total: None, stop)
+    return Bench(tmp_path, "cpu", lambda done, total: None, stop, models.BaseModel())
 
 
 def test_labels_come_from_the_answers_and_what_cannot_be_read_is_missing(

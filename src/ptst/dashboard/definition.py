@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptst.cell import run_labels
 from ptst.errors import ConfigError
 from ptst.metrics import decimals
 from ptst.report.pictures import CALM, WARM, named, scatter_pairs, should_be_low
 from ptst.report.results import Results, Table
 from ptst.report.tables import markdown
+from ptst.stages.summarise import run_labels
 from ptst.store import key_of
 from ptst.sweep.grid import BASICS, Grid, finetuning_only
 from ptst.tracking import resolved

@@ -104,7 +104,7 @@ def _train_rank(
 
     import torch
 
-    from ptst.cell import quiet
+    from ptst.quiet import quiet
 
     devices, device = training.recipe.devices, training.device
 

@@ -13,10 +13,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ptst.audit import Item, completions_of, labels_by, read_labels
-from ptst.cell import unit_of
 from ptst.config import CONF
 from ptst.errors import ConfigError
 from ptst.metrics import share
+from ptst.stages.completions import unit_of
 from ptst.store import Readable, Store, key_of, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.wording import judge_name, known_judges

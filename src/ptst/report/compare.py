@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ptst.cell import Metrics, read_metrics
 from ptst.errors import ConfigError
 from ptst.metrics import Metric, scale_in_words, shown
 from ptst.report.agreement import COMPLIED
 from ptst.report.results import Contrast, paired, reader, untested
 from ptst.report.statistics import holm
 from ptst.report.tables import difference_interval, p_in_words
+from ptst.stages.summarise import Metrics, read_metrics
 from ptst.store import Store
 from ptst.sweep.grid import GridCell, expand
 

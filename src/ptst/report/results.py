@@ -10,14 +10,6 @@ from itertools import product
 from math import fsum
 from typing import Any
 
-from ptst.cell import (
-    Metrics,
-    answer_of,
-    how_to_lift,
-    length_limit,
-    read_metrics,
-    scale_of_metric,
-)
 from ptst.config import ROOT, Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
@@ -42,6 +34,9 @@ from ptst.report.statistics import (
     pooled_interval,
     sign_flip,
 )
+from ptst.stages.completions import answer_of
+from ptst.stages.length_limit import how_to_lift, length_limit
+from ptst.stages.summarise import Metrics, read_metrics, scale_of_metric
 from ptst.store import Readable, Store, read_jsonl
 from ptst.sweep.grid import Grid, GridCell, finetuning_only
 from ptst.sweep.status import CellState

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ptst.cell import is_cut_off, read_metrics
 from ptst.metrics import MEAN, Metric, shown
+from ptst.stages.completions import is_cut_off
+from ptst.stages.summarise import read_metrics
 from ptst.store import Store, fingerprint, key_of, read_jsonl, write_atomic
 from ptst.sweep.grid import Grid, GridCell
 

@@ -17,18 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ptst.cell import (
-    CellResult,
-    Stop,
-    TestedModel,
-    check_model,
-    damage_of,
-    finetune,
-    load_queries,
-    never,
-    run_cell,
-    spell,
-)
+from ptst.cell import CellResult, check_model, damage_of, run_cell
 from ptst.config import STAGES, Config, from_dict
 from ptst.data import identity
 from ptst.errors import PtstError
@@ -36,6 +25,10 @@ from ptst.keys import CellKeys, cell_keys, tested_epoch
 from ptst.metrics import shown
 from ptst.models import Held
 from ptst.progress import say
+from ptst.stages.base import Stop, never
+from ptst.stages.finetune import finetune
+from ptst.stages.queries import load_queries, spell
+from ptst.stages.tested_model import TestedModel
 from ptst.store import Failure, Store, each_row, key_of, read_jsonl, reason_of, write_jsonl
 from ptst.sweep.grid import Grid, GridCell
 

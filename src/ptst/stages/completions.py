@@ -1,0 +1,107 @@
+"""Rows of completions.jsonl, as judges, metrics and reports read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ptst import chat
+from ptst.api import whole_text
+from ptst.config import Evaluation
+from ptst.errors import DataError
+from ptst.keys import EvaluationKeys
+from ptst.metrics import NO_CATEGORY, Answer
+from ptst.store import Store, read_jsonl
+
+THINKING_CUT_OFF = "its think block did not end within max_new_tokens"
+"""Why an answer is withheld that ended at the length limit before it began."""
+
+
+def read_answer(answer: Mapping[str, Any], opened: bool) -> dict[str, Any]:
+    """The columns of an answer; what stands in a think block is no part of the completion.
+
+    Args:
+        answer: a `Completion` as plain values.
+        opened: whether its prompt ended within a think block.
+    """
+    thinking, text = chat.split_thinking(whole_text(answer["text"]), opened)
+    withheld = answer.get("withheld", "")
+    if text is None and not withheld:
+        withheld = THINKING_CUT_OFF
+    return {
+        **({} if thinking is None else {"thinking": thinking}),
+        "completion": text or "",
+        "tokens": answer["tokens"],
+        "finished": answer["finished"] and text is not None,
+        **({"withheld": withheld} if withheld else {}),
+    }
+
+
+def is_cut_off(row: Mapping[str, Any]) -> bool | None:
+    """Whether a row of completions.jsonl ended at max_new_tokens; None where the row does not say."""
+    if "finished" not in row:
+        return None
+    return not row["finished"] and row.get("withheld", THINKING_CUT_OFF) == THINKING_CUT_OFF
+
+
+def read_completions(store: Store, keys: EvaluationKeys) -> list[dict[str, Any]]:
+    """The queries of an evaluation with their answers, from the store."""
+    rows: list[dict[str, Any]] = read_jsonl(
+        store.path("generate", keys.generate) / "completions.jsonl"
+    )
+    return rows
+
+
+def scored(
+    rows: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of completions.jsonl with label, score and reason; a query's own column of such a name keeps it apart."""
+    ours = ("label", "score", "reason")
+    return [
+        {
+            **{f"query {column}" if column in ours else column: row[column] for column in row},
+            "label": score["label"],
+            "score": score["value"],
+            "reason": score["reason"],
+        }
+        for row, score in zip(rows, scores, strict=True)
+    ]
+
+
+def answer_of(row: Mapping[str, Any], score: Mapping[str, Any], evaluation: Evaluation) -> Answer:
+    """A row of completions.jsonl and its row of scores.jsonl, as metrics count them."""
+    unit, category = unit_of(row, evaluation.unit), None
+    if evaluation.category:
+        category = value_in(row, evaluation.category, f"category={evaluation.category}")
+    named = NO_CATEGORY if category is None or not str(category).strip() else str(category)
+    sample = row["sample"] if evaluation.decoding.samples > 1 else 0
+    return Answer(score["label"], score.get("value"), unit, sample, named, is_cut_off(row))
+
+
+def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:
+    """Which queries a query belongs with: those of the same value in the column `unit`, or none but itself.
+
+    Raises:
+        DataError: the row has not the column, or a list or an object in it.
+    """
+    value = value_in(row, unit, f"unit={unit}") if unit else row["id"]
+    if isinstance(value, list | dict):
+        raise DataError(
+            f"unit={unit}, but query {row['id']} has a {type(value).__name__} there, {value}; it must be "
+            "text or a number."
+        )
+    return value
+
+
+def value_in(row: Mapping[str, Any], column: str, setting: str) -> Any:
+    """A row's value in a column that a setting of its evaluation names.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if column not in row:
+        raise DataError(
+            f"{setting}, but query {row['id']} has no column {column!r}; its columns are: "
+            f"{', '.join(row)}."
+        )
+    return row[column]

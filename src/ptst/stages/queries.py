@@ -1,0 +1,123 @@
+"""The queries of an evaluation: read, checked, and spelled under the test template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ptst import chat, data, models, templates
+from ptst.config import Config, Evaluation, Template
+from ptst.errors import DataError
+from ptst.judge import load_judge
+from ptst.progress import say
+from ptst.quiet import quiet
+from ptst.stages.completions import unit_of, value_in
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries of an evaluation, and what the model is given for each: token ids, or an API's messages."""
+
+    rows: list[dict[str, Any]]
+    prompts: list[list[int]]
+    messages: list[list[dict[str, str]]]
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Of all prompts; None where an API counts them."""
+        return None if self.messages else sum(map(len, self.prompts))
+
+
+def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.Held) -> Queries:
+    """Spell every query of an evaluation under the test template, and say what the model's format does of its own.
+
+    Raises:
+        TemplateError: the model's format cannot spell one of them.
+        DataError: a prompt and its answer do not fit in the model's context.
+    """
+    evaluation = config.evaluations[name]
+    spelled = (config.test_template, config.dataset, config.model)
+    if config.model.api is not None:
+        asked = [templates.make_messages(row, *spelled, evaluation.question) for row in rows]
+        return Queries(rows, [], asked)
+    quiet()
+    tokenizer = held.tokenizer(config.model)
+    tell_format(config, held)
+    prompts = []
+    room = held.context(config.model)
+    limit = evaluation.decoding.max_new_tokens
+    for row in rows:
+        ids = templates.make_prompt(row, *spelled, tokenizer, evaluation.question).token_ids or []
+        if room is not None and len(ids) + limit > room:
+            raise DataError(
+                f"evaluation {name}: under {config.test_template.name}, query {row['id']} has {len(ids)} tokens, "
+                f"which with decoding.max_new_tokens={limit} is more than the context of {room} of model "
+                f"{config.model.name}; lower {name}.decoding.max_new_tokens, or leave the query out."
+            )
+        prompts.append(ids)
+    return Queries(rows, prompts, [])
+
+
+def tell_format(config: Config, held: models.Held) -> None:
+    """Say, once for a model, what its chat format does that a user may not expect."""
+    used = [config.test_template]
+    used += [config.train_template] if config.finetune.method != "none" else []
+    for template in used:
+        for line in format_notes(config, template, held.tokenizer(config.model)):
+            if line not in held.told:
+                held.told.add(line)
+                say(line)
+
+
+def format_notes(config: Config, template: Template, tokenizer: Any) -> list[str]:
+    """What the model's chat format does under a template that a user may not expect; nothing for bare text."""
+    return chat.notes(config.model, tokenizer) if template.mode == "chat" else []
+
+
+def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The queries of an evaluation, with all that its prompt, its judge and its report need.
+
+    Raises:
+        DataError: see `check_rows`; or a row has a column of the name of one of ours.
+    """
+    rows = data.load_rows(evaluation.queries, needs=("input",))
+    ours = {"completion", "tokens", "finished", "withheld", "thinking"}
+    ours |= {"sample"} if evaluation.decoding.samples > 1 else set()
+    for row in rows:
+        if taken := sorted(ours & set(row)):
+            raise DataError(
+                f"evaluation {name}: the queries have a column {taken[0]!r}, which is where the "
+                "answer goes; give the column another name."
+            )
+    check_rows(name, evaluation, rows)
+    return rows
+
+
+def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse queries, with or without answers, that an evaluation cannot be judged or reported by.
+
+    Raises:
+        DataError: a row has not the column that says its unit or category, that its reading has a place for
+            or that its judge reads; or its judge cannot use it.
+    """
+    judge = load_judge(evaluation.judge, f"{name}.judge")
+    wanted = [("category", evaluation.category)]
+    wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
+    for row in rows:
+        if lacking := [column for column in judge.needs if column not in row]:
+            setting = data.column_setting(evaluation.queries, lacking[0], "NAME")
+            mapped = f", or say which one it is with {setting}" if lacking[0] in data.OURS else ""
+            raise DataError(
+                f"evaluation {name}: its judge, {type(judge).__name__}, reads the column "
+                f"{lacking[0]!r}, which query {row['id']} has not; its columns are: "
+                f"{', '.join(row)}. Choose another judge{mapped}."
+            )
+        try:
+            unit_of(row, evaluation.unit)
+            for what, column in wanted:
+                if column:
+                    value_in(row, column, f"{what}={getattr(evaluation, what)}")
+            judge.check_row(row)
+        except DataError as error:
+            raise DataError(f"evaluation {name}: {error}") from error
