@@ -15,6 +15,7 @@ The stages are in ptst.stages, a file each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from ptst.config import Config, Rows
 from ptst.errors import ConfigError, PtstError
 from ptst.keys import CellKeys, cell_keys
 from ptst.progress import say
+from ptst.stages.analyse import analyse, read_analyses
 from ptst.stages.base import Stop, never
 from ptst.stages.completions import read_completions
 from ptst.stages.finetune import finetune
 from ptst.stages.generate import generate
 from ptst.stages.judge import check_judge, judge
+from ptst.stages.posthoc import posthoc
 from ptst.stages.queries import check_rows, load_queries, spell
 from ptst.stages.summarise import Metrics, read_metrics, summarise
 from ptst.stages.tested_model import TestedModel
@@ -45,6 +48,8 @@ class CellResult:
     metrics: Metrics | None
     made: dict[str, float]
     """Seconds of each stage that was made in this run and not found in the store."""
+    analyses: dict[str, float]
+    """By "<analysis>/<value>"."""
 
 
 def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = never) -> CellResult:
@@ -63,8 +68,8 @@ def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = neve
     keys = cell_keys(config)
     if damage := damage_of(keys, store):
         raise PtstError(damage)
-    if store.has("cell", keys.cell):
-        return CellResult(keys, read_metrics(store, keys.cell), {})
+    if is_done(keys, config.stages, store) and store.has("cell", keys.cell):
+        return _result(keys, read_metrics(store, keys.cell), {}, store)
     store.forget_failure(keys.cell)
     try:
         return _walk(config, keys, store, model or TestedModel(config, keys, store), stop)
@@ -75,8 +80,17 @@ def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = neve
 
 def damage_of(keys: CellKeys, store: Store) -> str | None:
     """What is wrong with the first of a cell's artifacts that is damaged, see `ptst.store.Store.damage`."""
-    damages = (store.damage(stage, key) for _, stage, key in keys.artifacts)
+    damages = (store.damage(made.stage, made.key) for made in keys.artifacts)
     return next((damage for damage in damages if damage), None)
+
+
+def is_done(keys: CellKeys, stages: Sequence[str], store: Store) -> bool:
+    """Whether the store has all that these stages make of a cell, or what is made of that."""
+    if store.has("cell", keys.cell):
+        wanted = [made for made in keys.artifacts if made.stage == "analyse"]
+    else:
+        wanted = keys.artifacts
+    return all(store.has(made.stage, made.key) for made in wanted if made.made_by in stages)
 
 
 def check_cell(config: Config) -> None:
@@ -113,14 +127,24 @@ def _walk(
             check_judge(name, evaluation)
     if "finetune" in config.stages and keys.finetune:
         finetune(config, keys, store, made, stop, model.held)
+    if {"finetune", "generate"} & set(config.stages):  # the untouched model is never fine-tuned
+        posthoc(config, keys, store, made, model, stop)
+    if "generate" in config.stages:
+        for name in config.analysis:
+            analyse(name, config, keys, model, store, made, stop)
     for name in config.evaluations:
         if name in queries:
             generate(name, config, queries[name], keys.evaluations[name], model, store, made, stop)
         if "judge" in config.stages:
             judge(name, config, keys.evaluations[name], store, made, stop, model.held)
-    if "judge" not in config.stages:
-        return CellResult(keys, None, made)
-    return CellResult(keys, summarise(config, keys, store), made)
+    metrics = summarise(config, keys, store) if "judge" in config.stages else None
+    return _result(keys, metrics, made, store)
+
+
+def _result(
+    keys: CellKeys, metrics: Metrics | None, made: dict[str, float], store: Store
+) -> CellResult:
+    return CellResult(keys, metrics, made, read_analyses(store, keys))
 
 
 def lacking(config: Config, keys: CellKeys, store: Store) -> list[str]:
@@ -137,9 +161,13 @@ def check_model(config: Config, keys: CellKeys, store: Store, held: models.Held)
     Raises:
         ConfigError: see `ptst.models.Held.check_access`.
     """
-    trains = "finetune" in config.stages and keys.finetune is not None
-    untrained = trains and not store.has("finetune", keys.finetune or "")
-    if (untrained or lacking(config, keys, store)) and config.model.api is None:
+    reads = ("finetune", "posthoc", "analyse", "generate")
+    reading = any(
+        made.made_by in config.stages and not store.has(made.stage, made.key)
+        for made in keys.artifacts
+        if made.stage in reads
+    )
+    if reading and config.model.api is None:
         held.check_access(config.model)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from omegaconf import OmegaConf
@@ -60,6 +61,28 @@ class Component:
     def origin(self) -> Parts:
         """Where what it read came from ({path, commit}), for the provenance of its result."""
         return {}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a component that works on weights is given besides them.
+
+    Attributes:
+        config: the cell that it is first met in: only what is part of the component's key, and of the
+            model's, may decide its result.
+        tokenizer: the model's.
+        device: "cpu" or "cuda".
+        scratch: a folder that is kept until the result is published, so that a killed run can go on.
+        tell: tell(done, total) after some of the work.
+        stop: whether to stop where nothing is lost, by raising `ptst.errors.Interrupted`.
+    """
+
+    config: Config
+    tokenizer: Any
+    device: str
+    scratch: Path
+    tell: Callable[[int, int], None]
+    stop: Callable[[], bool]
 
 
 C = TypeVar("C", bound=Component)

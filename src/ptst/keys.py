@@ -11,15 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptst import data, models
-from ptst.component import Parts, component_parts, parts_of
+from ptst.analysis import Analysis
+from ptst.component import Component, Parts, component_parts, load, parts_of
 from ptst.config import Config, Dataset, Evaluation, Finetune, Template, renamed
 from ptst.judge import load_judge
+from ptst.posthoc import PostHoc
 from ptst.store import key_of
 
 FINETUNE_FORMAT = 1
 GENERATE_FORMAT = 1
 JUDGE_FORMAT = 1
 CELL_FORMAT = 2
+POSTHOC_FORMAT = 1
+ANALYSE_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -33,28 +37,66 @@ class EvaluationKeys:
 
 
 @dataclass(frozen=True)
+class Artifact:
+    """One of the results that a cell is made of.
+
+    Attributes:
+        what: what people call it: "generate gsm8k".
+        stage: its folder in the store.
+        made_by: which of the configuration's `stages` makes it; empty for the cell's own metrics.
+        name: of its evaluation, or of its analysis.
+    """
+
+    what: str
+    stage: str
+    key: str
+    parts: Parts
+    made_by: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class CellKeys:
-    """All keys of a cell. `finetune` is None for the untouched model."""
+    """All keys of a cell. `finetune` is None for the untouched model, `posthoc` where no step follows."""
 
     finetune: str | None
     finetune_parts: Parts
     evaluations: dict[str, EvaluationKeys] = field(default_factory=dict)
     cell: str = ""
     cell_parts: Parts = field(default_factory=dict)
+    posthoc: str | None = None
+    posthoc_parts: Parts = field(default_factory=dict)
+    analyses: dict[str, tuple[str, Parts]] = field(default_factory=dict)
+    """Key and parts of each; they are no part of the cell's key."""
 
     @property
-    def artifacts(self) -> list[tuple[str, str, str]]:
-        """What a cell is made of, in the order of making: (what people call it, stage, key)."""
-        made = [("finetune", "finetune", self.finetune)] if self.finetune else []
+    def artifacts(self) -> list[Artifact]:
+        """What a cell is made of, in the order of making. The one enumeration that there is."""
+        made = []
+        if self.finetune:
+            made += [
+                Artifact("finetune", "finetune", self.finetune, self.finetune_parts, "finetune")
+            ]
+        if self.posthoc:
+            made += [Artifact("posthoc", "posthoc", self.posthoc, self.posthoc_parts, "finetune")]
+        for name, (key, parts) in self.analyses.items():
+            made += [Artifact(f"analyse {name}", "analyse", key, parts, "generate", name)]
         for name, own in self.evaluations.items():
-            made += [(f"generate {name}", "generate", own.generate)]
-            made += [(f"judge {name}", "judge", own.judge)]
-        return [*made, ("summarise", "cell", self.cell)]
+            answers = own.generate, own.generate_parts, "generate", name
+            labels = own.judge, own.judge_parts, "judge", name
+            made += [Artifact(f"generate {name}", "generate", *answers)]
+            made += [Artifact(f"judge {name}", "judge", *labels)]
+        return [*made, Artifact("summarise", "cell", self.cell, self.cell_parts, "judge")]
+
+    @property
+    def weights(self) -> Artifact | None:
+        """The artifact whose weights the cell tests; None for the untouched model."""
+        return next((a for a in reversed(self.artifacts) if a.made_by == "finetune"), None)
 
     @property
     def model(self) -> str:
-        """Which model the cell tests: the fine-tuning's key, or one of the untouched model."""
-        return self.finetune or key_of(self.finetune_parts)
+        """Which model the cell tests: its weights' key, or one of the untouched model."""
+        return self.posthoc or self.finetune or key_of(self.finetune_parts)
 
 
 def cell_keys(config: Config) -> CellKeys:
@@ -65,9 +107,14 @@ def cell_keys(config: Config) -> CellKeys:
     """
     finetune_parts = _finetune_parts(config)
     finetune = key_of(finetune_parts) if config.finetune.method != "none" else None
+    model = _tuned(config, finetune, finetune_parts)
+    posthoc_parts = _posthoc_parts(config, model)
+    posthoc = key_of(posthoc_parts) if posthoc_parts else None
+    if posthoc:
+        model = {"posthoc": posthoc}
     evaluations: dict[str, EvaluationKeys] = {}
     for name, evaluation in config.evaluations.items():
-        generate_parts = _generate_parts(config, evaluation, finetune, finetune_parts)
+        generate_parts = _generate_parts(config, evaluation, model)
         generate = key_of(generate_parts)
         judge_parts = _judge_parts(evaluation, generate)
         evaluations[name] = EvaluationKeys(
@@ -87,7 +134,58 @@ def cell_keys(config: Config) -> CellKeys:
             for name, keys in evaluations.items()
         },
     }
-    return CellKeys(finetune, finetune_parts, evaluations, key_of(cell_parts), cell_parts)
+    analyses = {name: _analysis_parts(config, name, model) for name in config.analysis}
+    return CellKeys(
+        finetune,
+        finetune_parts,
+        evaluations,
+        key_of(cell_parts),
+        cell_parts,
+        posthoc,
+        posthoc_parts,
+        {name: (key_of(parts), parts) for name, parts in analyses.items()},
+    )
+
+
+def slot(config: Config, name: str) -> tuple[str, Any] | None:
+    """The defence that fills a slot, and its component's node; None where none does.
+
+    Args:
+        name: objective, posthoc or guard.
+    """
+    filled = ((own, getattr(defence, name)) for own, defence in config.defence.items())
+    return next(((own, node) for own, node in filled if node is not None), None)
+
+
+def named_parts(node: Mapping[str, Any], where: str, kind: type[Component]) -> Parts:
+    """What tells one component from another in a key.
+
+    Raises:
+        ConfigError: `node` makes none.
+    """
+    made = load(node, where, kind)
+    return {**component_parts(made, node["_target_"]), "version": made.version}
+
+
+def _tuned(config: Config, finetune: str | None, finetune_parts: Parts) -> Parts:
+    """The fine-tuned weights, or the untouched model's, as part of a key."""
+    if finetune is None:
+        return finetune_parts
+    epoch = tested_epoch(config.finetune)
+    return {"finetune": finetune} | ({} if epoch is None else {"epoch": epoch})
+
+
+def _posthoc_parts(config: Config, model: Parts) -> Parts:
+    if (filled := slot(config, "posthoc")) is None:
+        return {}
+    own = named_parts(filled[1], f"defence.{filled[0]}.posthoc", PostHoc)
+    return {"format": POSTHOC_FORMAT, "model": model, "posthoc": own}
+
+
+def _analysis_parts(config: Config, name: str, model: Parts) -> Parts:
+    own = named_parts(config.analysis[name], f"analysis.{name}", Analysis)
+    base = models.identity(config.model)
+    return {"format": ANALYSE_FORMAT, "model": model, "base": base, "analysis": own}
 
 
 def tested_epoch(recipe: Finetune) -> int | None:
@@ -143,9 +241,7 @@ def _finetune_parts(config: Config) -> Parts:
     }
 
 
-def _generate_parts(
-    config: Config, evaluation: Evaluation, finetune: str | None, finetune_parts: Parts
-) -> Parts:
+def _generate_parts(config: Config, evaluation: Evaluation, model: Parts) -> Parts:
     decoding = parts_of(evaluation.decoding)
     if evaluation.decoding.samples == 1:
         del decoding["samples"]
@@ -158,12 +254,10 @@ def _generate_parts(
             "batch_size": config.engine.batch_size,
             "share_prefix": config.engine.share_prefix,
         }
-    epoch = tested_epoch(config.finetune)
     send = renamed(config.model.api.send or {}) if config.model.api else {}
-    tuned = {"finetune": finetune} | ({} if epoch is None else {"epoch": epoch})
     return {
         "format": GENERATE_FORMAT,
-        "model": tuned if finetune else finetune_parts,
+        "model": model,
         "reading": _reading(config.dataset, evaluation.question),
         "template": _template(config.test_template, config),
         "queries": data.identity(evaluation.queries),

@@ -35,6 +35,8 @@ FULL = ("no space left", "quota exceeded", "unexpected pos", "file write failed"
 """In the text of errors, in lower case, where a disk is full; the last three are torch's."""
 ARTIFACTS = {
     "finetune": "provenance.json",
+    "posthoc": "provenance.json",
+    "analyse": "values.json",
     "generate": "completions.jsonl",
     "judge": "scores.jsonl",
     "cell": "metrics.json",

@@ -131,7 +131,7 @@ def test_time_left_is_what_was_seen_and_not_known_before(tmp_path: Path) -> None
     tuned = {c.coordinates["train_template"]: c for c in grid.distinct if c.keys.finetune}
     seconds = {"finetune": 100.0, "generate": 10.0, "judge": 1.0}
     first = tuned["chat_llama"]
-    for _, stage, key in first.keys.artifacts:
+    for stage, key in ((made.stage, made.key) for made in first.keys.artifacts):
         if stage != "cell":
             write_json(store.path(stage, key) / ARTIFACTS[stage], {})
             write_json(store.path(stage, key) / "provenance.json", {"seconds": seconds[stage]})

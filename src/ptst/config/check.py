@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ptst.config.check_api import check_address, check_model_at_api
+from ptst.config.check_defence import check_defences
 from ptst.config.check_evaluation import check_evaluation
 from ptst.config.check_recipe import check_recipe, within
 from ptst.config.explain import valid_keys
@@ -53,6 +54,7 @@ def check_values(config: Config) -> None:
             rows[f"{group}.{name}.queries"] = evaluation.queries
     check_recipe(config.finetune)
     check_model_at_api(config)
+    check_defences(config)
     if mix := config.finetune.mix:
         rows["finetune.mix.rows"] = mix.rows
         if mix.template:

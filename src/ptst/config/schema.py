@@ -347,6 +347,18 @@ class Sweep:
 
 
 @dataclass
+class Defence:
+    """A defence: the component that it puts into each slot, `_target_` and the fields of that class."""
+
+    objective: Any = None
+    """What is trained on, the loss, the step (ptst.objective)."""
+    posthoc: Any = None
+    """What is done to the weights after training (ptst.posthoc)."""
+    guard: Any = None
+    """What stands around generation (ptst.guard)."""
+
+
+@dataclass
 class Config:
     """One cell: (model, dataset, train_template, finetune, seed) x test_template."""
 
@@ -358,6 +370,10 @@ class Config:
     task: dict[str, Evaluation] = field(default_factory=dict)
     """The helpfulness evaluation(s) of the data set's own task."""
     evaluation: dict[str, Evaluation] = field(default_factory=dict)
+    defence: dict[str, Defence] = field(default_factory=dict)
+    """By name; two for one slot are refused."""
+    analysis: dict[str, Any] = field(default_factory=dict)
+    """By name: `_target_` and the fields of an analysis (ptst.analysis)."""
     judge: Any = MISSING
     """The judge of safety evaluations; each evaluation refers to it or names its own."""
     engine: Engine = field(default_factory=Engine)

@@ -11,6 +11,7 @@ from ptst.config import Config, Evaluation
 from ptst.judge import load_judge
 from ptst.keys import CellKeys, judge_parts
 from ptst.metrics import MEAN, Metric, Scale, from_json, known_sum, measure
+from ptst.stages.analyse import read_analyses
 from ptst.stages.base import title, write_provenance
 from ptst.stages.completions import answer_of, read_completions, scored
 from ptst.store import Store, key_of, read_json, read_jsonl, write_json
@@ -54,7 +55,7 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
                 **dataclasses.asdict(config),
             },
         ) as run:
-            run.summary({"key": keys.cell, **run_costs(keys, store)})
+            run.summary({"key": keys.cell, **run_costs(keys, store), **read_analyses(store, keys)})
             for name, values in plain.items():
                 categories = values["categories"].items()
                 run.summary(

@@ -34,6 +34,7 @@ class TestedModel:
         self.method = config.finetune.method
         self.device = config.engine.device
         self.finetuning = keys.finetune
+        self.posthoc = keys.posthoc
         self.epoch = tested_epoch(config.finetune)
         self.store = store
 
@@ -86,21 +87,65 @@ class TestedModel:
             )
         return folder
 
+    @property
+    def picked(self) -> str:
+        """The device that the configuration comes to here."""
+        return models.pick_device(self.device)
+
     @cached_property
     def model(self) -> Any:
-        """The fine-tuned model, or the untouched one.
+        """What the cell tests: the fine-tuned model, after a defence's step, or the untouched one.
 
         Raises:
-            PtstError: the fine-tuning is not in the store (`stages` left it out), or ended before, or
-                did not keep, the epoch that is to be tested.
+            PtstError: the weights are not in the store (`stages` left them out), or the fine-tuning ended
+                before, or did not keep, the epoch that is to be tested.
         """
         quiet()
-        device = models.pick_device(self.device)
+        if self.posthoc is not None:
+            self.held.base.forget()  # there may not be room for both
+            return self._whole(self._changed())
         if self.finetuning is None:
-            return self.held.base.untouched(self.model_config, device)
+            return self.held.base.untouched(self.model_config, self.picked)
         folder = self.weights()
         if self.method == "full":
-            tuned = dataclasses.replace(self.model_config, path=str(folder), revision=None)
-            self.held.base.forget()  # there may not be room for both
-            return models.load_model(tuned, device)
-        return self.held.base.adapted(self.model_config, device, self.method, folder)
+            self.held.base.forget()
+            return self._whole(folder)
+        return self.held.base.adapted(self.model_config, self.picked, self.method, folder)
+
+    def untouched(self) -> Any:
+        """The model before it was fine-tuned."""
+        quiet()
+        return self.held.base.untouched(self.model_config, self.picked)
+
+    def merged(self, tested: bool = False) -> Any:
+        """The fine-tuned model as whole weights, a copy that may be changed.
+
+        Args:
+            tested: after a defence's step, as the cell tests it; False: as training left it.
+        """
+        quiet()
+        if tested and self.posthoc is not None:
+            return self._whole(self._changed())
+        if self.finetuning is None:
+            return models.load_model(self.model_config, self.picked)
+        folder = self.weights()
+        if self.method == "full":
+            return self._whole(folder)
+        from peft import PeftModel
+
+        base = models.load_model(self.model_config, self.picked)
+        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+
+    def _whole(self, folder: Path) -> Any:
+        whole = dataclasses.replace(self.model_config, path=str(folder), revision=None)
+        return models.load_model(whole, self.picked)
+
+    def _changed(self) -> Path:
+        assert self.posthoc is not None
+        folder = self.store.path("posthoc", self.posthoc) / "weights"
+        if not folder.is_dir():
+            raise PtstError(
+                f"weights {self.posthoc} are not in {self.store.root}: run the cell with "
+                "stages=[finetune] first, or with all stages."
+            )
+        return folder

@@ -150,10 +150,8 @@ def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch)
         )
 
     def begun(job: list[int]) -> bool:
-        keys = grid.cells[job[0]].keys
-        stages = [("generate", e.generate) for e in keys.evaluations.values()]
-        stages += [("finetune", keys.finetune)] if keys.finetune else []
-        return any(store.maker(stage, key) for stage, key in stages)
+        made = grid.cells[job[0]].keys.artifacts
+        return any(store.maker(a.stage, a.key) for a in made if a.made_by != "judge")
 
     stalls = 0
     while jobs and stalls < 2:

@@ -49,6 +49,12 @@ from ptst.store import each_row, fingerprint, key_of
 
 BASICS = ("model", "dataset", "finetune")
 
+ASIDE = ("paths", "tracking", "analysis")
+"""Groups that decide no number of a cell."""
+
+LISTS = ("evaluation", "defence", "analysis")
+"""Groups of which several options are chosen at once: evaluation=[hazards,howto]."""
+
 ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")
 """What is the same for all cells of a sweep, with all keys below it."""
 
@@ -185,6 +191,9 @@ def expand(overrides: Sequence[str]) -> Grid:
         except PtstError as error:
             raise ConfigError(f"{_origin(point, file)}: {error}") from error
         cells.append(GridCell(point, _coordinates(point, config), config, keys, problem))
+    if any("defence" in cell.coordinates for cell in cells):
+        for cell in cells:
+            cell.coordinates.setdefault("defence", "none")
     if cells and all(cell.problem for cell in cells):
         raise ConfigError(f"no cell can be run: {cells[0].problem}")
     for line in left_out(cell.config for cell in cells):
@@ -234,7 +243,7 @@ def _settings(
 def _is_aside(key: str, base: Config, cells: Sequence[GridCell]) -> bool:
     """Whether an override decides no number of any cell."""
     root, _, rest = key.partition(".")
-    if key in ("scale", "stages", "sweeps", "sweep.name") or root in ("paths", "tracking"):
+    if key in ("scale", "stages", "sweeps", "sweep.name") or root in ASIDE:
         return True
     if re.split(r"[./@]", key)[0] in ("hydra", "tracking"):
         return True
@@ -281,7 +290,7 @@ def _is_in(composed: Any, choices: Mapping[str, Any], key: str, value: str) -> b
         there = OmegaConf.select(composed, key)
     except (HydraException, OmegaConfBaseException):
         return False
-    if key == "evaluation":  # a group of which several options are chosen: each file has its key
+    if key in LISTS:  # a group of which several options are chosen: each file has its key
         return isinstance(said, list) and set(said) == set(there)
     return bool(there == said) and there is not None
 
@@ -557,12 +566,25 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
     }
     if tuned:
         coordinates["seed"] = str(config.seed)
+    defences = _defences(config)
+    if defences or "defence" in varied:
+        coordinates["defence"] = defences or "none"
     for key, value in varied.items():
         group, _, mount = key.rpartition("@")
-        known = (mount or group) in coordinates or key == "seed"
+        known = (mount or group) in coordinates or key in ("seed", "analysis")
         if not known and (tuned or not finetuning_only(key)):
             coordinates[key] = value
     return coordinates
+
+
+def _defences(config: Config) -> str:
+    """The names of the defences that count: what is trained on does not, where nothing is trained."""
+    tuned = config.finetune.method != "none"
+    return "+".join(
+        name
+        for name, own in config.defence.items()
+        if own.posthoc is not None or own.guard is not None or tuned
+    )
 
 
 def _no_keys(config: Config) -> CellKeys:

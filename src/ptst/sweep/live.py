@@ -238,13 +238,14 @@ class Pace:
         self.pieces: dict[tuple[str, str], _Piece] = {}
         """By stage and key, those not yet seen made."""
         for cell in grid.distinct:
-            for name, stage, key in cell.keys.artifacts:
-                if stage not in cell.config.stages or cell.problem:
+            for made in cell.keys.artifacts:
+                if made.made_by not in cell.config.stages or cell.problem or made.stage == "cell":
                     continue
-                kind: tuple[str, ...] = (name, cell.coordinates["model"])
-                kind += (cell.coordinates["finetune"],) if stage == "finetune" else ()
-                units = float(read_in_all(cell.config)) if stage == "finetune" else 1.0
-                piece = self.pieces.setdefault((stage, key), _Piece(kind, units, []))
+                tuning = made.stage == "finetune"
+                kind: tuple[str, ...] = (made.what, cell.coordinates["model"])
+                kind += (cell.coordinates["finetune"],) if tuning else ()
+                units = float(read_in_all(cell.config)) if tuning else 1.0
+                piece = self.pieces.setdefault((made.stage, made.key), _Piece(kind, units, []))
                 piece.cells.append(cell.keys.cell)
 
     def look(self) -> None:

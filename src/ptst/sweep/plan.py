@@ -220,14 +220,9 @@ class _Basis:
 
 def _jobs(cell: GridCell) -> Iterator[_Job]:
     """What a cell's stages make."""
-    stages, keys = cell.config.stages, cell.keys
-    if "finetune" in stages and keys.finetune:
-        yield _Job("finetune", keys.finetune, cell)
-    for name, own in keys.evaluations.items():
-        if "generate" in stages:
-            yield _Job("generate", own.generate, cell, name)
-        if "judge" in stages:
-            yield _Job("judge", own.judge, cell, name)
+    for made in cell.keys.artifacts:
+        if made.stage in WORDS and made.made_by in cell.config.stages:
+            yield _Job(made.stage, made.key, cell, made.name)
 
 
 def _made(store: Store, stage: str) -> Iterator[_Made]:

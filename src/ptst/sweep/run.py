@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ptst.cell import CellResult, check_model, damage_of, run_cell
+from ptst.cell import is_done as made_of
 from ptst.config import STAGES, Config, from_dict
 from ptst.data import identity
 from ptst.errors import PtstError
@@ -83,15 +84,9 @@ def read_in_all(config: Config) -> int:
 
 def is_done(cell: GridCell, store: Store) -> bool:
     """Whether the store has all that the cell's stages make, undamaged."""
-    keys, stages = cell.keys, cell.config.stages
-    if damage_of(cell.keys, store):
+    if cell.problem or damage_of(cell.keys, store):
         return False
-    if store.has("cell", keys.cell):
-        return True
-    if cell.problem or "judge" in stages:
-        return False
-    tuned = "finetune" not in stages or not keys.finetune or store.has("finetune", keys.finetune)
-    return tuned and ("generate" not in stages or generated(keys, store))
+    return made_of(cell.keys, cell.config.stages, store)
 
 
 def generated(keys: CellKeys, store: Store) -> bool:
@@ -172,7 +167,7 @@ def _run_model(
             return len(cells)
         if made:
             say(f"  fine-tuned {keys.finetune}: {made['finetune']:.1f} s")
-    if not {"generate", "judge"} & set(config.stages):
+    if not {"generate", "judge"} & set(config.stages) and keys.posthoc is None:
         return 0
     failed = 0
     model = TestedModel(config, keys, store, held)
@@ -236,7 +231,9 @@ def _said(result: CellResult) -> str:
         )
         for name, metric in result.metrics.items()
     ]
-    return ", ".join(numbers)
+    return ", ".join(
+        [*numbers, *(f"{name} {value:.4g}" for name, value in result.analyses.items())]
+    )
 
 
 def blocked(cell: GridCell, store: Store) -> Failure | None:

@@ -139,7 +139,8 @@ def _with_job(state: CellState, job: CellJob | None, cell: GridCell, store: Stor
 
 def _state(cell: GridCell, store: Store, running: Any, since: float) -> CellState:
     interrupted = None
-    for name, stage, key in cell.keys.artifacts:
+    for made in cell.keys.artifacts:
+        name, stage, key = made.what, made.stage, made.key
         if store.has(stage, key):
             continue
         maker = store.maker(stage, key)

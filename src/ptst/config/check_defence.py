@@ -1,0 +1,53 @@
+"""Refuse defences and analyses that cannot be combined with each other, or with the rest of a cell."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from ptst.analysis import Analysis
+from ptst.component import Component, load
+from ptst.config.schema import Config, Defence
+from ptst.errors import ConfigError
+from ptst.posthoc import PostHoc
+
+SLOTS: dict[str, type[Component]] = {"posthoc": PostHoc}
+"""What a component of each slot is derived from."""
+
+
+def check_defences(config: Config) -> None:
+    """Two defences for one slot, and what a component itself refuses.
+
+    Raises:
+        ConfigError: naming both settings, and what would be right.
+    """
+    filled: dict[str, str] = {}
+    for name, defence in config.defence.items():
+        slots = [f.name for f in fields(Defence) if getattr(defence, f.name) is not None]
+        if not slots:
+            raise ConfigError(f"defence.{name} fills no slot: give it one of: {', '.join(SLOTS)}.")
+        for slot in slots:
+            if slot in filled:
+                raise ConfigError(
+                    f"defence=[{filled[slot]},{name}]: both fill the slot {slot!r}; choose one of them."
+                )
+            filled[slot] = name
+            where = f"defence.{name}.{slot}"
+            _check_model(config, where)
+            load(getattr(defence, slot), where, SLOTS[slot]).check(config)
+    for name, node in config.analysis.items():
+        _check_model(config, f"analysis.{name}")
+        load(node, f"analysis.{name}", Analysis).check(config)
+
+
+def _check_model(config: Config, where: str) -> None:
+    """Weights are changed and read here, in a precision that they can be computed with."""
+    if config.model.api is not None and not where.endswith(".guard"):
+        raise ConfigError(
+            f"{where} works on weights, and model {config.model.name} is behind an API, which has none "
+            "here; choose a model with weights."
+        )
+    if config.finetune.method == "qlora" and not where.endswith((".guard", ".objective")):
+        raise ConfigError(
+            f"{where} works on whole weights, which finetune.method=qlora keeps in 4 bits; use lora or "
+            "full."
+        )

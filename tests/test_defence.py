@@ -1,0 +1,152 @@
+"""Defences and analyses in a cell: their keys, what they refuse, and what a run of them leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+
+from ptst.analysis import Analysis
+from ptst.cell import is_done, run_cell
+from ptst.component import load
+from ptst.config import CONF, Config, Defence, compose
+from ptst.config.check_defence import SLOTS, check_defences
+from ptst.errors import ConfigError
+from ptst.keys import cell_keys
+from ptst.store import Store, read_json
+from ptst.sweep.grid import expand
+
+NOISE = "defence=[add_noise]"
+NORM = "analysis=[norm_of_change]"
+
+
+def nodes(group: str) -> list[tuple[str, str, Any]]:
+    """(override that chooses it, dotted place, node) of every component in conf/<group>/."""
+    found = []
+    for name in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
+        chosen = getattr(compose([f"{group}=[{name}]"]), group)[name]
+        if group == "analysis":
+            found.append((f"{group}=[{name}]", f"analysis.{name}", chosen))
+        for slot in SLOTS if group == "defence" else ():
+            if node := getattr(chosen, slot):
+                found.append((f"{group}=[{name}]", f"defence.{name}.{slot}", node))
+    return found
+
+
+ALL = [*nodes("defence"), *nodes("analysis")]
+
+
+@pytest.mark.parametrize("chosen, place, node", ALL, ids=[place for _, place, _ in ALL])
+def test_each_field_that_is_not_about_speed_changes_the_key(
+    chosen: str, place: str, node: Any
+) -> None:
+    kind = Analysis if place.startswith("analysis") else SLOTS[place.rpartition(".")[2]]
+    component = load(node, place, kind)
+    keys = cell_keys(compose([chosen]))
+    for f in dataclasses.fields(component):
+        value = getattr(component, f.name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        other = cell_keys(compose([chosen, f"{place}.{f.name}={value + 1}"]))
+        changed = {a.key for a in keys.artifacts} != {a.key for a in other.artifacts}
+        assert changed == f.metadata.get("key", True), f.name
+
+
+def test_a_defence_after_training_shares_the_training_and_nothing_behind_it() -> None:
+    plain, defended = cell_keys(compose([])), cell_keys(compose([NOISE]))
+    assert plain.finetune == defended.finetune and plain.posthoc is None
+    assert plain.evaluations["hazards"].generate != defended.evaluations["hazards"].generate
+    assert defended.model == defended.posthoc
+    assert defended.evaluations["hazards"].generate_parts["model"] == {"posthoc": defended.posthoc}
+
+
+def test_an_analysis_is_no_part_of_the_cells_key() -> None:
+    plain, analysed = cell_keys(compose([])), cell_keys(compose([NORM]))
+    assert plain.cell == analysed.cell and not plain.analyses
+    (key, parts) = analysed.analyses["norm_of_change"]
+    assert parts["model"] == {"finetune": plain.finetune}
+    moved = cell_keys(compose([NORM, NOISE])).analyses["norm_of_change"]
+    assert moved[0] != key
+
+
+MINE = {"_target_": "ptst.posthoc.add_noise.AddNoise"}
+
+
+@pytest.mark.parametrize(
+    "mine, message",
+    [
+        (Defence(posthoc=MINE), r"defence=\[add_noise,mine\]: both fill the slot 'posthoc'"),
+        (Defence(), r"defence\.mine fills no slot: give it one of: .*posthoc"),
+        (
+            Defence(posthoc={"_target_": "ptst.judge.keywords.Keywords"}),
+            r"defence\.mine\.posthoc\._target_=.* is not a posthoc: .*ptst\.posthoc\.PostHoc",
+        ),
+    ],
+)
+def test_two_for_a_slot_none_and_the_wrong_kind_are_refused(mine: Defence, message: str) -> None:
+    config = compose([NOISE] if "both" in message else [])
+    config.defence["mine"] = mine
+    with pytest.raises(ConfigError, match=message):
+        check_defences(config)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([NOISE, "defence.add_noise.posthoc.scales=1"], r"scales"),
+        ([NOISE, "finetune.method=qlora"], r"finetune\.method=qlora keeps in 4 bits; use lora"),
+        (
+            [NORM, "model=gpt35_turbo_0613", "finetune=none", "dataset=orca_math", "scale=paper"],
+            r"analysis\.norm_of_change works on weights, and model .* is behind an API",
+        ),
+        (
+            ["defence=[nothing]"],
+            r"Could not load 'defence/nothing'.*\s+Available options.*add_noise",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_when_it_is_composed(
+    words: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(words)
+
+
+def test_a_cell_with_a_defence_and_an_analysis(composed: Callable[..., Config]) -> None:
+    words = [*TINY, "finetune=none"]
+    config = composed(*words, NOISE, NORM)
+    result = run_cell(config)
+    store = Store(Path(config.paths.store))
+    assert result.analyses["norm_of_change/relative"] == pytest.approx(0.01, rel=0.1)
+    assert result.keys.posthoc and set(result.made) >= {"posthoc", "analyse norm_of_change"}
+    facts = read_json(store.path("posthoc", result.keys.posthoc) / "provenance.json")
+    assert facts["matrices"] > 10 and facts["seconds"] > 0
+    assert run_cell(config).made == {}
+    assert run_cell(config).analyses == result.analyses
+
+
+def test_an_analysis_is_added_to_a_finished_cell_and_nothing_else_is_made_again(
+    composed: Callable[..., Config],
+) -> None:
+    words = [*TINY, "finetune=none"]
+    plain, analysed = composed(*words), composed(*words, NORM)
+    store = Store(Path(plain.paths.store))
+    done = run_cell(plain)
+    assert is_done(done.keys, plain.stages, store)
+    assert not is_done(cell_keys(analysed), analysed.stages, store)
+    result = run_cell(analysed)
+    assert set(result.made) == {"analyse norm_of_change"}
+    assert result.analyses == {"norm_of_change/l2": 0.0, "norm_of_change/relative": 0.0}
+    assert result.metrics == done.metrics
+
+
+def test_a_defence_is_a_coordinate_where_a_grid_has_one() -> None:
+    cells = expand(["defence=[],[add_noise]", "finetune=full,none"]).cells
+    assert [(c.coordinates["defence"], c.coordinates["finetune"]) for c in cells] == [
+        ("none", "full"), ("none", "none"), ("add_noise", "full"), ("add_noise", "none")
+    ]  # fmt: skip
+    assert all("defence" not in cell.coordinates for cell in expand(["finetune=full,none"]).cells)
