@@ -278,14 +278,15 @@ def _store(words: Sequence[str]) -> tuple[Store, list[str]]:
 @output_option
 def plan(overrides: tuple[str, ...], output: str) -> None:
     """What a grid comes to before it runs: cells, time, cost."""
-    from ptst.sweep import plan as planning
+    from ptst.sweep.plan import make_plan
+    from ptst.sweep.plan_shown import as_json, show
 
     grid, store = _grid(overrides)
-    made = planning.make_plan(grid, store)
+    made = make_plan(grid, store)
     if output == "json":
-        _print(json.dumps(planning.as_json(made)))
+        _print(json.dumps(as_json(made)))
     else:
-        planning.show(made, _console())
+        show(made, _console())
 
 
 @app.command()

@@ -17,7 +17,7 @@ import pytest
 from ptst.config import ROOT, compose, compose_many, from_dict
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
-from ptst.sweep import grid as grid_module
+from ptst.sweep import frozen
 from ptst.sweep.command import multirun
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.run import freeze
@@ -290,7 +290,7 @@ def test_a_frozen_grid_is_read_only_under_the_same_configuration(
     own = ["seed=0,1", f"paths.store={tmp_path}/store"]
     composed = expand(own)
     freeze(composed)
-    monkeypatch.setattr(grid_module, "compose_many", lambda *_: pytest.fail("composed again"))
+    monkeypatch.setattr(frozen, "compose_many", lambda *_: pytest.fail("composed again"))
     assert [asdict(c) for c in expand(own).cells] == [asdict(c) for c in composed.cells]
     monkeypatch.undo()
     monkeypatch.setattr("ptst.paths.CONF", own_conf)

@@ -23,16 +23,12 @@ from ptst.provenance import hardware as this_machine
 from ptst.store import ARTIFACTS, Store, write_json
 from ptst.sweep import estimates
 from ptst.sweep import plan as planning
+from ptst.sweep.estimates import read_estimates
 from ptst.sweep.grid import Grid, GridCell, expand
-from ptst.sweep.plan import (
-    Plan,
-    as_json,
-    duration,
-    make_plan,
-    read_estimates,
-    show,
-    typical,
-)
+from ptst.sweep.in_words import duration
+from ptst.sweep.measured import typical
+from ptst.sweep.plan import Plan, make_plan
+from ptst.sweep.plan_shown import as_json, show
 
 ROUND_FIGURES = """
 assumed_gpu: big

@@ -25,7 +25,8 @@ from ptst.progress import LINE_SECONDS, LIVE, console, is_screen
 from ptst.slurm.view import jobs_of
 from ptst.store import Glance, Store, read_json
 from ptst.sweep.grid import Grid, GridCell
-from ptst.sweep.plan import duration, typical
+from ptst.sweep.in_words import duration
+from ptst.sweep.measured import typical
 from ptst.sweep.run import read_in_all
 from ptst.sweep.status import (
     STYLES,

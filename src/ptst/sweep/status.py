@@ -19,7 +19,7 @@ from ptst.keys import Parts
 from ptst.slurm.view import CellJob, jobs_of
 from ptst.store import Glance, Store, read_json, read_jsonl
 from ptst.sweep.grid import Grid, GridCell
-from ptst.sweep.plan import duration
+from ptst.sweep.in_words import duration
 from ptst.sweep.run import blocked, is_done
 
 STYLES = {

@@ -1,0 +1,165 @@
+"""The axes of a sweep: which keys have several values, in a sweep file and on a command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from ptst.config import Sweep, compose, explain
+from ptst.errors import ConfigError
+
+ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")
+"""What is the same for all cells of a sweep, with all keys below it."""
+
+
+Axes = dict[str, list[str]]
+"""Override key -> values, as Hydra reads them: {"template@test_template": ["chat_vanilla", ...]}."""
+
+
+FINETUNING_ONLY = (
+    "seed",
+    "finetune",
+    "template@train_template",
+    "train_template",
+    "dataset.n",
+    "dataset.draw_seed",
+)
+"""What does not count where nothing is fine-tuned, with all keys below it."""
+
+
+def parted(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], Axes]:
+    """Separate overrides with one value from those with several.
+
+    Raises:
+        ConfigError: one is not in Hydra's syntax, or a key is given twice.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import ConfigCompositionException, HydraException
+
+    fixed: list[str] = []
+    axes: Axes = {}
+    seen: dict[str, str] = {}
+    for text in overrides:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([text])
+            key = override.get_key_element()
+            if override.is_sweep_override():
+                check_axis(key, text)
+                axes[key] = list(override.sweep_string_iterator())
+                if not axes[key]:
+                    raise ConfigError(f"{text} has no values.")
+            else:
+                fixed.append(text)
+        except (HydraException, ConfigCompositionException) as error:
+            if "glob(" in text:
+                reason = "name the values; glob() is not for sweeps"
+                raise ConfigError(f"{text!r} is not an override: {reason}") from error
+            raise ConfigError(explain(error)) from error
+        bare = key.lstrip("+~")
+        if bare in seen:
+            raise ConfigError(f"{bare} is given twice: {seen[bare]} and {text}.")
+        seen[bare] = text
+    return fixed, axes
+
+
+def check_axis(key: str, where: str) -> None:
+    root = re.split(r"[./@]", key.lstrip("+~"))[0]
+    if root in ALIKE:
+        raise ConfigError(
+            f"{where}: {root} is the same for all cells of a sweep; run one sweep each."
+        )
+
+
+def values_of(value: Any, where: str) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ConfigError(f"{where} has no values.")
+    return [_spelled(v, where) for v in values]
+
+
+def _spelled(value: Any, where: str) -> str:
+    """A value of a sweep file as Hydra's override grammar spells it."""
+    if isinstance(value, list):
+        return f"[{','.join(_spelled(v, where) for v in value)}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {value} is a mapping; set its keys one by one (a.b: value).")
+    text = str(value)
+    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", text):
+        # Hydra's grammar: a backslash is itself, but before a quote (or the end) it must be doubled.
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+        trailing = len(text) - len(text.rstrip("\\"))
+        return "'" + escaped + "\\" * trailing + "'"
+    return text
+
+
+def product_of(axes: Axes) -> list[tuple[str, ...]]:
+    choices = [[f"{key}={value}" for value in values] for key, values in axes.items()]
+    return list(product(*choices))
+
+
+def finetuning_only(key: str) -> bool:
+    """Whether an override's key, or a coordinate, means nothing where nothing is fine-tuned."""
+    return any(key == own or key.startswith(f"{own}.") for own in FINETUNING_ONLY)
+
+
+def settings_of_scale(
+    sweep: Sweep, scale: str, fixed: list[str], axes: Axes, file: str
+) -> list[str]:
+    """What the sweep sets at this scale and the command line does not.
+
+    A setting of an evaluation that the command line leaves out goes with it.
+
+    Raises:
+        ConfigError: the sweep does not run at this scale.
+    """
+    if not sweep.scales:
+        return []
+    if scale not in sweep.scales:
+        others = " or ".join(f"scale={name}" for name in sweep.scales)
+        raise ConfigError(f"{file} does not run at scale={scale}, but at {others}.")
+    where = f"{file}: scales.{scale}"
+    given = {text.partition("=")[0].lstrip("+~") for text in fixed} | set(axes)
+    own = {
+        key: f"{key}={_spelled(value, f'{where}.{key}')}"
+        for key, value in sweep.scales[scale].items()
+        if key not in given
+    }
+    for key in own:
+        check_axis(key, f"{where}: {key}")
+    if not given & {"evaluation", "evaluation@task"}:
+        return list(own.values())
+    chosen = compose(fixed, check=False)
+    left = {
+        **({"evaluation": chosen.evaluation} if "evaluation" in given else {}),
+        **({"task": chosen.task} if "evaluation@task" in given else {}),
+    }
+    return [
+        text
+        for key, text in own.items()
+        if (path := key.split("."))[0] not in left or path[1] in left[path[0]]
+    ]
+
+
+def check_fixed(grid: Mapping[str, Any], fixed: list[str], axes: Axes, where: str) -> None:
+    """Refuse two values for what a grid holds fixed, and one value for what it varies."""
+    given = {text.partition("=")[0].lstrip("+~"): text for text in fixed}
+    given |= {key: f"{key}={','.join(values)}" for key, values in axes.items()}
+    for key, value in grid.items():
+        if key not in given:
+            continue
+        if not isinstance(value, list):
+            raise ConfigError(
+                f"{where}: {key} is fixed to {value}; {given[key]} gives it another value."
+            )
+        if key not in axes:  # a part of the table: an axis of one value
+            fixed.remove(given[key])
+            axes[key] = [given[key].partition("=")[2]]

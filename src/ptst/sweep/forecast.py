@@ -1,0 +1,225 @@
+"""How long an artifact will take, and how many queries and tokens it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ptst import data
+from ptst.config import Config, Evaluation, Model, Rows, Template
+from ptst.errors import DataError
+from ptst.keys import EvaluationKeys, Parts
+from ptst.metrics import known_sum
+from ptst.store import key_of
+from ptst.sweep.estimates import (
+    BYTES_PER_WEIGHT,
+    ESTIMATES,
+    Lengths,
+    generation_seconds,
+    parameters_of,
+    training_seconds,
+    training_tokens,
+)
+from ptst.sweep.grid import GridCell
+from ptst.sweep.in_words import counted_in_words, file_in_words
+from ptst.sweep.measured import WORDS, Basis, Rowset, judge_kind, model_of, row_key, speed_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the grid: artifacts in all and done, and the rest's seconds (None: not known)."""
+
+    total: int
+    done: int
+    seconds: float | None
+    source: str
+    """Where the seconds come from: "measured: 5 fine-tunings", "formula"; empty if nothing is left."""
+
+    @property
+    def left(self) -> int:
+        """How many are to be made."""
+        return self.total - self.done
+
+
+@dataclass(frozen=True)
+class Job:
+    """An artifact of the grid: the cell that it is first met in, and for which evaluation."""
+
+    stage: str
+    key: str
+    cell: GridCell
+    evaluation: str = ""
+
+    @property
+    def config(self) -> Config:
+        return self.cell.config
+
+    @property
+    def setting(self) -> Evaluation:
+        return self.config.evaluations[self.evaluation]
+
+    @property
+    def keys(self) -> EvaluationKeys:
+        return self.cell.keys.evaluations[self.evaluation]
+
+
+def forecast(stage: str, total: int, left: list[Job], basis: Basis) -> Stage:
+    estimate = {"finetune": _finetune, "generate": _generate, "judge": _judge}[stage]
+    found = [estimate(job, basis) for job in left]
+    measured = {key for _, keys in found for key in keys}
+    formula = sum(seconds is not None and not keys for seconds, keys in found)
+    said = [f"measured: {counted_in_words(len(measured), WORDS[stage])}"] if measured else []
+    if formula:
+        said.append(f"formula for {formula}" if formula < len(left) else "formula")
+    if any(seconds is None for seconds, _ in found):
+        said.append("see below")
+    return Stage(total, total - len(left), known_sum(s for s, _ in found), "; ".join(said))
+
+
+Estimate = tuple[float | None, Iterable[str]]
+"""Seconds, and the keys of the artifacts that they were measured on (none: by formula)."""
+
+
+def _finetune(job: Job, basis: Basis) -> Estimate:
+    config, parts = job.config, job.cell.keys.finetune_parts
+    rows = _set(config.dataset, parts["rows"], ("input", "output"), basis)
+    per_row = basis.row_tokens.get(row_key(parts))
+    if per_row is None and rows.lengths is not None:
+        template = _template_tokens(config.train_template, config, basis)
+        per_row = rows.lengths.input + rows.lengths.output + template
+    if per_row is None:
+        return _no_lengths(config.dataset, basis)
+    seen = rows.n
+    if seen is not None and (mix := config.finetune.mix):  # once in all epochs, taken to be as long
+        mixed = _set(mix.rows, parts["recipe"]["mix"]["rows"], ("input", "output"), basis)
+        seen = None if mixed.n is None else seen + round(mixed.n / config.finetune.epochs)
+    tokens = training_tokens(config.finetune, seen, per_row)
+    if tokens is None:
+        return None, ()
+    model, method = model_of(parts)
+    speed = speed_of(("finetune", model, method), tokens, basis)
+    if speed.rate is not None:
+        return speed.seconds(tokens), speed.keys
+    parameters = _parameters(config.model, basis)
+    tflops = basis.hardware.tflops
+    if parameters is None or tflops is None:
+        return None, ()
+    share = basis.estimates.utilisation.training
+    whole = training_seconds(parameters, tokens, method == "full", tflops, share)
+    return speed.fixed + whole, ()
+
+
+def _generate(job: Job, basis: Basis) -> Estimate:
+    config, evaluation = job.config, job.setting
+    queries = queries_of(job, basis)
+    if queries.n is None:
+        return None, ()
+    model, method = model_of(job.cell.keys.finetune_parts)
+    most = evaluation.decoding.max_new_tokens
+    identity = key_of(job.keys.generate_parts["queries"])
+    same = speed_of(("generate", model, method, identity, str(most)), queries.n, basis)
+    if same.rate is not None:
+        return same.seconds(queries.n), same.keys
+    if queries.lengths is None:
+        return _no_lengths(evaluation.queries, basis)
+    asked = queries.n * queries.lengths.input
+    template = _template_tokens(config.test_template, config, basis)
+    tokens = asked + queries.n * template + queries.n * min(queries.lengths.output, most)
+    alike = speed_of(("generate", model, method), tokens, basis)
+    if alike.rate is not None:
+        return alike.seconds(tokens), alike.keys
+    parameters = _parameters(config.model, basis)
+    if parameters is None or basis.hardware.tflops is None:
+        return None, ()
+    return alike.fixed + generation_seconds(
+        parameters,
+        0.5 if method == "qlora" else BYTES_PER_WEIGHT[config.model.dtype],
+        queries.n,
+        asked + template * (1 if config.engine.share_prefix else queries.n),
+        config.engine.batch_size,
+        most,
+        basis.hardware,
+        basis.estimates.utilisation,
+    ), ()
+
+
+def _judge(job: Job, basis: Basis) -> Estimate:
+    n = queries_of(job, basis).n
+    if n is None:
+        return None, ()
+    speed = speed_of(judge_kind(job.keys.judge_parts), n, basis)
+    if speed.rate is not None:
+        return speed.seconds(n), speed.keys
+    judging, path = basis.estimates.judging, job.setting.judge.get("path")
+    if path is not None:  # a model that runs here
+        basis.notes[f"judge {path}: what it takes is not known before it has run once"] = None
+        return None, ()
+    asked = job.keys.judge_parts["judge"].get("model") is not None
+    return speed.fixed + n * (judging.seconds if asked else judging.local_seconds), ()
+
+
+def queries_of(job: Job, basis: Basis) -> Rowset:
+    """The queries of a job, one for each answer: several where they are sampled several times."""
+    identity = job.keys.generate_parts["queries"]
+    asked = _set(job.setting.queries, identity, ("input",), basis)
+    return replace(asked, n=None if asked.n is None else asked.n * job.setting.decoding.samples)
+
+
+def _set(rows: Rows, identity: Parts, needs: tuple[str, ...], basis: Basis) -> Rowset:
+    """Count rows: by reading them where they are at hand, else as the store or the publisher says."""
+    key = key_of(identity)
+    if key not in basis.sets:
+        basis.sets[key] = _counted_set(rows, key, needs, basis)
+    return basis.sets[key]
+
+
+def _counted_set(rows: Rows, key: str, needs: tuple[str, ...], basis: Basis) -> Rowset:
+    if rows.source in ("hub", "url"):
+        n = rows.n or basis.counts.get(key) or rows.size
+        if n is None:
+            basis.notes[
+                f"{rows.name} ({rows.path}, {rows.split}): how many rows it holds is not known; "
+                "set its `size`"
+            ] = None
+        return Rowset(n, basis.estimates.tokens.get(rows.name))
+    try:
+        n = asked = answered = 0
+        for row in data.read_rows(rows, needs):
+            n += 1
+            asked += len(row["input"]) + len(row.get("instruction", ""))
+            answered += len(row.get("output", ""))
+    except DataError as error:  # its cells will fail; the rest of the grid can be planned
+        basis.notes[str(error).splitlines()[0]] = None
+        return Rowset(None, None)
+    each = basis.estimates.characters_per_token * n
+    answer = answered / each if answered else math.inf  # as long as it may be
+    return Rowset(n, Lengths(asked / each, answer))
+
+
+def _template_tokens(template: Template, config: Config, basis: Basis) -> float:
+    """Tokens that a template, and the data set's instruction, put around a question."""
+    texts = [template.system or "", template.user, config.dataset.instruction or ""]
+    texts += [text for turn in template.turns for text in (turn.user, turn.assistant)]
+    return sum(map(len, texts)) / basis.estimates.characters_per_token
+
+
+def _parameters(model: Model, basis: Basis) -> float | None:
+    if model.api is not None:
+        basis.notes[f"{model.name}: what its API takes, in time and money, is not known"] = None
+        return None
+    if basis.hardware.tflops is None:
+        basis.notes[f"{basis.hardware.name}: its speed is not in {file_in_words(ESTIMATES)}"] = None
+    if model.path not in basis.parameters:
+        basis.parameters[model.path] = parameters_of(model, basis.estimates)
+        if basis.parameters[model.path] is None:
+            basis.notes[f"{model.path}: its parameters are not in {file_in_words(ESTIMATES)}"] = (
+                None
+            )
+    return basis.parameters[model.path]
+
+
+def _no_lengths(rows: Rows, basis: Basis) -> Estimate:
+    if rows.source in ("hub", "url"):
+        basis.notes[f"{rows.name}: tokens of a row are not in {file_in_words(ESTIMATES)}"] = None
+    return None, ()
