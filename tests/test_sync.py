@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 from conftest import TINY, outside
-from filelock import FileLock
 from test_tracking import FLAT, SCORE, config_of
 from wandb_server import Run, WandbServer
 
@@ -24,7 +23,7 @@ from ptst.cell import run_cell
 from ptst.cli import main
 from ptst.config import Config, Tracking
 from ptst.judge import Bench, Judge, Score
-from ptst.store import Maker, read_json, read_jsonl
+from ptst.store import Maker, locked, read_json, read_jsonl
 from ptst.sweep.command import multirun
 from ptst.sweep.grid import expand
 from ptst.tracking import offline_runs, tracked, watched
@@ -469,7 +468,7 @@ def test_without_a_key_nothing_is_read(
 
 
 def test_two_syncs_do_not_upload_the_same(store: Path, server: WandbServer, sync: Any) -> None:
-    with FileLock(store / "wandb" / "sync.lock"):
+    with locked(store / "wandb" / "sync.lock"):
         ended = sync()
     assert ended.code == 2
     assert "another ptst sync" in ended.err

@@ -11,7 +11,7 @@ from ptst.config import compose
 from ptst.errors import PtstError
 from ptst.progress import progress, say
 from ptst.redact import redacted
-from ptst.store import Store
+from ptst.store import Store, locked
 from ptst.tracking import check_key, chosen, offline_runs, server
 from ptst.upload import Place, Upload, address_at, mark
 from ptst.wandb_file import read_records
@@ -95,15 +95,14 @@ def sync(
     Raises:
         PtstError: another sync of this store is under way.
     """
-    from filelock import FileLock, Timeout
-
     if not (store.root / "wandb").is_dir():
         return Synced()
-    try:
-        with FileLock(store.root / "wandb" / "sync.lock", timeout=0):
-            return _sync(store, wanted, entity, project)
-    except Timeout as error:
-        raise PtstError(f"another ptst sync of {store.root} is under way.") from error
+
+    def refuse() -> None:
+        raise PtstError(f"another ptst sync of {store.root} is under way.")
+
+    with locked(store.root / "wandb" / "sync.lock", refuse):
+        return _sync(store, wanted, entity, project)
 
 
 def _sync(store: Store, wanted: set[str] | None, entity: str | None, project: str | None) -> Synced:
