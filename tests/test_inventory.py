@@ -12,11 +12,12 @@ import pytest
 from conftest import TINY
 
 import ptst
-from ptst import inventory
 from ptst.cell import run_cell
 from ptst.cli import main
 from ptst.config import compose
 from ptst.errors import ConfigError, PtstError
+from ptst.inventory.artifacts import Artifact, load_artifacts, matching
+from ptst.inventory.remove import unused
 from ptst.store import Store, read_json, read_jsonl, write_jsonl
 
 
@@ -37,8 +38,8 @@ def store(made: Path, tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def ls(folder: Path, *filters: str) -> list[inventory.Thing]:
-    return inventory.chosen(inventory.things(Store(folder)), filters)
+def ls(folder: Path, *filters: str) -> list[Artifact]:
+    return matching(load_artifacts(Store(folder)), filters)
 
 
 def test_things_are_filtered_by_what_they_are(made: Path) -> None:
@@ -116,18 +117,18 @@ def test_removing_says_first_what_would_go_and_who_was_made_of_it(
 
 
 def test_unused_is_what_no_cell_was_made_of(store: Store) -> None:
-    assert inventory.unused(store) == []
+    assert unused(store) == []
     (bare,) = ls(store.root, "finetune=none")
     answers = [reference for reference in bare.needs if reference[0] == "generate"]
     shutil.rmtree(bare.path)
-    found = inventory.unused(store)
+    found = unused(store)
     assert {stage for stage, _ in found} == {"generate", "judge"} and len(found) == 4
     assert set(answers) < set(found)
     (keywords,) = ls(store.root, "judge=keywords")
     shutil.rmtree(keywords.path)  # its answers are the other cell's, too
-    assert len(inventory.unused(store)) == 5
+    assert len(unused(store)) == 5
     assert main(["rm", "unused", f"paths.store={store.root}", "yes=true"]) == 0
-    assert inventory.unused(store) == []
+    assert unused(store) == []
     assert len(ls(store.root)) == 2
 
 
@@ -140,7 +141,7 @@ def test_what_a_sweep_still_waits_for_is_not_unused(
         shutil.rmtree(cell.path)
     line = {"finetune": tuned.key, "cell": "0" * 16}
     write_jsonl(store.root / "sweeps" / "mine-micro" / "a.jsonl", [line])
-    found = inventory.unused(store)  # those of the untouched model alone
+    found = unused(store)  # those of the untouched model alone
     assert sorted(found) == sorted(bare) and tuned.path.is_dir()
     own = f"paths.store={store.root}"
     with store.make("cell", "0" * 16, {}):

@@ -476,14 +476,15 @@ def ls(filters: tuple[str, ...], output: str) -> None:
     FILTERS choose among them, as in ptst ls dataset=gsm8k train_template=chat_*; any setting will do
     (finetune.epochs=1). paths.store=... names another store.
     """
-    from ptst import inventory
+    from ptst.inventory.artifacts import load_artifacts, matching
+    from ptst.inventory.show import as_json, show_list
 
     store, words = _store(filters)
-    found = inventory.chosen(inventory.things(store), words)
+    found = matching(load_artifacts(store), words)
     if output == "json":
-        _print(json.dumps([inventory.as_json(one) for one in found]))
+        _print(json.dumps([as_json(one) for one in found]))
     else:
-        inventory.show(found, store, _console())
+        show_list(found, store, _console())
 
 
 @app.command()
@@ -498,10 +499,10 @@ def show(key: str, filters: tuple[str, ...], label: str | None, n: int) -> None:
 
     KEY is the beginning of a key, as ptst ls prints it.
     """
-    from ptst import inventory
+    from ptst.inventory.show import show_one
 
     store, words = _store(filters)
-    inventory.show_one(store, key, words, label, n, _console())
+    show_one(store, key, words, label, n, _console())
 
 
 @app.command()
@@ -515,12 +516,12 @@ def rm(what: str, words: tuple[str, ...], yes: bool) -> None:
 
     failed: what failed attempts left. unused: what no cell needs or waits for. damaged: what cannot be read.
     """
-    from ptst import inventory
+    from ptst.inventory.remove import remove
 
     store, others = _store(words)
     if others:
         raise ConfigError(f"{others[0]}: ptst rm takes one KEY, or failed, unused or damaged.")
-    inventory.remove(store, what, yes, _console())
+    remove(store, what, yes, _console())
 
 
 @app.command()
@@ -540,10 +541,10 @@ def export(filters: tuple[str, ...], what: str, file: Path) -> None:
 
     It is the frame of ptst.results() in Python, or of ptst.rows().
     """
-    from ptst import inventory
+    from ptst.inventory.frames import export as write_frame
 
     store, words = _store(filters)
-    lines = inventory.export(store, words, what, file.expanduser())
+    lines = write_frame(store, words, what, file.expanduser())
     _print(f"{lines:,} lines: {file}")
 
 
