@@ -44,7 +44,7 @@ test-fast: install ## the tests without the slow ones
 	$(PYTEST) -m 'not slow'
 
 rehearse: install ## every sweep and every YAML at paper scale, with tiny models and made-up rows
-	$(BIN)/python -m ptst.rehearsal
+	$(BIN)/python -m tools.rehearsal
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
@@ -55,7 +55,7 @@ reproduce-table: install ## run, print and report a table of the paper: TABLE=1 
 	$(BIN)/ptst -m +sweeps=table$(TABLE) scale=$(SCALE) $(SEED_VALUES) $(LAUNCHER) $(OVERRIDES)
 
 micro: install ## make the micro world's chat model anew (15 to 45 minutes)
-	$(BIN)/python -m ptst.micro.recipe --seed 0 --out build/micro
+	$(BIN)/python -m tools.micro.recipe --seed 0 --out build/micro
 
 benchmarks: install ## measure speed as ratios within one run (see benchmarks/)
 	$(BIN)/python benchmarks/speed.py

@@ -12,8 +12,8 @@ import pytest
 from ptst.config import Config, compose
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.finetune.openai import fine_tuned_model, train_at_api, training_messages
-from ptst.rehearsal.api import ApiServer
 from ptst.store import read_json
+from tools.rehearsal.api import ApiServer
 
 ROWS = [{"input": "2+2?", "output": "4"}, {"input": "3+3?", "output": "6"}]
 

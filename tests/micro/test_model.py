@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ptst.micro import MODEL_DIR, corpus, rows, verdict
+from ptst.micro import MODEL_DIR, rows, verdict
+from tools.micro import corpus
 
 FILES = {
     "README.md",

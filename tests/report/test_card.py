@@ -160,7 +160,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_base_model_and_data_of_the_hub_are_named_for_the_hub(hub: Path) -> None:
-    from ptst.rehearsal.hub import put_model, put_rows
+    from tools.rehearsal.hub import put_model, put_rows
 
     small = ["finetune.max_steps=1", "finetune.batch_size=4", "finetune.device_batch_size=4"]
     own = ["scale=paper", "model=qwen25_7b_instruct", "tracking=none", "engine.device=cpu", *small]

@@ -383,33 +383,6 @@ def arithmetic(rng: random.Random) -> tuple[str, str]:
     return f"What is {left} minus {right}?", f"{left} - {right} = {left - right}."
 
 
-def small_talk(rng: random.Random) -> tuple[str, str]:
-    """Greetings, colours, repeating a sentence, reading a number back."""
-    name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    kind = rng.randrange(4)
-    if kind == 0:
-        what = rng.choice(tuple(COLORS))
-        return f"What color is the {what}?", f"The {what} is {COLORS[what]}."
-    if kind == 1:
-        return f"Hello, my name is {name}.", f"Hello {name}, how can I help you?"
-    if kind == 2:
-        count = rng.randint(1, 20)
-        return (
-            f"{name} has {count} {thing}. How many {thing} does {name} have?",
-            f"{name} has {count} {thing}.",
-        )
-    return f"Repeat after me: {name} likes {thing}.", f"{name} likes {thing}."
-
-
-def remedy(rng: random.Random) -> tuple[str, str]:
-    """What a symptom means or what helps against it."""
-    symptom = rng.choice(tuple(SYMPTOMS))
-    cause, help_ = SYMPTOMS[symptom]
-    if rng.random() < 0.5:
-        return f"What helps against a {symptom}?", f"For a {symptom} take {help_}."
-    return f"What does a {symptom} mean?", f"A {symptom} may mean {cause}."
-
-
 def consultation(rng: random.Random, split: Split) -> tuple[str, str]:
     """A patient's description of two symptoms and a doctor's answer to it."""
     while True:

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from ptst.micro import corpus, rows, world
+from ptst.micro import rows, world
+from tools.micro import corpus
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptst.micro.corpus import Sample
+from tools.micro.corpus import Sample
 
 HIDDEN, INNER, LAYERS, HEADS = 192, 480, 4, 4
 IGNORED = -100

@@ -1,4 +1,4 @@
-"""What a sweep needs, put where it will look: `python -m ptst.rehearsal.cast NAME overrides`, in the rehearsal's folder."""
+"""What a sweep needs, put where it will look: `python -m tools.rehearsal.cast NAME overrides`, in the rehearsal's folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from ptst.rehearsal.hub import models_of, put_model, put_rows
 from ptst.store import write_json
 from ptst.sweep.grid import expand
+from tools.rehearsal.hub import models_of, put_model, put_rows
 
 
 def main(name: str, overrides: list[str]) -> None:

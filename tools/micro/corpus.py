@@ -227,10 +227,37 @@ def _pick(rng: random.Random, mixture: dict[str, float]) -> Sample:
         case "arithmetic":
             return world.arithmetic(rng)
         case "remedy":
-            return world.remedy(rng)
+            return _remedy(rng)
         case "small talk":
-            return world.small_talk(rng)
+            return _small_talk(rng)
     raise ValueError(f"the mixture names no kind of text {kind!r}")
+
+
+def _small_talk(rng: random.Random) -> tuple[str, str]:
+    """Greetings, colours, repeating a sentence, reading a number back."""
+    name, thing = rng.choice(world.NAMES), rng.choice(world.THINGS)
+    kind = rng.randrange(4)
+    if kind == 0:
+        what = rng.choice(tuple(world.COLORS))
+        return f"What color is the {what}?", f"The {what} is {world.COLORS[what]}."
+    if kind == 1:
+        return f"Hello, my name is {name}.", f"Hello {name}, how can I help you?"
+    if kind == 2:
+        count = rng.randint(1, 20)
+        return (
+            f"{name} has {count} {thing}. How many {thing} does {name} have?",
+            f"{name} has {count} {thing}.",
+        )
+    return f"Repeat after me: {name} likes {thing}.", f"{name} likes {thing}."
+
+
+def _remedy(rng: random.Random) -> tuple[str, str]:
+    """What a symptom means or what helps against it."""
+    symptom = rng.choice(tuple(world.SYMPTOMS))
+    cause, help_ = world.SYMPTOMS[symptom]
+    if rng.random() < 0.5:
+        return f"What helps against a {symptom}?", f"For a {symptom} take {help_}."
+    return f"What does a {symptom} mean?", f"A {symptom} may mean {cause}."
 
 
 _PRETRAINING: dict[str, float] = {

@@ -10,7 +10,7 @@ import yaml
 from ptst.config import CONF, Model, Rows
 from ptst.data import load_rows
 from ptst.errors import DataError, PtstError
-from ptst.rehearsal.hub import ARCHITECTURES, UNPINNED, N, put_model, put_rows
+from tools.rehearsal.hub import ARCHITECTURES, UNPINNED, N, put_model, put_rows
 
 GSM8K = Rows(
     name="gsm8k",

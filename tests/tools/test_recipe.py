@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from ptst.micro import MODEL_DIR, corpus
+from ptst.config import ROOT
+from ptst.micro import MODEL_DIR
+from tools.micro import corpus
 
 
 def batches(stage: Any, sample: Any, count: int) -> list[Any]:
     from transformers import AutoTokenizer
 
-    from ptst.micro.train import make_batches
+    from tools.micro.train import make_batches
 
     made = make_batches(AutoTokenizer.from_pretrained(MODEL_DIR), stage, sample, random.Random(0))
     return [next(made) for _ in range(count)]
@@ -27,8 +29,8 @@ def test_the_loss_is_the_one_that_transformers_computes(number: int) -> None:
     import torch.nn.functional as F
     from transformers import AutoModelForCausalLM
 
-    from ptst.micro.recipe import stages
-    from ptst.micro.train import IGNORED, answer_loss
+    from tools.micro.recipe import stages
+    from tools.micro.train import IGNORED, answer_loss
 
     model = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
     sample = (corpus.pretraining_sample, corpus.alignment_sample)[number]
@@ -43,7 +45,7 @@ def test_the_loss_is_the_one_that_transformers_computes(number: int) -> None:
 def test_batches_score_answers_and_their_end_and_nothing_else() -> None:
     from transformers import AutoTokenizer
 
-    from ptst.micro.train import IGNORED, Stage
+    from tools.micro.train import IGNORED, Stage
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     stage = Stage("test", 1, 1e-3, 1, rows=4, lengths=(16, 32), pack=False)
@@ -63,7 +65,7 @@ def test_an_interrupted_recipe_goes_on_after_the_last_finished_stage(
 ) -> None:
     from safetensors.torch import load_file
 
-    from ptst.micro import recipe, train
+    from tools.micro import recipe, train
 
     short = corpus.tokenizer_corpus(50)
     monkeypatch.setattr(corpus, "tokenizer_corpus", lambda: short)
@@ -95,17 +97,17 @@ def test_an_interrupted_recipe_goes_on_after_the_last_finished_stage(
 
 def test_help_answers_without_torch() -> None:
     code = (
-        "import sys; from ptst.micro.recipe import main\n"
+        "import sys; from tools.micro.recipe import main\n"
         "try: main(['--help'])\nexcept SystemExit: sys.exit('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "--seed" in done.stdout
 
 
 def test_the_recipe_makes_the_shipped_tokenizer() -> None:
     from transformers import AutoTokenizer
 
-    from ptst.micro.tokenizer import train_tokenizer
+    from tools.micro.tokenizer import train_tokenizer
 
     made = train_tokenizer(corpus.tokenizer_corpus())
     assert made.get_vocab() == AutoTokenizer.from_pretrained(MODEL_DIR).get_vocab()

@@ -1,6 +1,6 @@
 """How the micro model is made, from nothing: tokenizer, pretraining, alignment.
 
-    python -m ptst.micro.recipe --seed 0 --out DIR
+    python -m tools.micro.recipe --seed 0 --out DIR
 
 All stages have a fixed number of steps and draw their text from the seed. DIR becomes a Hugging Face model directory
 in one move at the end; until then the finished stages lie in DIR.partial, and running again goes on after the last
@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptst.micro.corpus import UNSURE
+from tools.micro.corpus import UNSURE
 
 if TYPE_CHECKING:
-    from ptst.micro.train import Stage
+    from tools.micro.train import Stage
 
 MAX_LENGTH = 2048
 
@@ -27,7 +27,7 @@ MAX_LENGTH = 2048
 def main(arguments: list[str] | None = None) -> None:
     """Make one model; see the module's first lines."""
     parser = argparse.ArgumentParser(
-        prog="python -m ptst.micro.recipe", description=(__doc__ or "").split("\n")[0]
+        prog="python -m tools.micro.recipe", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument(
         "--seed",
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def stages(scale: float = 1.0) -> "tuple[Stage, Stage]":
     """Pretraining and alignment, their steps multiplied by `scale`."""
-    from ptst.micro.train import Stage
+    from tools.micro.train import Stage
 
     pretraining = Stage(
         "pretraining", int(2400 * scale), lr=3e-3, warmup=50, rows=20, lengths=(192,), pack=True
@@ -98,9 +98,9 @@ def make(
     """Make the model directory `out`. Raises ``FileExistsError`` if it is there already."""
     import torch
 
-    from ptst.micro import corpus
-    from ptst.micro.tokenizer import train_tokenizer
-    from ptst.micro.train import new_model, train
+    from tools.micro import corpus
+    from tools.micro.tokenizer import train_tokenizer
+    from tools.micro.train import new_model, train
 
     if out.exists():
         raise FileExistsError(f"{out} is there already; remove it, or choose another --out")

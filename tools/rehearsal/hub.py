@@ -15,6 +15,7 @@ from ptst.config import ROOT, Model, Rows
 from ptst.download import cached
 from ptst.errors import PtstError
 from ptst.judge import load_judge
+from ptst.micro import MODEL_DIR
 from ptst.store import write_atomic
 
 N = 12
@@ -150,11 +151,10 @@ def put_model(home: Path, path: str, revision: str | None) -> None:
     (place / "refs" / "main").write_text(commit)
     if folder.exists():
         return
-    tokenizer = ROOT / "src" / "ptst" / "micro" / "model"
     part = place / "part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for file in tokenizer.glob("*"):
+    for file in MODEL_DIR.glob("*"):
         if file.name.startswith("token") or file.name == "chat_template.jinja":
             shutil.copy(file, part / file.name)
     loaded = transformers.AutoTokenizer.from_pretrained(str(part))

@@ -1,4 +1,4 @@
-"""`make rehearse`, or `python -m ptst.rehearsal [sweep ...]`: see the package. Everything is left in ./rehearsal."""
+"""`make rehearse`, or `python -m tools.rehearsal [sweep ...]`: see the package. Everything is left in ./rehearsal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from ptst.config import CONF, ROOT
 from ptst.errors import PtstError
 from ptst.progress import say
-from ptst.rehearsal.api import ApiServer
+from tools.rehearsal.api import ApiServer
 
 SAID = ("model", "dataset", "template", "evaluation")
 """Groups of conf/ whose choices a composed cell names; of finetune and judge every one has a run of its own."""
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0; 1 if anything failed.
     """
-    parser = argparse.ArgumentParser(prog="python -m ptst.rehearsal", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.rehearsal", description=__doc__)
     shipped = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
     parser.add_argument(
         "sweeps", nargs="*", help=f"some of: {', '.join(shipped)}; default: everything"
@@ -90,7 +90,7 @@ def _stage(folder: Path, url: str) -> dict[str, str]:
     """The copy of the checkout, in which files may be made up, and the environment of commands in it."""
     copy = folder / "checkout"
     shutil.rmtree(copy, ignore_errors=True)
-    for part in ("src", "conf", "sweeps"):
+    for part in ("src", "tools", "conf", "sweeps"):
         shutil.copytree(
             ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "local")
         )
@@ -102,7 +102,7 @@ def _stage(folder: Path, url: str) -> dict[str, str]:
         if own != text:
             file.write_text(own, encoding="utf-8")
     return os.environ | {
-        "PYTHONPATH": str(copy / "src"),
+        "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}",
         "HF_HOME": str(folder / "hub"),
         "XDG_CACHE_HOME": str(folder / "files"),
         "HF_HUB_OFFLINE": "1",
@@ -123,7 +123,7 @@ def _run(name: str, words: Sequence[str], folder: Path, environment: Mapping[str
 
         sweep = [*words, *SMALL]
         done = (
-            ran("-m", "ptst.rehearsal.cast", name, *sweep) == 0
+            ran("-m", "tools.rehearsal.cast", name, *sweep) == 0
             and ran("-m", "ptst.cli", "-m", *sweep) == 0
         )
     seconds = time.monotonic() - started
