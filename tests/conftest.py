@@ -100,7 +100,6 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that a test may change, in place of the real one."""
-    import ptst.cli
     import ptst.sweep.command
 
     real, copy = ptst.paths.CONF, tmp_path / "conf"

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 
 import pytest
 from conftest import TINY, ptst
+from rich.console import Console
 
 from ptst import models
 from ptst.cell import CellResult, run_cell
-from ptst.cli import _show
+from ptst.report.cell import show_cell
 from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Judge, Score, checked
@@ -143,7 +144,7 @@ def test_a_cell_of_cut_off_answers_says_so_in_the_terminal_and_names_the_setting
     old = replace(metric, unfinished=None)
     metrics = {"gsm8k/exact_match": metric, "hazards/asr": few, "hazards/refused": old}
     result = CellResult(cell_keys(config), metrics, {})
-    _show(config, result)
+    show_cell(config, result, Console(highlight=False))
     shown = capsys.readouterr().out
     head, exact, asr, refused = (line.split() for line in shown.splitlines()[1:5])
     assert head[-2:] == ["cut", "off"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ptst.cli import GROUPS, main
+from ptst.cli import main
+from ptst.cli.completion import GROUPS
 from ptst.config import CONF, compose, compose_many
 from ptst.errors import ConfigError
 

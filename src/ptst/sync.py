@@ -1,18 +1,14 @@
-"""`ptst sync`: the W&B runs of a store, uploaded to where W&B has not all of them yet."""
+"""The W&B runs of a store, uploaded where W&B does not have all of them yet: `ptst sync`."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ptst.config import compose
 from ptst.errors import PtstError
 from ptst.progress import progress, say
-from ptst.redact import redacted
 from ptst.store import Store, locked
-from ptst.tracking import check_key, chosen, offline_runs, server
+from ptst.tracking import offline_runs, server
 from ptst.upload import Place, Upload, address_at, mark
 from ptst.wandb_file import read_records
 
@@ -42,51 +38,13 @@ class Synced:
     unfinished: int = 0
 
 
-def command(overrides: Sequence[str]) -> int:
-    """`ptst sync`: overrides of tracking say where to; others choose a grid, whose runs alone are meant.
-
-    Returns:
-        1 if a run did not arrive.
-
-    Raises:
-        PtstError: there is no key; or see `sync`.
-    """
-    check_key("ptst sync", "do without: all that it uploads is in the store")
-    wanted = None
-    if all(word.lstrip("+").startswith(("paths.", "tracking.", "tracking=")) for word in overrides):
-        config = compose(overrides)
-        root, tracking = config.paths.store, config.tracking
-    else:
-        from ptst.sweep.grid import expand
-
-        grid = expand(overrides)
-        root, tracking = grid.store, grid.cells[0].config.tracking
-        wanted = {f"cell-{cell.keys.cell}" for cell in grid.cells}
-        wanted |= {f"finetune-{c.keys.finetune}" for c in grid.cells if c.keys.finetune}
-    place, said = chosen(tracking, ("entity", "project"))
-    if said:
-        say(said)
-    done = sync(Store(Path(root).expanduser()), wanted, **place)
-    for id, address in done.uploaded.items():
-        print(f"uploaded: {id} ({done.names[id]}): {address}")  # noqa: T201
-    for id, reason in done.failed.items():
-        print(redacted(f"not uploaded: {id}: {reason}"), file=sys.stderr)  # noqa: T201
-    addresses = [*done.uploaded.values(), *done.there.values()]
-    projects = dict.fromkeys(address.partition("/runs/")[0] for address in addresses if address)
-    print(  # noqa: T201
-        f"W&B runs: {len(done.uploaded)} uploaded to {' and '.join(projects) or server()}, "
-        f"{len(done.there)} there already, {done.unfinished} not finished, {len(done.failed)} failed"
-    )
-    return 1 if done.failed else 0
-
-
 def sync(
     store: Store,
     wanted: set[str] | None = None,
     entity: str | None = None,
     project: str | None = None,
 ) -> Synced:
-    """Upload what W&B has not yet.
+    """Upload what W&B does not have yet.
 
     Args:
         wanted: ids of runs; None for all of the store.
