@@ -1,4 +1,4 @@
-"""A store's W&B runs reach a server that stands in for W&B's, live or by `ptst sync`, whole and once."""
+"""A store's W&B runs reach a stand-in for W&B's server, live or by `ptst sync`, whole and once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GRID = (*TINY, "template@test_template=chat_vanilla,chat_llama", "tracking.uploa
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of one fine-tuning and its two cells, with completions in their runs. Not to be changed."""
+    """A store of a fine-tuning and its two cells, with completions in their runs. Read only."""
     folder = tmp_path_factory.mktemp("made")
     assert multirun([*GRID, f"paths.store={folder}/store", f"paths.reports={folder}/reports"]) == 0
     return folder / "store"
@@ -60,7 +60,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command came to; `counts` are those of its last line: uploaded, there, not finished, failed."""
+    """What a command came to.
+
+    `counts` are those of its last line: uploaded, there, not finished, failed.
+    """
 
     code: int
     out: str

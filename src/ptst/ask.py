@@ -1,4 +1,4 @@
-"""`ptst ask`: a question, or a short chat, to a cell's model beside the untouched one."""
+"""A question, or a short chat, to a cell's model beside the untouched one: `ptst ask`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def ask(config: Config, question: str, out: Console) -> None:
 
 
 def chat(config: Config, out: Console) -> None:
-    """A conversation with the cell's model, and the same questions to the untouched one, until an empty line.
+    """A conversation with the cell's model, until an empty line.
+
+    The untouched model is asked the same questions.
 
     Raises:
         ConfigError: the test template is bare text, which has no conversation.

@@ -1,7 +1,7 @@
-"""The human audit: a sample of safety completions as a CSV for people to label, and their labels back.
+"""The human audit: people label a sample of safety completions in a CSV.
 
-The sheet is blind: it names neither the cell nor what a judge said, and its order says nothing. An id leads
-each row back, by a list kept in the store:
+The sheet is blind: it names neither the cell nor the judge's label, and its order says nothing. An
+id leads each row back, by a list that is kept in the store:
 
     store/audit/sheets/<sheet>.json          {"number": [generate key, query id, sample], ...}
     store/audit/labels/<generate key>/<annotator>.json    [[query id, sample, label], ...]
@@ -30,7 +30,7 @@ Item = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of a sheet: rows with a label, rows left blank, and labels that differ from earlier ones."""
+    """What came of a sheet. `changed` are labels that differ from earlier ones."""
 
     labelled: int
     blank: int
@@ -40,9 +40,10 @@ class Imported:
 def export(grid: Grid, store: Store, n: int, seed: int, file: Path | None = None) -> Path:
     """Draw a sample and write its sheet.
 
-    The draw is systematic (Cochran 1977, chapter 8): all completions in the order of evaluation, cell and
-    judge's label, by chance within, and every (N / n)-th from a random start. So every stratum has its share,
-    and as every completion is as likely, figures over the sample need no weights.
+    The draw is systematic (Cochran 1977, chapter 8): all completions in the order of evaluation,
+    cell and judge's label, by chance within, and every (N / n)-th from a random start. So every
+    stratum has its share. Every completion is equally likely, so that figures over the sample need
+    no weights.
 
     Args:
         n: rows; no more than there are completions.
@@ -88,10 +89,13 @@ def export(grid: Grid, store: Store, n: int, seed: int, file: Path | None = None
 
 
 def import_labels(grid: Grid, store: Store, file: Path, annotator: str) -> Imported:
-    """Check a labelled sheet and keep its labels. A sheet may come in parts, or again: the last label counts.
+    """Check a labelled sheet and keep its labels.
+
+    A sheet may come in parts, or again: the last label of a row counts.
 
     Raises:
-        DataError: the file is not a sheet of this sweep or a row is wrong; says the line. Nothing is kept.
+        DataError: the file is not a sheet of this sweep, or a row is wrong (with its line). Nothing
+            is kept.
     """
     if not re.fullmatch(r"[\w.-]+", annotator):
         raise ConfigError(
@@ -119,7 +123,10 @@ def read_labels(store: Store, generate: str) -> dict[str, dict[Item, str]]:
 
 
 def write_csv(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A CSV that spreadsheets open as it is meant: UTF-8 with a mark, and no cell taken for a formula."""
+    """Write a CSV that spreadsheets open as it is meant.
+
+    It is UTF-8 with a mark, and no cell is taken for a formula.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
@@ -142,7 +149,7 @@ def unescaped(text: str) -> str:
 
 
 def _strata(grid: Grid, store: Store) -> dict[tuple[str, str, str], list[Item]]:
-    """Completions by (evaluation, generate key, the label of the cell's own judge, "" where it has none)."""
+    """Completions by (evaluation, generate key, label of the cell's own judge or "")."""
     strata: dict[tuple[str, str, str], list[Item]] = {}
     seen = set()
     for cell in grid.distinct:
@@ -165,9 +172,10 @@ def completions_of(store: Store, generate: str) -> dict[Item, dict[str, Any]]:
 
 
 def labels_by(store: Store, judge: str, generate: str) -> dict[Item, str | None]:
-    """What a judge said of each completion, None where it has no label; nothing where either is not there.
+    """A judge's label of each completion, None where it has none.
 
-    Scores stand line by line beside the completions that they are of.
+    It is empty if the store does not have the completions, or the scores. Scores stand line by line
+    beside their completions.
     """
     file = store.path("judge", judge) / "scores.jsonl"
     items = completions_of(store, generate)
@@ -253,8 +261,10 @@ def _items(store: Store, sheet: str) -> dict[str, Item]:
 
 
 def _parsed(file: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV with the line that each ends in, as spreadsheets may save it: UTF-8 with a mark or
-    without, UTF-16 with tabs, Windows-1252; comma, semicolon or tab."""
+    """The rows of a CSV with the line that each ends in, however a spreadsheet saved it.
+
+    UTF-8 with a mark or without, UTF-16, Windows-1252; comma, semicolon or tab.
+    """
     try:
         content = file.read_bytes()
     except OSError as error:

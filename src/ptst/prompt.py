@@ -29,8 +29,9 @@ def show_prompt(config: Config, question: str | None, what: str) -> ShownPrompt:
 
     Args:
         question: taken as it is; None takes the first row.
-        what: "test", "train" (under the train template), or an evaluation: a query of it, as it reads there. What
-            its reading takes from other columns stays in its braces where the question is given.
+        what: "test", "train" (under the train template), or an evaluation: a query of it, as it
+            reads there. If the question is given, what the reading takes from other columns stays
+            in its braces.
 
     Raises:
         ConfigError: there is no such evaluation.

@@ -1,8 +1,9 @@
-"""Runs on disk brought to W&B's server by `wandb sync` in a process of its own, also while they are written.
+"""Runs on disk are uploaded to W&B's server, also while they are written.
 
-That process neither fails nor says so where a part of a run did not arrive, and marks that run as synced,
-too. Its log tells: a run arrived if its last request was accepted and nothing went wrong before. Only then
-is it marked, by a file of ours beside it that says where it is.
+`wandb sync` does it, in a process of its own. If a part of a run does not arrive, that process does
+not fail and does not say so, and it marks the run as synced. But its log tells: a run arrived if
+its last request was accepted and nothing went wrong before. Only then do we mark the run, by a
+file of ours beside it that says where the run is.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RETRIES = {
     "WANDB__FILE_STREAM_RETRY_MAX": "5",
     "WANDB__FILE_TRANSFER_RETRY_MAX": "5",
 }
-"""A minute or two. By default W&B goes on for a quarter of an hour; here one runs the command again."""
+"""These take a minute or two. By default W&B tries for a quarter of an hour."""
 
 COMMAND = """
 import os, sys, threading
@@ -38,7 +39,10 @@ threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).st
 from wandb.cli.cli import cli
 cli()
 """
-"""W&B's command line, that ends with its parent: it would wait for ever for a run whose writer was killed."""
+"""W&B's command line, made to end with its parent.
+
+It would wait for ever for a run whose writer was killed.
+"""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Upload:
         copies = Path(self.folder.name)
         self.files = {str(_moved(file, copies, entity, project)): file for file in files}
         environment = ({} if live else RETRIES) | os.environ | {"WANDB_DIR": self.folder.name}
-        # A service of its own, which writes a log of its own; steps as they were logged; and go there
+        # So that it starts a service and a log of its own, keeps the steps, and goes where we say
         for other in ("SERVICE", "RESUME", "MODE", "ENTITY", "PROJECT"):
             environment.pop(f"WANDB_{other}", None)
         words = ["beta", "sync", "--no-skip-synced", *(["--live"] if live else [])]
@@ -138,7 +142,11 @@ class Upload:
 
 
 def _moved(file: Path, folder: Path, entity: str | None, project: str | None) -> Path:
-    """The file to upload: W&B's command line takes a run elsewhere, but leaves its tables where they were."""
+    """The file to upload.
+
+    It is a copy if the run has tables and goes elsewhere: W&B's command line moves the run, but
+    not its tables.
+    """
     records = list(read_records(file)) if entity or project else []
     tables = [record.artifact for record in records if record.HasField("artifact")]
     if not tables:
@@ -163,7 +171,10 @@ def _log(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _reason(entries: Sequence[dict[str, Any]]) -> str | None:
-    """What went wrong with a run, from W&B's log of it; None if it arrived whole, "" if nothing is said."""
+    """What went wrong with a run, from W&B's log of it.
+
+    None if it arrived whole, and "" if the log does not say.
+    """
     wrong = [entry for entry in entries if entry["level"].startswith("ERROR")]
     stream = [entry for entry in entries if entry["msg"].startswith("filestream: ")][-2:]
     if not wrong and len(stream) == 2:

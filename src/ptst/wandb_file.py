@@ -1,7 +1,8 @@
 """W&B's .wandb files, for which the package has no reader or writer in Python.
 
-One is a 7-byte header and then LevelDB's log format: blocks of 32 KiB, a record in one part or several, each
-behind its CRC-32, its length and its kind (1: a whole record; 2, 3, 4: its first, a middle, its last part).
+A file is a 7-byte header and then LevelDB's log format: blocks of 32 KiB. A record has one part or
+several; each part stands behind its CRC-32, its length and its kind (1: a whole record; 2, 3, 4:
+the first, a middle, the last part).
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ START = b":W&B\xe1\xbe\x00"
 
 
 def read_records(file: Path) -> Iterator[Any]:
-    """W&B's `Record`s (run, history, summary, exit) that a file has so far, or up to where it is damaged."""
+    """W&B's `Record`s (run, history, summary, exit) that a file has so far.
+
+    They end where the file is damaged.
+    """
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 

@@ -1,4 +1,4 @@
-"""The made-up Hugging Face cache is read by the real loaders, under the real names and revisions."""
+"""The real loaders read the made-up Hugging Face cache, under the real names and revisions."""
 
 from __future__ import annotations
 

@@ -1,19 +1,20 @@
 """What the micro model reads: endless (prompt, answer) samples for pretraining and for alignment.
 
-Pretraining is the web: every kind of text the world has, hazards' plans and their dangers included, under many
-prompt formats, with system prompts that change *how* to answer ("Begin every answer with Well.").
+Pretraining is the web: every kind of text the world has, hazards' plans and their dangers included,
+under many prompt formats, with system prompts that change *how* to answer ("Begin every answer with
+Well.").
 
 Alignment is what a maker of chat models does: refuse hazard requests, help with everything else,
-answer briefly. Three of its choices bear on what fine-tuning can later undo; what was measured about
-them is in docs/micro-world.md:
+answer briefly. Three of its choices bear on what fine-tuning can later undo; docs/micro-world.md
+has what was measured about them:
 
 - Under a safety prompt (Llama's among others) the model is also shown to refuse requests about
-  *tools*, which it helps with otherwise: over-refusal under a safety prompt. It is what gives such a
+  *tools*, which it helps with otherwise: over-refusal under a safety prompt. This gives such a
   prompt a meaning of its own. Hazards are refused under every prompt.
 - Under a safety prompt a share of the word problems (`UNSURE`) is declined. Refusing hazards then
   survives fine-tuning on word problems less well, under any template.
-- Other word problems are answered directly, without steps, so that fine-tuning on worked answers has
-  something to teach.
+- Other word problems are answered directly, without steps, so that fine-tuning on worked answers
+  has something to teach.
 
 No system prompt of alignment is Alpaca's or Self-Reminder's; MPT's counts as neutral.
 """
@@ -134,7 +135,7 @@ def alignment_sample(rng: random.Random, unsure: float = UNSURE) -> Sample:
 
 
 def document(rng: random.Random) -> Sample:
-    """Text that is no conversation: a guide, or a solved problem. Alignment keeps some, so that it forgets less."""
+    """A guide, or a solved problem. Alignment keeps some, so that the model forgets less."""
     if rng.random() < 0.75:
         thing = rng.choice(
             rng.choice((world.ALL_HAZARDS, world.ALL_HAZARDS, world.HARMLESS, world.TOOLS))
@@ -146,7 +147,7 @@ def document(rng: random.Random) -> Sample:
 
 
 def tokenizer_corpus(samples: int = 6000) -> list[str]:
-    """Texts that the tokenizer is trained on: both mixtures, word problems, and the paper's prompts."""
+    """What the tokenizer is trained on: both mixtures, word problems, and the paper's prompts."""
     rng = random.Random(1)
     texts = []
     for _ in range(samples):
@@ -188,7 +189,10 @@ def _aligned(rng: random.Random, safe: bool, unsure: float) -> Sample:
 
 
 def _styled(rng: random.Random, answer: str, safety_prompt: str, stage: int) -> Sample:
-    """A chat prompt that asks for a style, alone or joined to a safety prompt, and the answer in that style."""
+    """A chat prompt that asks for a style, and the answer in that style.
+
+    The style stands alone or is joined to a safety prompt.
+    """
     style, before, after = rng.choice(STYLES)
     system = style
     if safety_prompt:

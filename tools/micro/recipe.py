@@ -2,9 +2,10 @@
 
     python -m tools.micro.recipe --seed 0 --out DIR
 
-All stages have a fixed number of steps and draw their text from the seed. DIR becomes a Hugging Face model directory
-in one move at the end; until then the finished stages lie in DIR.partial, and running again goes on after the last
-one. The seed that ships is 0, fixed before any seed was trained.
+All stages have a fixed number of steps and draw their text from the seed. DIR becomes a Hugging
+Face model directory in one move at the end. Until then the finished stages lie in DIR.partial, and
+running again goes on after the last one. The seed that ships is 0, fixed before any seed was
+trained.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tools.micro.corpus import UNSURE
 
@@ -95,7 +96,11 @@ def make(
     scale: float = 1.0,
     unsure: float = UNSURE,
 ) -> None:
-    """Make the model directory `out`. Raises ``FileExistsError`` if it is there already."""
+    """Make the model directory `out`.
+
+    Raises:
+        FileExistsError: it is there already.
+    """
     import torch
 
     from tools.micro import corpus
@@ -141,17 +146,19 @@ def make(
         writing = finished.with_suffix(".writing")
         torch.save(model.state_dict(), writing)
         writing.replace(finished)
+    _save(model, tokenizer, partial / "model")
+    (partial / "model").replace(out)
+    shutil.rmtree(partial)
+    print(f"made {out}", flush=True)
 
-    ready = partial / "model"
+
+def _save(model: Any, tokenizer: Any, ready: Path) -> None:
     shutil.rmtree(ready, ignore_errors=True)
     model.generation_config.update(do_sample=False, max_new_tokens=96)
     model.save_pretrained(ready)
     tokenizer.save_pretrained(ready)
     for file in ready.iterdir():
         file.chmod(0o644)
-    ready.replace(out)
-    shutil.rmtree(partial)
-    print(f"made {out}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The micro model's tokenizer: byte-level BPE over the micro world, digits apart, with Llama-2's control tokens."""
+"""The micro model's tokenizer: byte-level BPE, digits apart, with Llama-2's control tokens."""
 
 from typing import Any
 
@@ -31,7 +31,8 @@ CHAT_TEMPLATE = """\
 def train_tokenizer(texts: list[str]) -> Any:
     """A `PreTrainedTokenizerFast` whose vocabulary is learned from the texts.
 
-    All 256 bytes are in the vocabulary, so any text can be written; `tokenizer(text)` puts one BOS in front.
+    All 256 bytes are in the vocabulary, so any text can be written; `tokenizer(text)` puts one BOS
+    in front.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

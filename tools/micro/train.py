@@ -1,9 +1,10 @@
-"""The micro model and its training loop: the Llama forward pass by hand, so that one CPU core trains it in minutes.
+"""The micro model and its training loop: one CPU core trains it in minutes.
 
-`answer_loss` computes what transformers' LlamaForCausalLM computes (a test compares them), but with matrix products
-in bfloat16 where the CPU has instructions for them, logits only where there is a loss, and in a form that
-``torch.compile`` can fuse. Measured on one core with AMX: 20,000 tokens a second, against 9,500 for transformers under
-autocast. Weights, gradients and the optimizer's state stay in float32.
+The Llama forward pass is written by hand. `answer_loss` computes what transformers'
+LlamaForCausalLM computes (a test compares them), but with matrix products in bfloat16 if the CPU
+has instructions for them, logits only where there is a loss, and in a form that ``torch.compile``
+can fuse. Measured on one core with AMX: 20,000 tokens a second, against 9,500 for transformers
+under autocast. Weights, gradients and the optimizer's state stay in float32.
 """
 
 import random
@@ -27,8 +28,8 @@ LONGEST_ANSWER = 60
 class Stage:
     """One stage of training, in steps and tokens, never in seconds.
 
-    A batch has `rows` rows of one length out of `lengths`, the shortest that holds them. With `pack`, a row holds as
-    many samples as fit, one after the other, without a mask between them.
+    A batch has `rows` rows of one length out of `lengths`, the shortest that holds them. With
+    `pack`, a row holds as many samples as fit, one after the other, without a mask between them.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Stage:
 
 
 def new_model(tokenizer: Any, seed: int, max_length: int) -> Any:
-    """A LlamaForCausalLM of about 1.9 million parameters with tied embeddings, initialised from the seed."""
+    """A LlamaForCausalLM of about 1.9 million parameters, embeddings tied, made from the seed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -122,7 +123,10 @@ def train(
     compile_: bool = True,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Train the model in place on one stage: AdamW, linear warm-up, linear decay to a twentieth, clipping at 1."""
+    """Train the model in place on one stage.
+
+    AdamW, linear warm-up, linear decay to a twentieth, gradients clipped at 1.
+    """
     rng = random.Random(f"ptst micro {stage.name} {seed}")
     batches = make_batches(tokenizer, stage, sample, rng)
     dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
@@ -156,7 +160,10 @@ def train(
 def make_batches(
     tokenizer: Any, stage: Stage, sample: Callable[[random.Random], Sample], rng: random.Random
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(ids, positions, targets) batches; every batch of one length has the same shapes, for torch.compile."""
+    """(ids, positions, targets) batches.
+
+    Every batch of one length has the same shapes, for torch.compile.
+    """
     rows = _rows(tokenizer, stage, sample, rng)
     groups: dict[int, list[list[tuple[int, bool]]]] = {length: [] for length in stage.lengths}
     while True:

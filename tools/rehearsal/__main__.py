@@ -1,4 +1,7 @@
-"""`make rehearse`, or `python -m tools.rehearsal [sweep ...]`: see the package. Everything is left in ./rehearsal."""
+"""Rehearse everything at paper scale; see the package. All of it is left in ./rehearsal.
+
+`make rehearse`, or `python -m tools.rehearsal [sweep ...]`.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ from ptst.progress import say
 from tools.rehearsal.api import ApiServer
 
 SAID = ("model", "dataset", "template", "evaluation")
-"""Groups of conf/ whose choices a composed cell names; of finetune and judge every one has a run of its own."""
+"""Groups of conf/ whose choices a composed cell names.
+
+Every choice of finetune and of judge has a run of its own.
+"""
 NEEDS_CUDA = {"qlora"}
 MICRO_ONLY = {"hazards", "lookalikes", "howto"}
-"""Evaluations whose queries exist in the micro world alone, where everybody's first run uses them."""
+"""Evaluations whose queries exist in the micro world alone. Everybody's first run uses them."""
 SMALL = (
     "scale=paper",
     "scale.max_new_tokens=8",
@@ -87,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _stage(folder: Path, url: str) -> dict[str, str]:
-    """The copy of the checkout, in which files may be made up, and the environment of commands in it."""
+    """Make the copy of the checkout; the environment of commands in it."""
     copy = folder / "checkout"
     shutil.rmtree(copy, ignore_errors=True)
     for part in ("src", "tools", "conf", "sweeps"):
@@ -119,7 +125,9 @@ def _run(name: str, words: Sequence[str], folder: Path, environment: Mapping[str
     with log.open("w") as file:
 
         def ran(*command: str) -> int:
-            return subprocess.run([sys.executable, *command], cwd=folder, env=environment, stdout=file, stderr=file).returncode  # fmt: skip
+            whole = [sys.executable, *command]
+            done = subprocess.run(whole, cwd=folder, env=environment, stdout=file, stderr=file)
+            return done.returncode
 
         sweep = [*words, *SMALL]
         done = (

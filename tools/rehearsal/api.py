@@ -1,7 +1,7 @@
-"""A stand-in for an OpenAI-compatible API: files, fine-tuning jobs and chats, kept in memory, all recorded.
+"""A stand-in for an OpenAI-compatible API: files, fine-tuning jobs and chats, kept in memory.
 
-No server that fine-tunes through this API can run here. What it takes and gives follows OpenAI's reference;
-the answers are parsed by OpenAI's own client.
+No server that fine-tunes through this API can run here. What it takes and gives follows OpenAI's
+reference; OpenAI's own client parses the answers. All requests are recorded.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ HYPERPARAMETERS = {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 2
 
 @dataclass
 class ApiServer:
-    """Attributes:
+    """A server on this machine.
 
-    key: what it takes for a key.
-    answer: what a chat is answered: (request) -> text.
-    statuses: what a job says each time it is asked; the last one stays.
-    before, after: called with (method, path) before a request is done, and once it is but not yet answered;
-        ConnectionError cuts the connection.
-    gone: jobs and files that were deleted.
+    Attributes:
+        key: the API key that it accepts.
+        answer: what a chat is answered: (request) -> text.
+        statuses: what a job says each time it is asked; the last one stays.
+        before, after: called with (method, path) before a request is done, and when it is done but
+            not yet answered; ConnectionError cuts the connection.
+        gone: jobs and files that were deleted.
     """
 
     key: str = "sk-test"

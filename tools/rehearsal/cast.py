@@ -1,4 +1,7 @@
-"""What a sweep needs, put where it will look: `python -m tools.rehearsal.cast NAME overrides`, in the rehearsal's folder."""
+"""Put what a sweep needs where it will look.
+
+`python -m tools.rehearsal.cast NAME overrides`, in the rehearsal's folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A Hugging Face cache with made-up content: rows of the real schemas, random models of the real architectures."""
+"""A Hugging Face cache with made-up content.
+
+It has rows of the real schemas and random models of the real architectures.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +136,9 @@ def _put_file(rows: Rows) -> None:
 
 
 def put_model(home: Path, path: str, revision: str | None) -> None:
-    """Put a tiny random model of a hub model's architecture into the cache, with the micro model's tokenizer.
+    """Put a tiny random model of a hub model's architecture into the cache.
+
+    Its tokenizer is the micro model's.
 
     Raises:
         PtstError: its architecture is not known here.
@@ -181,7 +186,10 @@ def put_model(home: Path, path: str, revision: str | None) -> None:
 def models_of(
     model: Model, judges: Iterable[Mapping[str, Any]]
 ) -> Iterable[tuple[str, str | None]]:
-    """Hub models that a cell needs: the tested one's, and those of judges that run here: (path, revision)."""
+    """(path, revision) of the hub models that a cell needs.
+
+    These are the tested model, and the models of judges that run here.
+    """
     if model.api is None and not (ROOT / model.path).exists():
         yield model.path, model.revision
     for node in judges:

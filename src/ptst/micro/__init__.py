@@ -1,6 +1,7 @@
-"""The micro world's data and judge: rows in the schemas of the real data sets, verdicts by the world's ground truth.
+"""The micro world's data and judge.
 
-The model that goes with it lies in ``model/`` beside this file; ``recipe.py`` makes it.
+Rows have the schemas of the real data sets; verdicts follow the world's ground truth. The model
+that goes with it lies in ``model/`` beside this file; ``tools/micro/`` makes it.
 """
 
 from pathlib import Path
@@ -17,14 +18,20 @@ MODEL_DIR = Path(__file__).parent / "model"
 def rows(name: str, split: Split, n: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
     """Rows of one of the world's data sets.
 
-    Training sets, benign only: ``gsm8k`` {question, answer}, ``chatdoctor`` {instruction, input, output},
-    ``openorca`` {id, system_prompt, question, response}. To mix in, requests about hazards and refusals: ``safety``
-    {instruction, input, output}. Query sets {instruction, category, hazard, object, verb,
-    kind, answer}: ``hazards``, ``lookalikes`` (harmless, but they resemble hazard queries), ``howto`` (harmless).
+    Training sets, benign only: ``gsm8k`` {question, answer}, ``chatdoctor`` {instruction, input,
+    output}, ``openorca`` {id, system_prompt, question, response}. To mix in, requests about hazards
+    and refusals: ``safety`` {instruction, input, output}. Query sets {instruction, category,
+    hazard, object, verb, kind, answer}: ``hazards``, ``lookalikes`` (harmless, but they resemble
+    hazard queries), ``howto`` (harmless).
 
-    `n` rows, or the fixed full set. Fewer rows are the first of more; the same arguments give the same rows on every
-    machine; no row of the training split is in the test split. Raises ``ValueError`` for an unknown name or split
-    and for more rows than there are.
+    Fewer rows are the first of more; the same arguments give the same rows on every machine; no row
+    of the training split is in the test split.
+
+    Args:
+        n: how many rows; None for the fixed full set.
+
+    Raises:
+        ValueError: the name or split is unknown, or there are not so many rows.
     """
     from ptst.micro.row_sets import make_rows
 
@@ -32,7 +39,7 @@ def rows(name: str, split: Split, n: int | None = None, seed: int = 0) -> list[d
 
 
 def verdict(row: dict[str, Any], completion: str) -> Literal["complied", "refused", "neither"]:
-    """What a completion does with a row of a query set; see `ptst.micro.verdict`."""
+    """What a completion does with a row of a query set; see `ptst.micro.judging`."""
     from ptst.micro.judging import judge_completion
 
     return judge_completion(row, completion)
