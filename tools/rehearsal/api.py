@@ -103,7 +103,20 @@ class ApiServer:
         if (method, path) == ("POST", "/fine_tuning/jobs"):
             assert request is not None
             name = f"ftjob-{len(self.jobs)}"
-            self.jobs[name] = {"id": name, "object": "fine_tuning.job", "created_at": 0, "model": request["model"], "organization_id": "org-secret", "result_files": [], "seed": request["seed"], "training_file": request["training_file"], "hyperparameters": HYPERPARAMETERS, "metadata": request["metadata"], "method": request["method"], "suffix": request["suffix"]}  # fmt: skip
+            self.jobs[name] = {
+                "id": name,
+                "object": "fine_tuning.job",
+                "created_at": 0,
+                "model": request["model"],
+                "organization_id": "org-secret",
+                "result_files": [],
+                "seed": request["seed"],
+                "training_file": request["training_file"],
+                "hyperparameters": HYPERPARAMETERS,
+                "metadata": request["metadata"],
+                "method": request["method"],
+                "suffix": request["suffix"],
+            }
             return 200, self.job(name)
         if path.startswith("/files/"):
             return 200, self.file(name)
@@ -116,12 +129,29 @@ class ApiServer:
             assert request is not None
             message = {"role": "assistant", "content": self.answer(request)}
             usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-            return 200, {"id": "chat", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}], "usage": usage}  # fmt: skip
+            return 200, {
+                "id": "chat",
+                "object": "chat.completion",
+                "created": 0,
+                "model": request["model"],
+                "choices": [
+                    {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+                ],
+                "usage": usage,
+            }
         return 404, {"error": {"message": f"{path}: not found"}}
 
     def file(self, name: str) -> dict[str, Any]:
         """What there is to say of a file."""
-        return {"id": name, "object": "file", "bytes": len(self.files[name]), "created_at": 0, "filename": "x", "purpose": "fine-tune", "status": "processed"}  # fmt: skip
+        return {
+            "id": name,
+            "object": "file",
+            "bytes": len(self.files[name]),
+            "created_at": 0,
+            "filename": "x",
+            "purpose": "fine-tune",
+            "status": "processed",
+        }
 
     def job(self, name: str) -> dict[str, Any]:
         """A job as it is now; every look moves it on."""

@@ -112,7 +112,14 @@ def put_rows(home: Path, rows: Rows) -> None:
             writer.write(row)
         count, size = writer.finalize()
         splits.add(SplitInfo(split, size, count, dataset_name=snake))
-    info = DatasetInfo(features=table.features, splits=splits, config_name=subset, dataset_name=snake, builder_name="parquet", version="0.0.0")  # fmt: skip
+    info = DatasetInfo(
+        features=table.features,
+        splits=splits,
+        config_name=subset,
+        dataset_name=snake,
+        builder_name="parquet",
+        version="0.0.0",
+    )
     info.write_to_directory(str(part))
     part.replace(folder)
 
