@@ -16,14 +16,15 @@ from ptst.errors import ConfigError
 @output_option
 def plan(overrides: tuple[str, ...], output: str) -> None:
     """What a grid comes to before it runs: cells, time, cost."""
-    from ptst.sweep import plan as planning
+    from ptst.sweep.plan import make_plan
+    from ptst.sweep.plan_shown import as_json, show
 
     grid, store = grid_and_store(overrides)
-    made = planning.make_plan(grid, store)
+    made = make_plan(grid, store)
     if output == "json":
-        write(json.dumps(planning.as_json(made)))
+        write(json.dumps(as_json(made)))
     else:
-        planning.show(made, console())
+        show(made, console())
 
 
 @click.command(cls=Command)

@@ -70,7 +70,7 @@ def check_model(overrides: tuple[str, ...], output: str) -> int:
             f"model {config.model.name} is behind an API, which spells its conversations itself."
         )
     from ptst import model_check
-    from ptst.cell import quiet
+    from ptst.quiet import quiet
 
     quiet()
     shown = [

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ptst.cell import read_metrics
 from ptst.errors import ConfigError, PtstError
 from ptst.progress import say
+from ptst.stages.summarise import read_metrics
 from ptst.store import ARTIFACTS, Store, read_json, read_jsonl
 from ptst.wording import judge_name, known_judges
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ptst.cell import CellResult, cut_off_warnings
+from ptst.cell import CellResult
 from ptst.config import Config
 from ptst.metrics import Metric, scale_in_words, shown
+from ptst.stages.length_limit import cut_off_warnings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +22,8 @@ def show_cell(config: Config, result: CellResult, out: Console) -> None:
     train = config.train_template.name if result.keys.finetune else "none"
     out.print(
         f"{config.model.name} · {config.dataset.name} · finetune={config.finetune.method} · "
-        f"{train} → {config.test_template.name} · seed {config.seed}",
+        f"{train} → {config.test_template.name} · seed {config.seed}"
+        + (f" · defence={'+'.join(config.defence)}" if config.defence else ""),
         markup=False,
     )
     if result.metrics is not None:
@@ -35,6 +37,8 @@ def show_cell(config: Config, result: CellResult, out: Console) -> None:
         out.print(table)
         for line in cut_off_warnings(config, result.metrics):
             out.print(line, markup=False, style="yellow", soft_wrap=True)
+    for name, number in result.analyses.items():
+        out.print(f"{name} {number:.4g}", markup=False)
     stages: dict[str, float] = {}
     for what, seconds in result.made.items():
         stage = what.split()[0]
