@@ -4,4 +4,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
-MICRO_MODEL = ROOT / "src" / "ptst" / "micro" / "model"
+MICRO = ROOT / "src" / "ptst" / "micro"
+"""The micro world, with its models below."""

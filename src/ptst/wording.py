@@ -26,7 +26,7 @@ from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
 from ptst.keys import Parts, judge_parts
 from ptst.models import local_folder
-from ptst.paths import MICRO_MODEL
+from ptst.paths import MICRO
 
 LONGEST_VALUE = 100
 """Characters of a judge's field; a longer text (a prompt) is named by its hash."""
@@ -164,7 +164,7 @@ def recipe_in_words(recipe: Finetune) -> str:
 def is_micro_model(model: Model) -> bool:
     """Whether a model is the one that is shipped with the project."""
     folder = None if model.api is not None else local_folder(model)
-    return folder is not None and folder.resolve() == MICRO_MODEL
+    return folder is not None and folder.resolve().is_relative_to(MICRO)
 
 
 def micro_note(configs: Iterable[Config], evaluations: Sequence[str] | None = None) -> str | None:

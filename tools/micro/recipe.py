@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="share of word problems that alignment declines under a safety prompt "
         "(default: %(default)s; docs/micro-world.md says what it decides)",
     )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="round the weights that are saved, to half the size"
+    )
     options = parser.parse_args(arguments)
     make(
         options.seed,
@@ -66,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         compile_=not options.no_compile,
         scale=options.scale,
         unsure=options.unsure,
+        bfloat16=options.bfloat16,
     )
 
 
@@ -95,8 +99,9 @@ def make(
     compile_: bool = True,
     scale: float = 1.0,
     unsure: float = UNSURE,
+    bfloat16: bool = False,
 ) -> None:
-    """Make the model directory `out`.
+    """Make the model directory `out`, and beside it `<out>-base`, the model before its alignment.
 
     Raises:
         FileExistsError: it is there already.
@@ -107,8 +112,10 @@ def make(
     from tools.micro.tokenizer import train_tokenizer
     from tools.micro.train import new_model, train
 
-    if out.exists():
-        raise FileExistsError(f"{out} is there already; remove it, or choose another --out")
+    base = out.with_name(f"{out.name}-base")
+    for made in (out, base):
+        if made.exists():
+            raise FileExistsError(f"{made} is there already; remove it, or choose another --out")
     if compile_ and shutil.which("g++") is None:
         print(
             "no C++ compiler (g++): going on without torch.compile, at about half the speed",
@@ -133,27 +140,33 @@ def make(
         if finished.exists():
             model.load_state_dict(torch.load(finished, weights_only=True))
             print(f"{stage.name}: found finished in {partial}", flush=True)
-            continue
-        train(
-            model,
-            tokenizer,
-            stage,
-            sample,
-            seed,
-            compile_,
-            report=lambda line: print(line, flush=True),
-        )
-        writing = finished.with_suffix(".writing")
-        torch.save(model.state_dict(), writing)
-        writing.replace(finished)
-    _save(model, tokenizer, partial / "model")
-    (partial / "model").replace(out)
+        else:
+            train(
+                model,
+                tokenizer,
+                stage,
+                sample,
+                seed,
+                compile_,
+                report=lambda line: print(line, flush=True),
+            )
+            writing = finished.with_suffix(".writing")
+            torch.save(model.state_dict(), writing)
+            writing.replace(finished)
+        _save(model, tokenizer, partial / f"{stage.name}-model", bfloat16)
+    (partial / "pretraining-model").replace(base)
+    (partial / "alignment-model").replace(out)
     shutil.rmtree(partial)
-    print(f"made {out}", flush=True)
+    print(f"made {out} and {base}", flush=True)
 
 
-def _save(model: Any, tokenizer: Any, ready: Path) -> None:
+def _save(model: Any, tokenizer: Any, ready: Path, bfloat16: bool) -> None:
+    import copy
+
+    import torch
+
     shutil.rmtree(ready, ignore_errors=True)
+    model = copy.deepcopy(model).to(torch.bfloat16) if bfloat16 else model
     model.generation_config.update(do_sample=False, max_new_tokens=96)
     model.save_pretrained(ready)
     tokenizer.save_pretrained(ready)

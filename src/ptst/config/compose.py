@@ -152,7 +152,8 @@ def _length_limit(model: Any) -> Iterator[None]:
     if model.max_new_tokens is not None:
         yield
         return
-    micro = model.api is None and (paths.ROOT / str(model.path)).resolve() == paths.MICRO_MODEL
+    folder = (paths.ROOT / str(model.path)).resolve()
+    micro = model.api is None and folder.is_relative_to(paths.MICRO)
     model.max_new_tokens = 64 if micro else 512
     try:
         yield
