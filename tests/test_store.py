@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
-import ptst.store
 from ptst.errors import Interrupted, PtstError
 from ptst.store import (
     ARTIFACTS,
     Readable,
     RowsKey,
     Store,
+    artifacts,
     fingerprint,
+    hashes,
     key_of,
     read_journal,
     read_json,
@@ -210,7 +211,7 @@ def test_fingerprint_of_a_file_that_changed_and_kept_its_size_and_time(
     settled: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `rsync -t` or an unpacked archive leave it; and as two writes within one tick of the clock do."""
-    monkeypatch.setattr(ptst.store, "SETTLED", settled)
+    monkeypatch.setattr(hashes, "SETTLED", settled)
     file, seen = tmp_path / "weights", set()
     for content in ("one", "two"):
         file.write_text(content)
@@ -223,14 +224,12 @@ def test_fingerprint_of_a_file_that_changed_and_kept_its_size_and_time(
 def test_a_file_is_not_read_twice_for_its_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ptst.store, "SETTLED", 0.05)
+    monkeypatch.setattr(hashes, "SETTLED", 0.05)
     file = tmp_path / "weights"
     file.write_text("one")
     time.sleep(0.1)
     before = fingerprint(file)
-    monkeypatch.setattr(
-        ptst.store.hashlib, "file_digest", lambda *_: pytest.fail("it was read again")
-    )
+    monkeypatch.setattr(hashes.hashlib, "file_digest", lambda *_: pytest.fail("it was read again"))
     assert fingerprint(file) == before
 
 
@@ -340,7 +339,7 @@ def test_a_clock_that_is_set_back_takes_no_seconds_away(
 ) -> None:
     store = Store(tmp_path)
     with pytest.raises(KeyboardInterrupt), store.make("finetune", "k", PARTS) as work:
-        monkeypatch.setattr(ptst.store.time, "time", lambda: work.maker.since - 3600)
+        monkeypatch.setattr(artifacts.time, "time", lambda: work.maker.since - 3600)
         time.sleep(0.05)
         work.tell(1, 75)
         assert 0.05 <= work.maker.updated - work.maker.since < 30
