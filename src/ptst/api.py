@@ -21,9 +21,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.estimates import Price
 from ptst.progress import say
 from ptst.redact import redacted, remember
-from ptst.sweep.estimates import Price
 
 OPENAI = "https://api.openai.com/v1"
 TRIES = 8

@@ -34,9 +34,9 @@ from ptst.api import (
     worst_case,
 )
 from ptst.errors import Interrupted, PtstError
+from ptst.estimates import BATCH_SHARE
 from ptst.progress import say
 from ptst.store import read_json, write_json
-from ptst.sweep.estimates import BATCH_SHARE
 
 POLL_SECONDS = 30.0
 LINE_SECONDS = 600.0

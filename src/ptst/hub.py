@@ -10,7 +10,8 @@ from typing import Literal
 def commit_of(path: str, kind: Literal["model", "dataset"], revision: str | None) -> str | None:
     """The commit that `revision` (None: main) stood for when its files were last asked for.
 
-    Read from the hub's cache, so nothing is asked of the network; None where the cache does not say.
+    Read from the hub's cache, so nothing is asked of the network; None where the cache does not
+    say.
     """
     if revision and re.fullmatch("[0-9a-f]{40}", revision):
         return revision

@@ -15,15 +15,14 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from ptst import data
+from ptst import data, estimates
 from ptst.config import compose
+from ptst.estimates import read_estimates
 from ptst.judge import Bench, Judge, Score
 from ptst.keys import cell_keys
 from ptst.provenance import hardware as this_machine
 from ptst.store import ARTIFACTS, Store, write_json
-from ptst.sweep import estimates
 from ptst.sweep import plan as planning
-from ptst.sweep.estimates import read_estimates
 from ptst.sweep.grid import Grid, GridCell, expand
 from ptst.sweep.in_words import duration
 from ptst.sweep.measured import typical

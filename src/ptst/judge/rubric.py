@@ -37,13 +37,13 @@ from ptst.chat import CLOSE, split_thinking
 from ptst.component import speed
 from ptst.config import CONF, check_address, check_send, check_variable, renamed
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.estimates import BATCH_SHARE, Price, read_estimates
 from ptst.judge import Bench, Judge, Score
 from ptst.judge.kept import Kept
 from ptst.judge.neutral import neutral
 from ptst.progress import say
 from ptst.redact import redacted
 from ptst.store import key_of, write_json
-from ptst.sweep.estimates import BATCH_SHARE, Price, read_estimates
 
 RUBRIC = CONF / "judge" / "rubric.txt"
 PLACES = re.compile(r"\{(query|completion)\}")

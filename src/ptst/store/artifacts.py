@@ -55,7 +55,7 @@ class Store:
         return self.path(stage, key).is_dir()
 
     def damage(self, stage: str, key: str) -> str | None:
-        """What is wrong with an artifact (after a broken copy, for example) and what to do about it.
+        """What is wrong with an artifact (after a broken copy, for example) and what to do.
 
         None if nothing is wrong, or the artifact is not there. Of long files only the end is read,
         of weights only what stands before them.

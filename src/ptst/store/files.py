@@ -84,7 +84,7 @@ def read_journal(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files of a folder, sorted; also those of linked folders, which `Path.rglob` leaves out."""
+    """All files of a folder, sorted; also those in linked folders, which `rglob` leaves out."""
     found: list[Path] = []
 
     def walk(here: Path, above: frozenset[Path]) -> None:

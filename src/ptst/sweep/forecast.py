@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from ptst import data
 from ptst.config import Config, Evaluation, Model, Rows, Template
 from ptst.errors import DataError
+from ptst.estimates import ESTIMATES, Lengths
 from ptst.keys import EvaluationKeys, Parts
 from ptst.metrics import known_sum
 from ptst.store import key_of
-from ptst.sweep.estimates import (
+from ptst.sweep.formulas import (
     BYTES_PER_WEIGHT,
-    ESTIMATES,
-    Lengths,
     generation_seconds,
     parameters_of,
     training_seconds,

@@ -1,4 +1,5 @@
-"""GPUs of a process's own: what several local processes of one sweep (hydra/launcher=joblib) need."""
+"""GPUs of a process's own: what several local processes of one sweep (hydra/launcher=joblib)
+need."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def visible_gpus() -> list[str]:
 def take_gpus(gpus: Sequence[str], count: int = 1, locks: Path | None = None) -> list[str]:
     """Take GPUs for as long as this process lives, and hide the others from it.
 
-    To be called before CUDA is used. Where too few are free, the process shares: it keeps seeing all of them.
+    To be called before CUDA is used. Where too few are free, the process shares: it keeps seeing
+    all of them.
 
     Args:
         gpus: ids, as from `visible_gpus`. With no more than `count` there is nothing to choose.

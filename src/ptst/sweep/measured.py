@@ -9,9 +9,10 @@ from itertools import accumulate
 from statistics import median
 from typing import Any
 
+from ptst.estimates import Estimates, Lengths
 from ptst.keys import Parts
 from ptst.store import Store, key_of, read_json
-from ptst.sweep.estimates import Estimates, Hardware, Lengths
+from ptst.sweep.formulas import Hardware
 
 WORDS = {"finetune": "fine-tunings", "generate": "generations", "judge": "judge runs"}
 

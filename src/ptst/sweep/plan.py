@@ -12,19 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ptst.estimates import BATCH_SHARE, ESTIMATES, Estimates, Price, read_estimates
 from ptst.metrics import known_sum
 from ptst.provenance import hardware as this_machine
 from ptst.store import Store
-from ptst.sweep.estimates import (
-    BATCH_SHARE,
-    ESTIMATES,
-    Estimates,
-    Hardware,
-    Price,
-    own_gpu,
-    read_estimates,
-)
 from ptst.sweep.forecast import Job, Stage, forecast, queries_of
+from ptst.sweep.formulas import Hardware, own_gpu
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.in_words import file_in_words
 from ptst.sweep.measured import WORDS, Basis, Made, cpu_name, made_in, measure, model_of

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ptst.sweep.estimates import ESTIMATES
+from ptst.estimates import ESTIMATES
 from ptst.sweep.in_words import duration, file_in_words
 from ptst.sweep.measured import WORDS
 from ptst.sweep.plan import PaidCalls, Plan

@@ -7,17 +7,14 @@ from pathlib import Path
 import pytest
 
 from ptst.config import CONF, ROOT, Finetune, Model, compose
-from ptst.errors import ConfigError
+from ptst.estimates import Utilisation, read_estimates
 from ptst.store import write_json
-from ptst.sweep import estimates
-from ptst.sweep.estimates import (
-    ESTIMATES,
+from ptst.sweep import formulas
+from ptst.sweep.formulas import (
     Hardware,
-    Utilisation,
     generation_seconds,
     own_gpu,
     parameters_of,
-    read_estimates,
     training_seconds,
     training_tokens,
 )
@@ -65,11 +62,11 @@ def test_the_gpu_is_asked_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monk
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
-    monkeypatch.setattr(estimates, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(formulas, "version", lambda _: "2.13.0")
     assert own_gpu() == "NVIDIA L40S"
-    monkeypatch.setattr(estimates, "version", lambda _: "2.13.0+cpu")
+    monkeypatch.setattr(formulas, "version", lambda _: "2.13.0+cpu")
     assert own_gpu() is None
-    monkeypatch.setattr(estimates, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(formulas, "version", lambda _: "2.13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert own_gpu() is None
 
@@ -99,27 +96,3 @@ def test_every_shipped_hub_model_and_hub_size_has_its_figures() -> None:
         model = compose([f"model={path.stem}", "finetune=none"]).model
         assert model.api or parameters_of(model, figures)
     assert {path.stem for path in (CONF / "dataset").glob("*.yaml")} <= set(figures.tokens)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (
-            "assumed_gpu: A100-80GB",
-            "assumed_gpu: Z1",
-            "assumed_gpu=Z1 is not among gpus: A100-80GB, ",
-        ),
-        ("tflops: 165", "tflop: 165", r"estimates\.yaml: Key 'tflop' not in 'Gpu'"),
-        ("tflops: 165", "tflops: much", r"estimates\.yaml: Value 'much'"),
-    ],
-)
-def test_a_mistake_in_the_estimates_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
-) -> None:
-    text = ESTIMATES.read_text(encoding="utf-8")
-    assert text.count(old) == 1
-    own = tmp_path / "estimates.yaml"
-    own.write_text(text.replace(old, new), encoding="utf-8")
-    monkeypatch.setattr(estimates, "ESTIMATES", own)
-    with pytest.raises(ConfigError, match=message):
-        read_estimates()
