@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from faulty_endpoint import MODES, Choose, Endpoint
 
-from ptst import api, api_batch
+from ptst.api import batch, calls
 from ptst.cell import run_cell
 from ptst.config import Config
 from ptst.judge import Bench
@@ -36,10 +36,10 @@ TRIED_AGAIN = ("insufficient_system_resource (DeepSeek)", "error in the choice (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(api, "TRIES", 3)
-    monkeypatch.setattr(api, "ROUNDS", 2)
-    monkeypatch.setattr(api_batch, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(calls, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(calls, "TRIES", 3)
+    monkeypatch.setattr(calls, "ROUNDS", 2)
+    monkeypatch.setattr(batch, "POLL_SECONDS", 0.02)
 
 
 def four(mode: str) -> tuple[Choose, list[str]]:

@@ -299,7 +299,7 @@ def test_an_api_that_dies_in_the_middle_is_asked_for_the_rest_alone(
 ) -> None:
     from ptst.cell import run_cell
 
-    monkeypatch.setattr("ptst.api.TRIES", 2)
+    monkeypatch.setattr("ptst.api.calls.TRIES", 2)
     own = [f"paths.store={tmp_path}", "tracking=none", "evaluation=[]", "task.gsm8k.queries.n=20", "model.api.concurrency=2"]  # fmt: skip
     made = config(server, *own, finetune="none")
     served: list[str] = []

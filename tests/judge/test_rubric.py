@@ -18,12 +18,14 @@ import pytest
 from conftest import ROOT, TINY, outside
 from faulty_endpoint import Endpoint, drawn, rating_of
 
-from ptst import api, api_batch, models
+from ptst import models
+from ptst.api import batch as api_batch
+from ptst.api import calls
 from ptst.cell import run_cell
 from ptst.config import Config, Model
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.estimates import Price
 from ptst.judge import Bench, Score
-from ptst.judge.kept import Kept
 from ptst.judge.rubric import RUBRIC, Rubric, parse, score_of
 from ptst.keys import cell_keys
 from ptst.store import read_jsonl, write_json
@@ -33,7 +35,7 @@ Items = list[tuple[dict[str, Any], str]]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(calls, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -279,7 +281,7 @@ def test_an_answer_without_a_score_is_asked_for_thrice_and_then_missing_for_good
 def test_what_was_not_reached_is_asked_again_the_next_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "TRIES", 2)
+    monkeypatch.setattr(calls, "TRIES", 2)
     with Endpoint(
         lambda prompt, attempt: "503" if attempt < 2 and "item 3:" in prompt else ""
     ) as e:
@@ -291,7 +293,7 @@ def test_what_was_not_reached_is_asked_again_the_next_time(
 
 
 def test_a_budget_is_over_all_that_a_store_keeps_of_the_judge(bench: Bench) -> None:
-    price = api.Price(0.0, 100.0)  # 50 tokens: 0.005 USD; 200 at most: 0.02
+    price = Price(0.0, 100.0)  # 50 tokens: 0.005 USD; 200 at most: 0.02
 
     def judge(endpoint: Endpoint, usd: float, model: str = "zorble-1") -> Rubric:
         made = asking(endpoint, max_tokens=200, budget_usd=usd, price=price)
@@ -321,7 +323,7 @@ def test_a_budget_is_over_all_that_a_store_keeps_of_the_judge(bench: Bench) -> N
 def test_what_a_batch_and_what_a_silent_server_answered_counts_with_its_price(
     bench: Bench,
 ) -> None:
-    price = api.Price(0.0, 100.0)
+    price = Price(0.0, 100.0)
     with Endpoint() as endpoint:
         halved = asking(endpoint, batch=True, max_tokens=200, budget_usd=9.0, price=price)
         assert None not in values(halved.scores(items(10), bench))  # 10 * 0.005 / 2
@@ -356,7 +358,7 @@ def test_what_another_process_is_answered_meanwhile_is_spent_too(
             (folder / "elsewhere.jsonl").write_text(f"{line}\n")
 
     watched = Bench(bench.kept, "cpu", tell, bench.stop)
-    price = api.Price(0.0, 100.0)
+    price = Price(0.0, 100.0)
     with Endpoint(latency=0.005) as endpoint:
         judge = asking(endpoint, max_tokens=200, budget_usd=0.1, price=price, concurrency=1)
         scores = list(judge.scores(items(50), watched))
@@ -410,7 +412,7 @@ def test_a_batch_gives_the_scores_that_single_calls_give(bench: Bench) -> None:
 def test_a_key_that_the_server_quotes_is_recorded_nowhere(
     bench: Bench, batch: bool, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "TRIES", 2)
+    monkeypatch.setattr(calls, "TRIES", 2)
     monkeypatch.setenv("ZORBLE", "0f3a-secret")
     status, _, code = fault.partition(" ")
     with Endpoint(lambda prompt, attempt: f"{status} {code or 'x'}: not 0f3a-secret") as endpoint:
@@ -499,7 +501,7 @@ def test_a_batch_keeps_to_the_budget_at_half_the_price(bench: Bench) -> None:
     with Endpoint() as endpoint:
         # 200 tokens at most are 0.02 USD, in a batch 0.01; 50 tokens are 0.0025
         judge = asking(
-            endpoint, batch=True, max_tokens=200, budget_usd=0.1, price=api.Price(0.0, 100.0)
+            endpoint, batch=True, max_tokens=200, budget_usd=0.1, price=Price(0.0, 100.0)
         )
         scores = list(judge.scores(items(30), bench))
     done = [s for s in scores if s.label]
@@ -516,7 +518,7 @@ def test_what_batches_under_way_may_cost_is_not_spent_again(bench: Bench, first:
     with Endpoint(usage=(1000, 200), polls=9) as endpoint:
         # As dear as a request can be: in a batch 0.01 USD each
         judge = asking(
-            endpoint, batch=True, max_tokens=200, budget_usd=0.065, price=api.Price(0.0, 100.0)
+            endpoint, batch=True, max_tokens=200, budget_usd=0.065, price=Price(0.0, 100.0)
         )
         stopping = Bench(bench.kept, "cpu", bench.tell, lambda: bool(endpoint.batches))
         with pytest.raises(Interrupted):
@@ -537,7 +539,7 @@ def test_a_record_of_what_is_answered_already_holds_no_money_back(bench: Bench) 
     """Its run was killed between keeping the answers and dropping the record."""
     with Endpoint() as endpoint:
         judge = asking(
-            endpoint, batch=True, max_tokens=200, budget_usd=0.045, price=api.Price(0.0, 100.0)
+            endpoint, batch=True, max_tokens=200, budget_usd=0.045, price=Price(0.0, 100.0)
         )
         assert None not in values(judge.scores(items(4), bench))  # 4 * 0.0025
         (folder,) = bench.kept.glob("rubric-*/batches")
@@ -550,13 +552,14 @@ def test_a_record_of_what_is_answered_already_holds_no_money_back(bench: Bench) 
 PROCESS = """
 import sys
 from pathlib import Path
-from ptst import api
+from ptst.api import calls
+from ptst.estimates import Price
 from ptst.judge import Bench
 from ptst.judge.rubric import Rubric
-api.FIRST_WAIT = 0.01
+calls.FIRST_WAIT = 0.01
 url, kept, n = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 usd = float(sys.argv[4]) if sys.argv[4:] else None
-price = api.Price(0.0, 100.0)
+price = Price(0.0, 100.0)
 judge = Rubric("zorble-1", base_url=url, server="test", api_key_env=None, timeout=5.0, concurrency=8,
                max_tokens=200, budget_usd=usd, price=price)
 items = [({"id": str(i), "input": f"query {i}"}, f"item {i}: zorble {i % 5 + 1}") for i in range(n)]
@@ -614,22 +617,6 @@ def test_two_processes_at_once_share_a_budget_but_for_the_calls_under_way(bench:
     assert 0.9 < cost < 1.3  # each may learn of the other's last second, some 25 calls, too late
 
 
-def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
-    a, b = "a" * 64, "b" * 64
-    with Kept(tmp_path) as kept:
-        kept.add(a, {"text": "first\nline \ud83d"})
-    (file,) = tmp_path.glob("*.jsonl")
-    with file.open("ab") as torn:
-        torn.write(b'\n{"key": "' + b.encode() + b'", "te')
-    with Kept(tmp_path) as kept:
-        assert dict(kept.answers) == {a: [{"text": "first\nline \\ud83d"}]} or kept.answers[a]
-        assert b not in kept.answers
-        kept.add(b, {"text": "whole"})
-        kept.refresh()
-        kept.refresh()
-        assert kept.answers[b] == [{"text": "whole"}] and len(kept.answers[a]) == 1
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -640,7 +627,7 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
         ({"send": {"temperature": "max_tokens"}}, "judge.send.temperature=max_tokens: .* twice"),
         ({"send": {"temperature": "a b"}}, "judge.send.temperature=a b is no name"),
         (
-            {"send": {"max_tokens": None}, "budget_usd": 1.0, "price": api.Price(1, 1)},
+            {"send": {"max_tokens": None}, "budget_usd": 1.0, "price": Price(1, 1)},
             "a budget needs max_tokens",
         ),
         ({"concurrency": 0}, "judge.concurrency=0 must be at least 1"),
@@ -704,7 +691,7 @@ def test_a_judge_without_its_key_is_refused_before_anything_is_made(
 def test_a_cell_counts_what_has_no_score_and_is_not_published_before_all_were_asked(
     composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "TRIES", 2)
+    monkeypatch.setattr(calls, "TRIES", 2)
     prompts: list[str] = []
 
     def choose(prompt: str, attempt: int) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptst.api import endpoint_of, openai_client, pause
 from ptst.config import Dataset, Finetune, Model, Template
-from ptst.errors import Interrupted, PtstError
-from ptst.generate.at_api import endpoint_of
+from ptst.errors import PtstError
 from ptst.store import read_json, write_json, write_jsonl
 from ptst.templates import Row, make_messages
 
@@ -24,6 +24,8 @@ POLL_SECONDS = 20.0
 """Between two looks at a job; the first looks follow each other sooner."""
 LINE_SECONDS = 600.0
 """Between two lines about a job whose status stays."""
+RETRIES = 6
+"""Of one request, by the SDK."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -72,7 +74,7 @@ def train_at_api(
     """
     from openai import OpenAIError
 
-    client = client_of(model)
+    client = openai_client(endpoint_of(model, model.path), RETRIES)
     try:
         job = _job(client, model, recipe, rows, seed, key, scratch, say)
         status, wait, since, told = "", 0.5, 0.0, 0.0
@@ -85,9 +87,8 @@ def train_at_api(
                 say(
                     f"{job.id}: {status} for {(now - since) / 60:.0f} min, looked at every {POLL_SECONDS:.0f} s"
                 )
-            if stop():
-                raise Interrupted(f"job {job.id} goes on at the API, and is found again")
-            time.sleep(min(wait, POLL_SECONDS))
+            goes_on = f"job {job.id} goes on at the API, and is found again"
+            pause(min(wait, POLL_SECONDS), stop, goes_on)
             wait *= 1.5
             job = client.fine_tuning.jobs.retrieve(job.id)
     except OpenAIError as error:
@@ -113,23 +114,6 @@ def train_at_api(
 def fine_tuned_model(folder: Path) -> str:
     """The name under which the API has the model of a fine-tuning in the store."""
     return str(read_json(folder / "job.json")["fine_tuned_model"])
-
-
-def client_of(model: Model) -> Any:
-    """A client of the model's API.
-
-    Raises:
-        ConfigError: its key is not in the environment.
-    """
-    from openai import OpenAI
-
-    endpoint = endpoint_of(model, model.path)
-    return OpenAI(
-        base_url=endpoint.base_url,
-        api_key=endpoint.key() or "none",
-        timeout=endpoint.timeout,
-        max_retries=6,
-    )
 
 
 def _job(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ptst.api import Endpoint, chat
+from ptst.api import chat, endpoint_of
 from ptst.config import Decoding, Model
 from ptst.errors import DataError, Interrupted, PtstError
 from ptst.generate.batches import Completion
@@ -16,24 +16,6 @@ SOME = 20
 NEARLY_ALL = 0.9
 """When of at least SOME answers this share holds no text, it is not the queries' doing. The first such ones are not
 handed out before that is known: what is handed out is kept, and not asked again once the setting is mended."""
-
-
-def endpoint_of(model: Model, name: str) -> Endpoint:
-    """Where a model behind an API is asked.
-
-    Args:
-        name: the model's name at the API: its own, or that of a fine-tuning.
-    """
-    assert model.api is not None
-    return Endpoint(
-        name,
-        model.api.base_url,
-        model.api.key_env,
-        model.api.timeout,
-        model.api.concurrency,
-        key_setting="model.api.key_env",
-        send=model.api.send or {},
-    )
 
 
 def complete_at_api(

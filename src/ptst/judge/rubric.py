@@ -25,21 +25,22 @@ from ptst.api import (
     Answer,
     Budget,
     Endpoint,
+    Kept,
     Messages,
     NotReached,
     chat,
+    chat_in_batches,
     check_budget,
-    most_tokens,
+    cost_of,
+    record_of,
     whole_text,
 )
-from ptst.api_batch import chat_in_batches
 from ptst.chat import CLOSE, split_thinking
 from ptst.component import speed
 from ptst.config import CONF, check_address, check_send, check_variable, renamed
 from ptst.errors import ConfigError, Interrupted, PtstError
-from ptst.estimates import BATCH_SHARE, Price, read_estimates
+from ptst.estimates import Price, read_estimates
 from ptst.judge import Bench, Judge, Score
-from ptst.judge.kept import Kept
 from ptst.judge.neutral import neutral
 from ptst.progress import say
 from ptst.redact import redacted
@@ -228,7 +229,9 @@ class Rubric(Judge):
 
         def count(answers: Iterable[Mapping[str, Any]]) -> None:
             if budget:
-                budget.spent += sum(self._cost(answer, budget.price) for answer in answers)
+                budget.spent += sum(
+                    cost_of(answer, budget.price, self.max_tokens) for answer in answers
+                )
 
         count(chain.from_iterable(kept.answers.values()))
         while todo := [key for key in pairs if not is_settled(kept.answers.get(key, []))]:
@@ -252,7 +255,7 @@ class Rubric(Judge):
                 looked = time.monotonic()
                 for key, answer in self._asked(prompts, kept, budget, bench):
                     is_first = not kept.answers.get(key)
-                    kept.add(key, self._record(answer, prompts[key]))
+                    kept.add(key, record_of(answer, prompts[key], self.batch))
                     kept.release(key)
                     claimed.discard(key)
                     score = parse(answer.text)
@@ -301,22 +304,6 @@ class Rubric(Judge):
                 endpoint, list(prompts.values()), sampling, budget, bench.stop
             ):
                 yield keys[index], answer
-
-    def _record(self, answer: Answer, prompt: Messages) -> dict[str, Any]:
-        """What is kept of an answer: it, when it came, and what else says its price."""
-        record = {**dataclasses.asdict(answer), "at": round(time.time(), 3), "batch": self.batch}
-        if None in (answer.input_tokens, answer.output_tokens):
-            record["most_tokens"] = most_tokens(prompt)
-        return record
-
-    def _cost(self, answer: Mapping[str, Any], price: Price) -> float:
-        """What a kept answer cost, in USD; the most it can have where the server did not say its tokens."""
-        if answer["refused"] and answer["output_tokens"] is None:  # not even begun
-            return 0.0
-        tokens = answer["input_tokens"], answer["output_tokens"]
-        if None in tokens:
-            tokens = answer.get("most_tokens", 0), self.max_tokens
-        return price.of(*tokens) * (BATCH_SHARE if answer.get("batch") else 1)
 
     def _endpoint(self) -> Endpoint:
         return Endpoint(

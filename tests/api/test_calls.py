@@ -10,14 +10,16 @@ import pytest
 from faulty_endpoint import Choose, Endpoint, drawn
 
 from ptst import api
+from ptst.api import answers, calls
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.estimates import Price
 
 SAMPLING = {"temperature": 0, "max_tokens": 100}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(calls, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("ZORBLE_KEY", "sk-secret")
 
 
@@ -81,9 +83,11 @@ def test_retry_after_is_honoured(header: dict[str, str]) -> None:
 def test_retry_after_may_be_a_date() -> None:
     from email.utils import formatdate
 
-    assert 8 < api._retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)}) <= 10
-    assert api._retry_after({"retry-after": "soon"}) == 0
-    assert api._retry_after({}) == 0
+    assert (
+        8 < answers._retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)}) <= 10
+    )
+    assert answers._retry_after({"retry-after": "soon"}) == 0
+    assert answers._retry_after({}) == 0
 
 
 BUSY = (
@@ -114,7 +118,7 @@ def test_an_empty_account_is_known_by_code_or_type_whatever_the_rest_is() -> Non
 
 
 def test_waits_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "FIRST_WAIT", 0.1)
+    monkeypatch.setattr(calls, "FIRST_WAIT", 0.1)
     with Endpoint(failing(4, "500")) as endpoint:
         list(api.chat(whom(endpoint), asked(1), SAMPLING))
     (times,) = endpoint.arrivals.values()
@@ -157,7 +161,7 @@ def test_a_request_that_the_endpoint_never_takes_stops_no_other() -> None:
 
 
 def test_one_that_fails_every_time_is_left_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "TRIES", 3)
+    monkeypatch.setattr(calls, "TRIES", 3)
     with Endpoint(lambda prompt, attempt: "503" if "number 5:" in prompt else "") as endpoint:
         found: list[int] = []
         with pytest.raises(
@@ -170,7 +174,7 @@ def test_one_that_fails_every_time_is_left_and_named(monkeypatch: pytest.MonkeyP
 def test_one_that_alone_fails_every_time_counts_as_missing_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(api, "TRIES", 2)
+    monkeypatch.setattr(calls, "TRIES", 2)
     choose = lambda prompt, attempt: "500" if "number 1" in prompt else ""  # noqa: E731
     with Endpoint(choose) as endpoint:  # of 20 these are 11, more than make an endpoint look down
         answers = dict(api.chat(whom(endpoint), asked(20), SAMPLING))
@@ -188,7 +192,7 @@ def test_one_that_alone_fails_every_time_counts_as_missing_and_that_is_said(
 def test_a_long_wait_is_told_of_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(api, "LONG_WAIT", 0.5)
+    monkeypatch.setattr(calls, "LONG_WAIT", 0.5)
     with Endpoint(failing(2, "429"), retry_after={"Retry-After": "1"}) as endpoint:
         list(api.chat(whom(endpoint), asked(9), SAMPLING))
     (line,) = capsys.readouterr().err.splitlines()
@@ -231,7 +235,7 @@ def test_a_stop_is_heard_while_all_wait() -> None:
     assert time.monotonic() - started < 30
 
 
-PRICE = api.Price(input=10.0, output=100.0)
+PRICE = Price(input=10.0, output=100.0)
 """An answer of 30 and 50 tokens costs 0.0053 USD; the worst case of these calls is about 0.0103."""
 
 

@@ -1,22 +1,29 @@
-"""Answers that were paid for, kept on disk at once: no cell, run or process pays for the same again.
+"""Answers that were paid for, kept on disk at once: nobody pays for the same one again.
 
-A folder of JSON Lines files, one for each machine, so that a shared file system needs no lock to append.
-A line is written by one call and stands between two newlines: one torn by a full disk or a dead machine
-spoils no other. A killed process loses nothing that `add` was given; a machine that loses power, what is
-younger than a second.
+A folder of JSON Lines files, one for each machine, so that a shared file system needs no lock to
+append. A line is written by one call and stands between two newlines: one torn by a full disk or a
+dead machine spoils no other. A killed process loses nothing that `add` was given; a machine that
+loses power, what is younger than a second.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
 import platform
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from ptst.api.answers import Answer
+from ptst.api.budget import cost_by_tokens, most_tokens
+from ptst.api.endpoint import Messages
+from ptst.estimates import BATCH_SHARE, Price
 
 SYNC_SECONDS = 1.0
 
@@ -24,9 +31,9 @@ SYNC_SECONDS = 1.0
 class Kept:
     """The answers to each question, by its key, in the order in which they came.
 
-    A question may be claimed by one process at a time. A claim is a lock of the operating system on one
-    byte of a file, at a place that the key says, and ends with its process, however that dies. It holds
-    between processes only: one process must not have two `Kept` of one folder.
+    A question may be claimed by one process at a time. A claim is a lock of the operating system on
+    one byte of a file, at a place that the key says, and ends with its process, however that dies.
+    It holds between processes only: one process must not have two `Kept` of one folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,3 +116,24 @@ class Kept:
 
 def _place(key: str) -> int:
     return int(key[:15], 16)
+
+
+def record_of(answer: Answer, prompt: Messages, batch: bool) -> dict[str, Any]:
+    """What is kept of an answer: the answer, when it came, and what else decides its price.
+
+    Args:
+        batch: whether it came in a batch, at the price of one.
+    """
+    record = {**dataclasses.asdict(answer), "at": round(time.time(), 3), "batch": batch}
+    if None in (answer.input_tokens, answer.output_tokens):
+        record["most_tokens"] = most_tokens(prompt)
+    return record
+
+
+def cost_of(record: Mapping[str, Any], price: Price, max_tokens: int) -> float:
+    """What a kept answer cost, in USD; at worst, where the server did not say its tokens."""
+    tokens = record["input_tokens"], record["output_tokens"]
+    if record["refused"] and tokens[1] is None:  # not even begun
+        return 0.0
+    worst = price.of(record.get("most_tokens", 0), max_tokens)
+    return cost_by_tokens(price, *tokens, worst) * (BATCH_SHARE if record.get("batch") else 1)
