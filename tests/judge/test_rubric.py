@@ -26,7 +26,8 @@ from ptst.config import Config, Model
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.estimates import Price
 from ptst.judge import Bench, Score
-from ptst.judge.rubric import RUBRIC, Rubric, parse, score_of
+from ptst.judge.rating import parse, score_of
+from ptst.judge.rubric import RUBRIC, Rubric
 from ptst.keys import cell_keys
 from ptst.store import read_jsonl, write_json
 

@@ -1,8 +1,8 @@
-"""Fine-tuning at an OpenAI-compatible API: upload, job, wait, and go on with the same job after a death.
+"""Fine-tuning at an OpenAI-compatible API: upload, job, wait; after a death, the same job again.
 
-A job costs money from the moment it is created, so one that was created is found again whatever happened:
-by the id kept in scratch, or by the fine-tuning's key, which the job carries as metadata; and, once it has
-succeeded, in its model's name, for an API that keeps no metadata.
+A job costs money from the moment it is created, so one that was created is found again whatever
+happened: by the id kept in scratch, or by the fine-tuning's key, which the job carries as metadata;
+and, once it has succeeded, in its model's name, for an API that keeps no metadata.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ def train_at_api(
     Args:
         rows: of `training_messages`.
         key: the fine-tuning's key; the job carries it.
-        out: receives `job.json`: {job, model, fine_tuned_model, trained_tokens, hyperparameters, ...}.
+        out: receives `job.json`: {job, model, fine_tuned_model, trained_tokens, hyperparameters,
+            ...}.
         scratch: ids of what was uploaded and created, for the next attempt.
         say: told the job's status whenever it changes, and every ten minutes.
-        stop: asked while waiting; true ends the waiting and not the job, which the next attempt finds.
+        stop: asked while waiting; true ends the waiting and not the job, which the next attempt
+            finds.
 
     Returns:
         Facts for the provenance.
@@ -77,20 +79,7 @@ def train_at_api(
     client = openai_client(endpoint_of(model, model.path), RETRIES)
     try:
         job = _job(client, model, recipe, rows, seed, key, scratch, say)
-        status, wait, since, told = "", 0.5, 0.0, 0.0
-        while job.status not in ENDED:
-            now = time.monotonic()
-            if job.status != status:
-                status, since, told = job.status, now, -math.inf
-            if now - told >= LINE_SECONDS:
-                told = now
-                say(
-                    f"{job.id}: {status} for {(now - since) / 60:.0f} min, looked at every {POLL_SECONDS:.0f} s"
-                )
-            goes_on = f"job {job.id} goes on at the API, and is found again"
-            pause(min(wait, POLL_SECONDS), stop, goes_on)
-            wait *= 1.5
-            job = client.fine_tuning.jobs.retrieve(job.id)
+        job = _ended(client, job, say, stop)
     except OpenAIError as error:
         raise PtstError(
             f"fine-tuning {model.path} at {model.api and model.api.base_url}: {error}"
@@ -109,6 +98,24 @@ def train_at_api(
         out / "job.json", {**facts, **job.model_dump(mode="json", exclude={"organization_id"})}
     )
     return facts
+
+
+def _ended(client: Any, job: Any, say: Callable[[str], None], stop: Callable[[], bool]) -> Any:
+    """A job that has ended; until then `say` is told of it now and then."""
+    status, wait, since, told = "", 0.5, 0.0, 0.0
+    while job.status not in ENDED:
+        now = time.monotonic()
+        if job.status != status:
+            status, since, told = job.status, now, -math.inf
+        if now - told >= LINE_SECONDS:
+            told = now
+            minutes = (now - since) / 60
+            say(f"{job.id}: {status} for {minutes:.0f} min, looked at every {POLL_SECONDS:.0f} s")
+        goes_on = f"job {job.id} goes on at the API, and is found again"
+        pause(min(wait, POLL_SECONDS), stop, goes_on)
+        wait *= 1.5
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    return job
 
 
 def fine_tuned_model(folder: Path) -> str:
@@ -131,7 +138,8 @@ def _job(
     if recorded := _recorded(kept, client.fine_tuning.jobs, say):
         return recorded
     for job in client.fine_tuning.jobs.list(limit=100):
-        # Created, and this process died before it could write that down. A failed one is done again.
+        # Created, and this process died before it could write that down. A failed one is done
+        # again.
         if _is_of(job, key) and job.status not in ("failed", "cancelled"):
             say(f"{job.id}: found at the API, {job.status}")
             write_json(kept, {"id": job.id})
@@ -164,7 +172,7 @@ def _job(
 
 
 def _recorded(record: Path, there: Any, say: Callable[[str], None]) -> Any:
-    """What the API has under the id in a record; None, and the record goes, where it has nothing any more.
+    """What the API has under the id in a record; where it has nothing any more, the record goes.
 
     Args:
         there: the client's jobs, or its files.
@@ -189,6 +197,6 @@ def _suffix(key: str) -> str:
 
 
 def _is_of(job: Any, key: str) -> bool:
-    """Whether a job is a fine-tuning's. Its model is called ft:<base>:<organisation>:<suffix>:<id>."""
+    """Whether a job is a fine-tuning's. Its model is ft:<base>:<organisation>:<suffix>:<id>."""
     named = (job.metadata or {}).get("ptst")
     return named == key if named else f":{_suffix(key)}:" in (job.fine_tuned_model or "")
