@@ -42,7 +42,9 @@ def test_adapters_take_turns_on_one_base_model(
     assert len({str(logits.tolist()) for logits in apart}) == 3
     loads = []
     load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+    monkeypatch.setattr(
+        "ptst.models.held.load_model", lambda *a, **k: loads.append(a) or load(*a, **k)
+    )
     base = models.BaseModel()
     in_turn = [
         base.adapted(model, "cpu", "lora", first)(IDS).logits,

@@ -1,7 +1,7 @@
-"""`ptst check-model`: what a model's chat format says, and whether its prompts and rows are spelled as it spells them.
+"""`ptst check-model`: what a model's chat format says, and whether prompts and rows follow it.
 
-The comparison is with the tokenizer's own `apply_chat_template` over whole conversations. Nothing is loaded but
-the tokenizer and the configuration.
+The comparison is with the tokenizer's own `apply_chat_template` over whole conversations. Nothing
+is loaded but the tokenizer and the configuration.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def check_training(
 def row_difference(
     row: templates.Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any
 ) -> Difference | None:
-    """The first difference of a training row from the tokenizer's own rendering, up to the end of the turn."""
+    """The first difference of a training row from the tokenizer's own rendering of its turns."""
     made = templates.make_training_row(row, template, dataset, model, tokenizer)
     messages = templates.make_messages(row, template, dataset, model)
     answered = [*messages, {"role": "assistant", "content": str(row["output"])}]
@@ -216,7 +216,7 @@ def _intended(messages: chat.Messages, model: Model, found: chat.ChatFormat) -> 
 
 
 def _own_ids(messages: chat.Messages, model: Model, tokenizer: Any, prompt: bool) -> list[int]:
-    """What the tokenizer itself makes of a conversation; where its format asks for the date, of the fixed one."""
+    """What the tokenizer itself makes of a conversation, with the fixed date where it asks for one."""
     found = chat.chat_format(model, tokenizer)
     if found.asks_clock:
         plain = dataclasses.replace(model, default_system=True)

@@ -1,7 +1,7 @@
 """The one place where a prompt is made: its text and its token ids.
 
-Three things compose: the *template* (mode, system prompt, how the user turn wraps the question), the
-*data set* (how its question reads, an instruction of its own) and the *model* (how a chat is
+Three things compose: the *template* (mode, system prompt, how the user turn wraps the question),
+the *data set* (how its question reads, an instruction of its own) and the *model* (how a chat is
 spelled). Training rows, generation and `ptst prompt` all come through here.
 
 One example, chat_llama x gsm8k x llama2, shortened:
@@ -46,9 +46,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One fine-tuning example, four bytes a token: 600,000 of OpenOrca's as lists would be tens of GB.
+    """One fine-tuning example, four bytes a token.
 
-    `prompt_length` counts the prompt's tokens, BOS included: the loss begins there.
+    600,000 of OpenOrca's as lists would be tens of GB. `prompt_length` counts the prompt's tokens,
+    BOS included: the loss begins there.
     """
 
     ids: array[int]
@@ -81,8 +82,8 @@ def make_prompt(
     Args:
         row: needs `input`; an `instruction` of the row's own replaces the data set's.
         tokenizer: a transformers tokenizer; without one only the text is made.
-        reading: how the row reads where an evaluation says so itself (`Evaluation.question`): what it gives
-            stands wherever a template has the question, bare or not.
+        reading: how the row reads where an evaluation says so itself (`Evaluation.question`): what
+            it gives stands wherever a template has the question, bare or not.
 
     Raises:
         TemplateError: the model's chat format is the tokenizer's own and there is no tokenizer, or
@@ -108,11 +109,12 @@ def make_prompt(
 def make_training_row(
     row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any
 ) -> TrainingRow:
-    """Prompt, completion and the end of the turn of one row, with the loss on completion and end only.
+    """Prompt, completion and end of turn of one row, with the loss on completion and end only.
 
-    The prompt's ids are those of `make_prompt`, unchanged: no token crosses the border to the completion. What
-    stands between them, and what ends the turn, is what the model's own format has there. Bare text has a space
-    there (where the tokenizer does not put one by itself), and ends with `eos_token`.
+    The prompt's ids are those of `make_prompt`, unchanged: no token crosses the border to the
+    completion. What stands between them, and what ends the turn, is what the model's own format has
+    there. Bare text has a space there (where the tokenizer does not put one by itself), and ends
+    with `eos_token`.
     """
     guard = _guard(row)
     guarded = _guarded(row, guard, model, tokenizer)
@@ -132,7 +134,8 @@ def make_training_row(
 def end_of(template: Template, model: Model, tokenizer: Any) -> chat.ChatFormat:
     """The chat format that says how an answer under `template` begins and ends.
 
-    Bare text ends with `eos_token`; only where a tokenizer has none, as the model's chats end their turns.
+    Bare text ends with `eos_token`; only where a tokenizer has none, as the model's chats end their
+    turns.
     """
     if template.mode == "chat" or tokenizer.eos_token is None:
         return chat.chat_format(model, tokenizer)
@@ -149,7 +152,7 @@ def ends(template: Template, model: Model, tokenizer: Any) -> frozenset[int]:
 
 
 def text_lead(tokenizer: Any) -> str:
-    """What stands between bare text and its answer: one space, which some tokenizers put there by themselves."""
+    """What stands between bare text and its answer: one space, unless the tokenizer puts it there."""
     first = tokenizer.convert_ids_to_tokens(encode("x", tokenizer))[0]
     return "" if first.startswith("\u2581") else " "
 
@@ -157,8 +160,9 @@ def text_lead(tokenizer: Any) -> str:
 def read_query(row: Row, reading: str) -> str:
     """A query as its evaluation's own reading says: each {column} filled, {{ and }} for braces.
 
-    A list reads as its items with ", " between them, and a mapping that has a list called `text` (ARC's
-    choices, {text: [...], label: [...]}) as that list. A column that the row has not stays in its braces.
+    A list reads as its items with ", " between them, and a mapping that has a list called `text`
+    (ARC's choices, {text: [...], label: [...]}) as that list. A column that the row has not stays
+    in its braces.
     """
 
     def fill(found: re.Match[str]) -> str:
@@ -176,7 +180,7 @@ def columns_of(reading: str) -> list[str]:
 
 
 def check_reading(reading: str, where: str) -> None:
-    """Refuse a reading without a place for the question, or with a brace that closes or opens nothing.
+    """Refuse a reading without a place for the question, or with an unmatched brace.
 
     Raises:
         ConfigError: naming the place in the configuration, and what would be right.
@@ -232,10 +236,13 @@ def check_template(template: Template, mount: str, dataset: Dataset) -> None:
 
 
 def encode(text: str, tokenizer: Any, guard: str = "") -> list[int]:
-    """Token ids of `text` without BOS or EOS; control strings become their tokens, unless `guard` stands in them.
+    """Token ids of `text` without BOS or EOS.
+
+    Control strings become their tokens, unless `guard` stands in them.
 
     Args:
-        guard: a character that the model is not given: it keeps its neighbours from becoming one token.
+        guard: a character that the model is not given: it keeps its neighbours from becoming one
+            token.
 
     Raises:
         TemplateError: the tokenizer does not say which characters a token stands for.
@@ -275,8 +282,8 @@ def _encode_prompt(
 ) -> list[int]:
     """Token ids of a whole prompt.
 
-    A format of the model's own writes its BOS itself, or has none. Elsewhere the prompt begins as the tokenizer
-    begins a text: with exactly one BOS, if it has one.
+    A format of the model's own writes its BOS itself, or has none. Elsewhere the prompt begins as
+    the tokenizer begins a text: with exactly one BOS, if it has one.
     """
     ids = encode(text, tokenizer, guard)
     if template.mode == "chat" and not chat.is_ours(model):

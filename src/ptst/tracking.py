@@ -1,12 +1,12 @@
 """Weights & Biases: one run per fine-tuning and one per cell, each whole, ids from the keys.
 
-A run is files under <store>/wandb that `ptst sync` can upload later; `online`, another process uploads
-them while they are written. No result depends on W&B: what goes wrong with a run is said, and the work goes on
-after a few seconds at most.
+A run is files under <store>/wandb that `ptst sync` can upload later; `online`, another process
+uploads them while they are written. No result depends on W&B: what goes wrong with a run is said,
+and the work goes on after a few seconds at most.
 
 A run is opened while its artifact is being made, and closed before the artifact appears, so every
-artifact has its run, whole. When work resumes after a death, the run starts again with the history so
-far (the caller logs it again) and takes the place of the files that the dead one left.
+artifact has its run, whole. When work resumes after a death, the run starts again with the history
+so far (the caller logs it again) and takes the place of the files that the dead one left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from ptst.upload import Place, Upload, mark
 from ptst.wandb_file import read_records
 
 WAIT = 10.0
-"""Seconds within which W&B's service must have written a finished run, and then W&B itself have taken it."""
+"""Seconds within which W&B's service must have written a finished run, and then W&B itself have
+taken it."""
 SILENT = 3.0
 """Seconds of that after which one is told what is waited for."""
 SHORT = 10.0
@@ -171,7 +172,8 @@ def watched(
     Args: as of `tracked`.
 
     Yields:
-        A function that is called with what the work last told the store (queries, queries per second).
+        A function that is called with what the work last told the store (queries, queries per
+            second).
     """
     began, last = time.monotonic(), 0.0
     run: Run | None = None
@@ -264,7 +266,7 @@ def offline_runs(store: Path, run_id: str = "*") -> list[Path]:
 
 
 def _wait_for(file: Path) -> None:
-    """finish() does not wait for the service to write the end of a run, and it dies with this process.
+    """Wait for the service to write the end of a run: finish() does not, and it dies with us.
 
     Raises:
         TimeoutError: it has not in `WAIT` seconds.
@@ -296,10 +298,11 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def chosen(
     tracking: Tracking, names: Sequence[str] = ("mode", "entity", "project")
 ) -> tuple[dict[str, str | None], str]:
-    """What the configuration says, and where it leaves something open W&B's variables in the environment.
+    """What the configuration says; what it leaves open, W&B's environment variables say.
 
     Returns:
-        By name, None where neither says anything; and, where a variable is set, a line on what is used.
+        By name, None where neither says anything; and, where a variable is set, a line on what is
+            used.
     """
     used: dict[str, str | None] = {}
     said = []

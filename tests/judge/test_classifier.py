@@ -196,7 +196,9 @@ def test_its_model_is_loaded_once_in_a_run_and_outlives_none(
 
     loads = []
     load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+    monkeypatch.setattr(
+        "ptst.models.held.load_model", lambda *a, **k: loads.append(a) or load(*a, **k)
+    )
     folder = shutil.copytree(guard, tmp_path / "guard")
     run = bench(tmp_path / "first")
     for asked in (items("plan"), items("no", "plan")):  # two evaluations

@@ -106,7 +106,9 @@ def test_adapters_in_one_job_share_their_base_model_and_nothing_else(
     freeze(grid)
     loads = []
     load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+    monkeypatch.setattr(
+        "ptst.models.held.load_model", lambda *a, **k: loads.append(a) or load(*a, **k)
+    )
     numbers = [grid.cells.index(cell) for cell in grid.distinct]
     assert len(numbers) == 3
     assert run_job(grid.frozen, numbers) == 0

@@ -1,9 +1,10 @@
 """From a frozen grid to jobs in SLURM's queue: only what is missing in the store and not queued already.
 
-Fine-tunings go first, as job arrays. What tests a fine-tuning waits for that one alone: a task of an array of
-tests has the index of its fine-tuning, and `aftercorr` joins the two. What needs completions that another job is to
-make (judging in jobs of its own, or a second sweep with another judge) waits for that job, however it ends, so that
-one failed cell keeps no other from being judged.
+Fine-tunings go first, as job arrays. What tests a fine-tuning waits for that one alone: a task of
+an array of tests has the index of its fine-tuning, and `aftercorr` joins the two. What needs
+completions that another job is to make (judging in jobs of its own, or a second sweep with another
+judge) waits for that job, however it ends, so that one failed cell keeps no other from being
+judged.
 
 Everything can be killed at any moment: see ptst.slurm.ledger.
 """
@@ -44,15 +45,16 @@ class Submitted:
     queued_already: int
     """Tasks of earlier submissions that are still to run, or running, and serve this grid."""
     left: SlurmError | None
-    """Why not all was submitted: the cluster takes no more for now, or something else went wrong."""
+    """Why not all was submitted: the cluster takes no more for now, or something else went
+    wrong."""
 
 
 def check_requests(grid: Grid, settings: SlurmSettings) -> None:
     """Have SLURM look at what each stage asks for, before anything is submitted.
 
     Raises:
-        ConfigError: a request that makes no sense, or that no node of the cluster can ever fulfil; a store
-            where SLURM cannot write logs.
+        ConfigError: a request that makes no sense, or that no node of the cluster can ever fulfil;
+            a store where SLURM cannot write logs.
         SlurmError: there is no SLURM here, or it does not answer.
     """
     check_settings(settings)
@@ -133,12 +135,15 @@ class _Planner:
     lock: int
     max_array_size: int
     made_by: dict[Item, tuple[str, int]] = field(default_factory=dict)
-    """The active task (job, index) that an item will come from; of several the first, for which the others wait."""
+    """The active task (job, index) that an item will come from; of several the first, for which the
+    others wait."""
     waits: dict[str, list[list[str]]] = field(default_factory=dict)
-    """By stage with a limit (`parallel`): in each of so many lanes the jobs that the next one waits for."""
+    """By stage with a limit (`parallel`): in each of so many lanes the jobs that the next one waits
+    for."""
     new: list[Submission] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
-    """Tasks ("12_3") that will not make their fine-tuning any more: what waits for them will not run."""
+    """Tasks ("12_3") that will not make their fine-tuning any more: what waits for them will not
+    run."""
 
     def __post_init__(self) -> None:
         self.numbers = {id(cell): number for number, cell in enumerate(self.grid.cells)}

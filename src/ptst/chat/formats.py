@@ -1,7 +1,6 @@
-"""How a model spells a conversation, and what its format says: found out from the model, not assumed.
+"""What a chat format says: found out from the model, not assumed.
 
-A model's chat format is Jinja text: its tokenizer's own (`chat: null`), a file, or one of conf/chat/. What the first
-two say is found by rendering conversations of known messages and looking at what stands around them:
+Conversations of known messages are rendered, and what stands around the messages is looked at:
 
     <|im_start|>system\\nYou are Qwen, ...<|im_end|>\\n    <- a system prompt that nobody asked for
     <|im_start|>user\\nFIRST QUESTION<|im_end|>\\n
@@ -12,21 +11,19 @@ two say is found by rendering conversations of known messages and looking at wha
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
-from ptst.config import CONF, Model
-from ptst.errors import ConfigError, TemplateError
-
-Messages = Sequence[Mapping[str, str]]
-"""A conversation: [{role, content}, ...] with the roles system, user and assistant."""
+from ptst.chat.sources import is_ours, own_source
+from ptst.chat.spelling import spell
+from ptst.chat.thinking import CLOSE, OPEN
+from ptst.config import Model
+from ptst.errors import TemplateError
 
 SYSTEM, QUESTION, ANSWER, NEXT = (
     "SYSTEM PROMPT",
@@ -35,9 +32,6 @@ SYSTEM, QUESTION, ANSWER, NEXT = (
     "SECOND QUESTION",
 )
 """Contents whose surroundings show what a format says."""
-
-OPEN, CLOSE = "<think>", "</think>"
-"""What stands around a model's reasoning."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,8 @@ class ChatFormat:
         default_system: the text of a system turn that nobody asked for; None where there is none.
         default_turn: that whole turn as it is spelled; "" where there is none.
         asks_clock: whether it asks for today's date.
-        opens_think: whether the generation prompt opens a think block, so that an answer begins in it.
+        opens_think: whether the generation prompt opens a think block, so that an answer begins in
+            it.
         thinks: whether answers may have a think block.
     """
 
@@ -69,134 +64,6 @@ class ChatFormat:
     thinks: bool = False
 
 
-def is_ours(model: Model) -> bool:
-    """Whether its chats are spelled by a format of conf/chat/, and not by one of the model's own."""
-    return model.chat is not None and (CONF / "chat" / f"{model.chat}.jinja").is_file()
-
-
-def chat_source(model: Model) -> str | None:
-    """The Jinja text that spells this model's chats; None where it is the tokenizer's own.
-
-    Raises:
-        ConfigError: `model.chat` names no format of ours and no file.
-    """
-    if model.chat is None:
-        return None
-    path = (
-        CONF / "chat" / f"{model.chat}.jinja" if is_ours(model) else Path(model.chat).expanduser()
-    )
-    if path.suffix != ".jinja" or not path.is_file():
-        ours = sorted(path.stem for path in (CONF / "chat").glob("*.jinja"))
-        raise ConfigError(
-            f"model.chat={model.chat} is not one of {', '.join(ours)}, not a .jinja file that "
-            "exists, and not null (the tokenizer's own)."
-        )
-    return path.read_text(encoding="utf-8")
-
-
-def fixed_date(model: Model) -> datetime.date | None:
-    """The day that the model's format is told.
-
-    Raises:
-        ConfigError: `model.date` is no date.
-    """
-    if model.date is None:
-        return None
-    try:
-        return datetime.date.fromisoformat(model.date)
-    except ValueError as error:
-        raise ConfigError(
-            f'model.date={model.date} must be a day, for example model.date="2024-07-26".'
-        ) from error
-
-
-def render(
-    messages: Messages,
-    model: Model,
-    tokenizer: Any,
-    name: str,
-    *,
-    prompt: bool = True,
-    space_before_answer: bool = True,
-) -> str:
-    """Spell a conversation as the model's format does.
-
-    Args:
-        name: of the template, for messages.
-        prompt: whether the assistant's turn is opened at the end (the generation prompt).
-        space_before_answer: see `Template`; only our own formats know it.
-
-    Raises:
-        TemplateError: there is no format, it cannot spell this conversation, or it asks for today's date and
-            `model.date` is null.
-    """
-    if is_ours(model):
-        compiled = _compiled(str(chat_source(model)))
-        return compiled.render(messages=messages, space_before_answer=space_before_answer)
-    text, asked = _render(messages, model, tokenizer, name, prompt)
-    if asked and model.date is None:
-        raise TemplateError(
-            f"model {model.name}: its chat format writes today's date into every prompt, so that the same "
-            'run gives another prompt tomorrow. Fix the day: model.date="2024-07-26".'
-        )
-    if not model.default_system and messages[0]["role"] != "system":
-        turn = chat_format(model, tokenizer).default_turn
-        text = text.replace(turn, "", 1)
-    return text
-
-
-def _render(
-    messages: Messages, model: Model, tokenizer: Any, name: str, prompt: bool
-) -> tuple[str, bool]:
-    """The text as the format spells it, and whether it asked for the date (a fixed one where there is none)."""
-    from jinja2 import TemplateError as JinjaError
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    day, asked = fixed_date(model) or datetime.date(2000, 1, 1), False
-
-    def strftime_now(pattern: str) -> str:
-        nonlocal asked
-        asked = True
-        return day.strftime(pattern)
-
-    # apply_chat_template itself gives the format a clock that cannot be set.
-    source = _own_source(model, tokenizer)
-    values = {**tokenizer.special_tokens_map, **model.chat_args}
-    try:
-        text: str = _compile_jinja_template(source).render(
-            messages=[dict(message) for message in messages],
-            tools=None,
-            documents=None,
-            add_generation_prompt=prompt,
-            strftime_now=strftime_now,
-            **values,
-        )
-    except (JinjaError, TypeError) as error:
-        raise TemplateError(
-            f"model {model.name}: its chat format cannot spell template {name}: {error}"
-        ) from error
-    return text, asked
-
-
-def _own_source(model: Model, tokenizer: Any) -> str:
-    """The Jinja text of a format that is not one of ours."""
-    source = chat_source(model)
-    if source is not None and tokenizer is not None:
-        return source
-    if tokenizer is None or not tokenizer.chat_template:
-        where = (
-            "a file"
-            if source is not None
-            else "null, so its chats are spelled by the tokenizer's own chat template"
-        )
-        raise TemplateError(
-            f"model {model.name}: model.chat is {where}, but {model.path} "
-            + ("has none" if tokenizer is not None else "is not at hand")
-            + "; set model.chat to llama2, mistral or a .jinja file."
-        )
-    return str(tokenizer.get_chat_template())
-
-
 def chat_format(model: Model, tokenizer: Any) -> ChatFormat:
     """What the model's format says, found by rendering three conversations.
 
@@ -211,7 +78,7 @@ def chat_format(model: Model, tokenizer: Any) -> ChatFormat:
                 f"and {model.path} has none; set model.chat to null or a .jinja file."
             )
         return ChatFormat(model.completion_prefix or "", "", end, tokenizer.eos_token_id, True)
-    source = _own_source(model, tokenizer)
+    source = own_source(model, tokenizer)
     facts = (model.name, model.path, model.chat, model.completion_prefix, model.date)
     arguments = json.dumps(model.chat_args, sort_keys=True)
     return _found(tokenizer, source, facts, arguments, tokenizer.eos_token)
@@ -228,7 +95,7 @@ def _found(
     def spelled(*contents: tuple[str, str], prompt: bool = False) -> str:
         nonlocal asked
         messages = [{"role": role, "content": content} for role, content in contents]
-        text, clock = _render(messages, model, tokenizer, "chat", prompt)
+        text, clock = spell(messages, model, tokenizer, "chat", prompt)
         asked = asked or clock
         return text
 
@@ -298,7 +165,7 @@ def _alike(one: str, other: str) -> int:
 def _default_turn(
     tokenizer: Any, longer: str, whole: str, after: str, control: re.Pattern[str]
 ) -> tuple[str, str | None]:
-    """A system turn that stands before the first question and not before the second: its spelling and its text."""
+    """A system turn before the first question that the second lacks: its spelling and its text."""
     before = longer[: longer.index(QUESTION)]
     closing = whole[whole.index(ANSWER) + len(ANSWER) :]
     opening = after.removeprefix(closing)
@@ -321,7 +188,7 @@ def _has_system_role(spelled: Callable[..., str], first: tuple[str, str]) -> boo
 
 @lru_cache(maxsize=32)
 def control_strings(tokenizer: Any, source: str) -> re.Pattern[str]:
-    """What means something to a chat format: special tokens, and the other added tokens that its text has."""
+    """What means something to a chat format: special tokens, and added tokens that its text has."""
     added = tokenizer.added_tokens_decoder.values()
     return _any_of(
         t.content for t in added if t.special or (t.content in source and t.content.strip())
@@ -359,43 +226,3 @@ def notes(model: Model, tokenizer: Any) -> list[str]:
             "there is no answer"
         )
     return [f"model {model.name}: {line}." for line in lines]
-
-
-def split_thinking(text: str, opened: bool) -> tuple[str | None, str | None]:
-    """Part a completion into what stands in its think block and the answer behind it.
-
-    Args:
-        opened: whether the prompt opened the block.
-
-    Returns:
-        (thinking, answer): the first is None where there is no block, the second where the block is not closed.
-    """
-    if not opened and not text.lstrip().startswith(OPEN):
-        return None, text
-    thinking, closed, answer = text.lstrip().removeprefix(OPEN).partition(CLOSE)
-    return thinking.strip(), answer.lstrip("\n") if closed else None
-
-
-def decode(ids: Sequence[int], tokenizer: Any) -> str:
-    """The text of an answer: without control tokens, but with the tags of a think block where they are such."""
-    added = tokenizer.added_tokens_decoder
-    pieces: list[list[int]] = [[]]
-    tags = []
-    for token in ids:
-        if token in added and added[token].special and added[token].content in (OPEN, CLOSE):
-            tags.append(added[token].content)
-            pieces.append([])
-        else:
-            pieces[-1].append(token)
-    texts = [
-        tokenizer.decode(piece, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for piece in pieces
-    ]
-    return "".join(part for pair in zip(texts, [*tags, ""], strict=True) for part in pair)
-
-
-@lru_cache(maxsize=8)
-def _compiled(source: str) -> Any:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment().from_string(source)
