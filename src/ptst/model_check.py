@@ -216,7 +216,7 @@ def _intended(messages: chat.Messages, model: Model, found: chat.ChatFormat) -> 
 
 
 def _own_ids(messages: chat.Messages, model: Model, tokenizer: Any, prompt: bool) -> list[int]:
-    """What the tokenizer itself makes of a conversation, with the fixed date where it asks for one."""
+    """What the tokenizer makes of a conversation, with the fixed date where it asks for one."""
     found = chat.chat_format(model, tokenizer)
     if found.asks_clock:
         plain = dataclasses.replace(model, default_system=True)

@@ -152,7 +152,7 @@ def ends(template: Template, model: Model, tokenizer: Any) -> frozenset[int]:
 
 
 def text_lead(tokenizer: Any) -> str:
-    """What stands between bare text and its answer: one space, unless the tokenizer puts it there."""
+    """What stands between bare text and its answer: a space, unless the tokenizer puts it there."""
     first = tokenizer.convert_ids_to_tokens(encode("x", tokenizer))[0]
     return "" if first.startswith("\u2581") else " "
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from ptst.progress import say
 from ptst.slurm import cluster, ledger
 from ptst.slurm.cluster import ClusterFull, SlurmError
+from ptst.slurm.request import check_requests
 from ptst.slurm.settings import SlurmSettings
-from ptst.slurm.submit import check_requests, submit
+from ptst.slurm.submit import submit
 from ptst.store import Store
 from ptst.sweep.command import frozen_grid, report
 from ptst.sweep.grid import Grid

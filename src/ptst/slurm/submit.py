@@ -1,10 +1,10 @@
-"""From a frozen grid to jobs in SLURM's queue: only what is missing in the store and not queued already.
+"""From a frozen grid to jobs in SLURM's queue: only what is neither in the store nor queued.
 
 Fine-tunings go first, as job arrays. What tests a fine-tuning waits for that one alone: a task of
 an array of tests has the index of its fine-tuning, and `aftercorr` joins the two. What needs
 completions that another job is to make (judging in jobs of its own, or a second sweep with another
-judge) waits for that job, however it ends, so that one failed cell keeps no other from being
-judged.
+judge) waits for that job, however it ends, so that one failed cell does not stop the others from
+being judged.
 
 Everything can be killed at any moment: see ptst.slurm.ledger.
 """
@@ -12,8 +12,6 @@ Everything can be killed at any moment: see ptst.slurm.ledger.
 from __future__ import annotations
 
 import re
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +24,8 @@ from ptst.progress import say
 from ptst.slurm import cluster, ledger
 from ptst.slurm.cluster import ClusterFull, SlurmError
 from ptst.slurm.ledger import Item, Submission, Task
-from ptst.slurm.settings import WHERE, Resources, SlurmSettings, check_settings, gpus_of, seconds_of
+from ptst.slurm.request import indices_of, job_script, request, stages_of
+from ptst.slurm.settings import Resources, SlurmSettings
 from ptst.store import Store, write_atomic
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.run import is_done, reading
@@ -39,7 +38,7 @@ Thing = TypeVar("Thing")
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a call of `submit` did: the arrays that it submitted, and what stood in the queue already."""
+    """What a call of `submit` did: the arrays that it submitted, and what was queued already."""
 
     new: list[Submission]
     queued_already: int
@@ -47,44 +46,6 @@ class Submitted:
     left: SlurmError | None
     """Why not all was submitted: the cluster takes no more for now, or something else went
     wrong."""
-
-
-def check_requests(grid: Grid, settings: SlurmSettings) -> None:
-    """Have SLURM look at what each stage asks for, before anything is submitted.
-
-    Raises:
-        ConfigError: a request that makes no sense, or that no node of the cluster can ever fulfil;
-            a store where SLURM cannot write logs.
-        SlurmError: there is no SLURM here, or it does not answer.
-    """
-    check_settings(settings)
-    cluster.check_there()
-    if "\\" in str(Path(grid.store).resolve()):  # in it, SLURM would not put a log's index for %a
-        raise ConfigError(
-            f"paths.store={grid.store}: SLURM cannot write logs to a path with a backslash."
-        )
-    for stage in ["finetune", "generate", *(["judge"] if settings.judge_apart else [])]:
-        resources: Resources = getattr(settings, stage)
-        limit = cluster.time_limit(resources.partition)
-        where = f"{WHERE}.{stage}.time"
-        if limit and seconds_of(resources.time, where) > seconds_of(limit, where):
-            raise ConfigError(
-                f"{where}={resources.time} is more than partition {resources.partition or '(default)'} "
-                f"allows: {limit}."
-            )
-        arguments = _request(grid, settings, stage)
-        try:
-            cluster.submit(["--test-only", *arguments, "--wrap=true"])
-        except ClusterFull:
-            continue  # the request is not what is wrong
-        except SlurmError as error:
-            if "not available" in str(error) and not cluster.all_nodes_up(resources.partition):
-                say(f"stage {stage} cannot start now, or never (some nodes are down): {error}")
-                continue
-            words = shlex.join(arguments)
-            raise SlurmError(
-                f"SLURM refuses what stage {stage} asks for: {error}\n  {words}"
-            ) from error
 
 
 def submit(grid: Grid, store: Store, settings: SlurmSettings) -> Submitted:
@@ -214,7 +175,7 @@ class _Planner:
             self._array("finetune", dict(enumerate(chunk)), ())
 
     def generate(self) -> None:
-        """Completions, and unless judged apart their scores: with their fine-tuning's index, or at once.
+        """Completions, and unless judged apart their scores, with their fine-tuning or at once.
 
         A cell some of whose completions are queued waits for those, and makes the others then.
         """
@@ -254,7 +215,10 @@ class _Planner:
     def _after_completions(
         self, stage: str, tasks: Mapping[Sources, Sequence[GridCell]], size: int
     ) -> None:
-        """Jobs of at most `size` cells that wait for the tasks that make their completions, however those end."""
+        """Jobs of at most `size` cells that wait for the makers of their completions.
+
+        They start however those end.
+        """
         jobs = [
             (sources, part) for sources, cells in tasks.items() for part in _chunks(cells, size)
         ]
@@ -286,7 +250,7 @@ class _Planner:
         return tuple(sorted({self.made_by[item] for item in lacking if item in self.made_by}))
 
     def _finetuned_by(self, cell: GridCell) -> tuple[str, int] | None:
-        """The task that makes a cell's fine-tuning; None where that is there, or nothing is to make it."""
+        """The task that makes a cell's fine-tuning; None where it is there, or nothing makes it."""
         key = cell.keys.finetune
         if not key or self.store.has("finetune", key):
             return None
@@ -300,9 +264,37 @@ class _Planner:
         lane: int | None = None,
     ) -> None:
         """Submit one array: written down before, and after with its id."""
+        entry = self._entry(stage, cells, after)
+        lanes = self.waits.get(stage, [])
+        chosen = lanes if lane is None else lanes[lane % len(lanes) :][:1] if lanes else []
+        before = sorted({job for waiting in chosen for job in waiting})
+        conditions = [*after, *([f"afterany:{':'.join(before)}"] if before else [])]
+        script = ledger.folder(self.store) / entry.name / "job.sh"
+        command = self._command(entry, stage, conditions, script)
+        entry = replace(entry, command=("sbatch", *command))
+        submission = script.with_name("submission.json")
+        write_atomic(script, job_script(self.settings, stage, submission))
+        ledger.write(self.store, entry)
+        submitted = self._submit(entry, command)
+        if submitted is None:  # a part of it may fit
+            indices = sorted(cells)
+            for half in (indices[: len(indices) // 2], indices[len(indices) // 2 :]):
+                self._array(stage, {index: cells[index] for index in half}, after, lane)
+            return
+        ledger.write(self.store, submitted)
+        for waiting in chosen:
+            waiting[:] = [str(submitted.job)]
+        for index in submitted.tasks:
+            for item in submitted.items(index):
+                self.made_by.setdefault(item, (str(submitted.job), index))
+        self.new.append(submitted)
+
+    def _entry(
+        self, stage: str, cells: Mapping[int, Sequence[GridCell]], after: Sequence[str]
+    ) -> Submission:
+        """What is written down of an array, but for its command and its id."""
         # ASCII alone, because squeue pads its columns to bytes
         sweep = re.sub(r"[^\w.-]", "-", self.grid.name, flags=re.ASCII)[:80]
-        name = f"ptst-{sweep}-{stage}-{uuid4().hex[:10]}"
         tasks = {
             index: Task(
                 tuple(cell.keys.cell for cell in own),
@@ -312,110 +304,56 @@ class _Planner:
             )
             for index, own in cells.items()
         }
-        entry = Submission(
-            name,
+        return Submission(
+            f"ptst-{sweep}-{stage}-{uuid4().hex[:10]}",
             self.grid.name,
-            _stages(stage, self.settings, self.grid),
+            stages_of(stage, self.settings, self.grid),
             str(self.grid.frozen.resolve()),
             tasks,
             tuple(condition.split(":", 1)[1] for condition in after),
             submitted=time.time(),
         )
-        lanes = self.waits.get(stage, [])
-        chosen = lanes if lane is None else lanes[lane % len(lanes) :][:1] if lanes else []
-        before = sorted({job for waiting in chosen for job in waiting})
-        conditions = [*after, *([f"afterany:{':'.join(before)}"] if before else [])]
-        command = [
-            f"--job-name={name}",
-            f"--array={_indices(cells, self._resources(stage).parallel)}",
+
+    def _command(
+        self, entry: Submission, stage: str, conditions: Sequence[str], script: Path
+    ) -> list[str]:
+        """The arguments of sbatch for an array."""
+        indices = indices_of(entry.tasks, self._resources(stage).parallel)
+        waiting = [f"--dependency={','.join(conditions)}", "--kill-on-invalid-dep=yes"]
+        logs = str(script.parent.resolve()).replace("%", "%%")
+        return [
+            f"--job-name={entry.name}",
+            f"--array={indices}",
+            *(waiting if conditions else []),
+            f"--output={logs}/%a.log",
+            *request(self.grid, self.settings, stage),
+            str(script.resolve()),
         ]
-        logs = str((ledger.folder(self.store) / name).resolve())
-        if conditions:
-            command += [f"--dependency={','.join(conditions)}", "--kill-on-invalid-dep=yes"]
-        command += [
-            f"--output={logs.replace('%', '%%')}/%a.log",
-            *_request(self.grid, self.settings, stage),
-        ]
-        script = ledger.folder(self.store) / name / "job.sh"
-        command.append(str(script.resolve()))
-        entry = replace(entry, command=("sbatch", *command))
-        write_atomic(script, self._script(stage, script.with_name("submission.json")))
-        ledger.write(self.store, entry)
+
+    def _submit(self, entry: Submission, command: Sequence[str]) -> Submission | None:
+        """The array with its id; None where the queue takes no array of so many tasks.
+
+        Raises:
+            SlurmError: the queue does not take a single task, or there is no such job.
+        """
         full = None
         try:
-            entry = replace(entry, job=cluster.submit(command, hold=self.lock))
+            job = cluster.submit(command, hold=self.lock)
         except ClusterFull as error:
-            full = error
-        if entry.job is None:
-            if settled := ledger.settle(self.store, [entry], cluster.queue()):
-                (entry,) = settled  # taken, under an id that sbatch did not say
-            elif full is None:
-                raise SlurmError(f"sbatch says that all is well, but there is no job {name}.")
-            elif len(cells) == 1:
-                raise full
-            else:  # a part of it may fit
-                indices = sorted(cells)
-                for half in (indices[: len(indices) // 2], indices[len(indices) // 2 :]):
-                    self._array(stage, {index: cells[index] for index in half}, after, lane)
-                return
-        ledger.write(self.store, entry)
-        for waiting in chosen:
-            waiting[:] = [str(entry.job)]
-        for index in tasks:
-            for item in entry.items(index):
-                self.made_by.setdefault(item, (str(entry.job), index))
-        self.new.append(entry)
+            job, full = None, error
+        if job is not None:
+            return replace(entry, job=job)
+        if settled := ledger.settle(self.store, [entry], cluster.queue()):
+            return settled[0]  # taken, under an id that sbatch did not say
+        if full is None:
+            raise SlurmError(f"sbatch says that all is well, but there is no job {entry.name}.")
+        if len(entry.tasks) == 1:
+            raise full
+        return None
 
     def _resources(self, stage: str) -> Resources:
         resources: Resources = getattr(self.settings, stage)
         return resources
-
-    def _script(self, stage: str, submission: Path) -> str:
-        run = shlex.join([sys.executable, "-m", "ptst.slurm.task", str(submission.resolve())])
-        lines = [
-            "#!/bin/bash",
-            "set -e",
-            "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} PYTHONUNBUFFERED=1",
-            f"export PTST_SIGNAL_SECONDS={self.settings.signal_seconds}",
-            *self._resources(stage).setup,
-            # In the shell's place, because SLURM sends its signals to the shell.
-            f'exec {run} "$SLURM_ARRAY_TASK_ID"',
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _request(grid: Grid, settings: SlurmSettings, stage: str) -> list[str]:
-    """The arguments of sbatch that say what a stage's jobs need, and how they may end."""
-    resources: Resources = getattr(settings, stage)
-    gpus = gpus_of(
-        resources, _stages(stage, settings, grid), [cell.config for cell in grid.distinct]
-    )
-    asked = {
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "constraint": resources.constraint,
-        "mem": resources.memory,
-        "gres": f"gpu:{gpus}" if gpus else None,
-    }
-    return [
-        f"--chdir={Path.cwd()}",
-        "--nodes=1",
-        "--ntasks=1",
-        f"--cpus-per-task={resources.cpus}",
-        f"--time={resources.time}",
-        *(f"--{name}={value}" for name, value in asked.items() if value is not None),
-        "--requeue",
-        "--open-mode=append",
-        f"--signal=B:USR1@{settings.signal_seconds}",
-        *resources.extra,
-    ]
-
-
-def _stages(stage: str, settings: SlurmSettings, grid: Grid) -> tuple[str, ...]:
-    """What the jobs that ask for a stage's resources do. All cells of a grid have the same stages."""
-    judges = not settings.judge_apart and "judge" in grid.cells[0].config.stages
-    return (stage, "judge") if stage == "generate" and judges else (stage,)
 
 
 def _items_of(cell: GridCell) -> list[Item]:
@@ -432,23 +370,11 @@ def _completions(cells: Sequence[GridCell]) -> tuple[str, ...]:
 
 
 def _sharing(cell: GridCell, cells_per_job: int | None) -> str:
-    """What cells have in common that may share a job: their model, or its base and how it is loaded."""
+    """What cells share that may share a job: their model, or its base and how it is loaded."""
     if cells_per_job is None or cell.config.finetune.method == "full":
         return cell.keys.model
     model = cell.config.model
     return f"{model.path} {model.revision} {model.dtype} {cell.config.finetune.method == 'qlora'}"
-
-
-def _indices(tasks: Mapping[int, object], limit: int | None) -> str:
-    """Indices of an array as sbatch spells them: "0-3,7%2"."""
-    spans: list[list[int]] = []
-    for index in sorted(tasks):
-        if spans and index == spans[-1][1] + 1:
-            spans[-1][1] = index
-        else:
-            spans.append([index, index])
-    spelled = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-    return f"{spelled}%{limit}" if limit else spelled
 
 
 def _chunks(items: Sequence[Thing], size: int) -> list[Sequence[Thing]]:
