@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ptst.config import CONF
 from ptst.errors import ConfigError
+from ptst.paths import CONF
 
 ESTIMATES = CONF / "estimates.yaml"
 

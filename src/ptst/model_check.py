@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptst import chat, models, templates
 from ptst.chat import ChatFormat
-from ptst.config import Config, Dataset, Model, Template
+from ptst.config.schema import Config, Dataset, Model, Template
 from ptst.errors import ConfigError, PtstError, TemplateError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ptst.config import ROOT
+from ptst.paths import ROOT
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "tokenizers", "numpy", "ptst")
 

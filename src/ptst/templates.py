@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ptst import chat
-from ptst.config import Dataset, Model, Template, Variant
+from ptst.config.schema import Dataset, Model, Template, Variant
 from ptst.errors import ConfigError, TemplateError
 
 Row = Mapping[str, Any]

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ptst.config import Tracking
+from ptst.config.schema import Tracking
 from ptst.errors import ConfigError
 from ptst.progress import say
 from ptst.store import Maker, reason_of

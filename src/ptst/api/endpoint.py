@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptst.config import Model
+from ptst.config.schema import Model
 from ptst.errors import ConfigError
 from ptst.redact import remember
 

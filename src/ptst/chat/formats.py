@@ -22,7 +22,7 @@ from typing import Any
 from ptst.chat.sources import is_ours, own_source
 from ptst.chat.spelling import spell
 from ptst.chat.thinking import CLOSE, OPEN
-from ptst.config import Model
+from ptst.config.schema import Model
 from ptst.errors import TemplateError
 
 SYSTEM, QUESTION, ANSWER, NEXT = (

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptst.config import CONF, Model
+from ptst.config.schema import Model
 from ptst.errors import ConfigError, TemplateError
+from ptst.paths import CONF
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: [{role, content}, ...] with the roles system, user and assistant."""

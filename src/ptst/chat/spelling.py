@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from ptst.chat.sources import Messages, fixed_date, own_source
-from ptst.config import Model
+from ptst.config.schema import Model
 from ptst.errors import TemplateError
 
 

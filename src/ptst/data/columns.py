@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ptst.config import Rows
+from ptst.config.schema import Rows
 from ptst.data.files import (
     DELIMITERS,
     column_setting,

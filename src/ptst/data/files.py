@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptst.config import Rows
+from ptst.config.schema import Rows
 from ptst.download import downloaded
 from ptst.errors import DataError
 

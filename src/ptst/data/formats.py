@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Rows
+from ptst.config.schema import Rows
 from ptst.data.files import DELIMITERS, column_setting, kind_of, other_delimiter, setting_of
 from ptst.data.table import Chosen, Placed, Row, Table, listed, pick
 from ptst.errors import DataError

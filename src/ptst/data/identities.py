@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Rows
+from ptst.config.schema import Rows
 from ptst.data.files import DELIMITERS, kind_of, local_files, suffix_of
 from ptst.download import cached, content_hash
 from ptst.hub import commit_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from ptst.config import Rows
+from ptst.config.schema import Rows
 from ptst.data.columns import OURS, no_column, our_row, text_of
 from ptst.data.files import setting_of
 from ptst.data.sources import SOURCES

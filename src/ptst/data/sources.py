@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Rows
+from ptst.config.schema import Rows
 from ptst.data.files import files_of
 from ptst.data.formats import read_file
 from ptst.data.table import Chosen, Placed, Table, joined, listed

@@ -35,12 +35,13 @@ from ptst.api import (
     record_of,
 )
 from ptst.component import speed
-from ptst.config import CONF, check_address, check_send, check_variable, renamed
+from ptst.config.check_api import check_address, check_send, check_variable, renamed
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.estimates import Price, read_estimates
 from ptst.judge import Bench, Judge, Score
 from ptst.judge.neutral import neutral
 from ptst.judge.rating import READINGS, is_settled, parse, quoted, score_of
+from ptst.paths import CONF
 from ptst.progress import say
 from ptst.store import key_of, write_json
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Model
+from ptst.config.schema import Model
 from ptst.errors import ConfigError, in_one_line
 from ptst.models.loading import (
     context_of,

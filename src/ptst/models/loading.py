@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptst.config import Model
+from ptst.config.schema import Model
 from ptst.errors import ConfigError
 from ptst.models.sources import local_folder
 from ptst.progress import say

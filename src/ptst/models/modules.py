@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ptst.config import Model
+from ptst.config.schema import Model
 from ptst.errors import ConfigError
 from ptst.models.loading import load_config, unavailable
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ptst.config import Finetune, Model
+from ptst.config.schema import Finetune, Model
 from ptst.estimates import Estimates, Utilisation
 from ptst.models import local_folder
 from ptst.store import read_json
