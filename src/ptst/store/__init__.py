@@ -6,7 +6,7 @@ It appears by one rename, complete. Until then its maker works in `<store>/parti
 which is kept when the maker dies, so that the next one can resume there.
 """
 
-from ptst.store.artifacts import Failure, Glance, Readable, Store, reason_of
+from ptst.store.artifacts import Failure, Readable, Snapshot, Store, reason_of
 from ptst.store.damage import ARTIFACTS, is_whole_weights
 from ptst.store.files import (
     each_row,
@@ -28,10 +28,10 @@ from ptst.store.work import Maker, Work
 __all__ = [
     "ARTIFACTS",
     "Failure",
-    "Glance",
     "Maker",
     "Readable",
     "RowsKey",
+    "Snapshot",
     "Store",
     "Work",
     "each_row",

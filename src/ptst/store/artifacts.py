@@ -240,7 +240,7 @@ def reason_of(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
-class Glance(Store):
+class Snapshot(Store):
     """A snapshot of a store: each of its folders is listed when first asked for, and not again."""
 
     listed: dict[str, set[str]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ class Maker:
     `since` and `updated` are seconds since the epoch, `spent` the seconds of earlier attempts;
     `done` of `total` are optimizer steps or queries. `loss` is the last step's. `rate` counts
     tokens of training or queries, per second since this attempt's first word; `left` are the
-    seconds of the rest at that pace.
+    seconds of the rest at that rate.
     """
 
     host: str

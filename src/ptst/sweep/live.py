@@ -23,7 +23,7 @@ from rich.text import Text
 
 from ptst.progress import LINE_SECONDS, LIVE, console, is_screen
 from ptst.slurm.view import jobs_of
-from ptst.store import Glance, Store, read_json
+from ptst.store import Snapshot, Store, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.in_words import duration
 from ptst.sweep.measured import typical
@@ -251,7 +251,7 @@ class Pace:
 
     def look(self) -> None:
         """Measure what was made meanwhile."""
-        seen = Glance(self.store.root)
+        seen = Snapshot(self.store.root)
         for (stage, key), piece in list(self.pieces.items()):
             if seen.has(stage, key):
                 del self.pieces[stage, key]

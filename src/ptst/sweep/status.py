@@ -17,7 +17,7 @@ from rich.text import Text
 from ptst.cell import damage_of
 from ptst.keys import Parts
 from ptst.slurm.view import CellJob, jobs_of
-from ptst.store import Glance, Store, read_json, read_jsonl
+from ptst.store import Snapshot, Store, read_json, read_jsonl
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.in_words import duration
 from ptst.sweep.run import blocked, is_done
@@ -90,7 +90,7 @@ def states_of(
     """
     jobs = jobs_of(grid, store) if jobs is None else jobs
     earlier = earlier_cells(grid, store) if earlier is None else earlier
-    store = Glance(store.root, store.whole)
+    store = Snapshot(store.root, store.whole)
     being_made: dict[tuple[str, str], bool] = {}
 
     def running(stage: str, key: str) -> bool:
