@@ -320,7 +320,7 @@ def test_of_a_large_store_the_newest_artifacts_count(
         put_finetuning(store, cell, seconds=seconds)
         assert cell.keys.finetune
         os.utime(store.path("finetune", cell.keys.finetune), (1000 - age, 1000 - age))
-    monkeypatch.setattr(planning, "READ_AT_MOST", 1)
+    monkeypatch.setattr("ptst.sweep.measured.READ_AT_MOST", 1)
     assert make_plan(two_seeds, store).stages["finetune"].seconds == pytest.approx(100)
 
 
