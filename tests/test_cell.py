@@ -495,7 +495,7 @@ def test_in_half_precision_a_greedy_answer_depends_on_the_batch_it_is_in(
 def test_completions_say_how_they_were_batched(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ptst.generate import batches
+    from ptst.engine import batches
 
     real = batches._answer
 
@@ -698,7 +698,7 @@ def test_a_torn_journal_line_is_cut_off_and_its_batch_runs_again(
     journal.parent.mkdir(parents=True)
     done = read_jsonl(tmp_path / "whole/generate" / keys.generate / "completions.jsonl")
     from ptst import data, templates
-    from ptst.generate.batches import plan_batches
+    from ptst.engine.batches import plan_batches
     from ptst.models import load_tokenizer
 
     config = composed(*cut)

@@ -91,7 +91,7 @@ def test_an_answer_ends_where_a_turn_ends(composed: Compose, tmp_path: Path) -> 
         model.lm_head.bias[end] = 9.0
     torch.manual_seed(0)
     from ptst.config import Decoding
-    from ptst.generate.batches import complete
+    from ptst.engine.batches import complete
     from ptst.templates import ends, make_prompt
 
     row = {"input": "Why?"}

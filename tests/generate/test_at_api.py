@@ -6,9 +6,9 @@ import pytest
 from faulty_endpoint import Endpoint
 
 from ptst.config import Api, Decoding, Model
+from ptst.engine.batches import Completion
 from ptst.errors import DataError, PtstError
 from ptst.generate.at_api import complete_at_api
-from ptst.generate.batches import Completion
 from ptst.stages.completions import read_answer
 
 

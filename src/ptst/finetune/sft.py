@@ -503,7 +503,7 @@ def _logits(model: Any, inputs: Any, keep: int, share_prefix: bool) -> Any:
     """
     from transformers import DynamicCache
 
-    from ptst.generate.cache import every_layer_grows
+    from ptst.engine.cache import every_layer_grows
 
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     alike = ((ids == ids[:1]) & (mask == 1)).all(dim=0).long()

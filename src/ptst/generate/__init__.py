@@ -1,1 +1,1 @@
-"""Generation: completions for a list of prompts, in batches that can be resumed."""
+"""Completions of a model behind an API."""

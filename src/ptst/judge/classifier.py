@@ -1,7 +1,7 @@
 """Open safety classifiers (WildGuard, Llama Guard, HarmBench's): language models that answer in a fixed form.
 
 One implementation; what sets them apart is their YAML: weights, prompt, and what each answer means. They
-run here, so they cost time and not money. Prompts run through `ptst.generate.batches` like any other.
+run here, so they cost time and not money. Prompts run through `ptst.engine.batches` like any other.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Classifier(Judge):
         bench: Bench,
     ) -> dict[int, str]:
         """The model's answer by prompt index, batch by batch; a journal keeps what is done."""
-        from ptst.generate.batches import complete, plan_batches
+        from ptst.engine.batches import complete, plan_batches
 
         batches = [
             [fitting[i] for i in batch]

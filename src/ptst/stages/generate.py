@@ -17,7 +17,7 @@ from ptst.progress import progress
 from ptst.store import Store, key_of, read_journal, read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
-    from ptst.generate.batches import Completion
+    from ptst.engine.batches import Completion
 from ptst.stages.base import Stop, never, watched_stage, write_provenance
 from ptst.stages.completions import is_cut_off, read_answer
 from ptst.stages.queries import Queries, format_notes
@@ -136,7 +136,7 @@ def answering(
     """How the cell's model answers queries: here in batches, or at its API one by one.
 
     Args:
-        halved: see `ptst.generate.batches.complete`.
+        halved: see `ptst.engine.batches.complete`.
     """
     if config.model.api is not None:
         from ptst.generate.at_api import complete_at_api
@@ -148,7 +148,7 @@ def answering(
 
         return [[i] for i in range(len(queries.rows))], "api", asked
 
-    from ptst.generate.batches import complete, plan_batches
+    from ptst.engine.batches import complete, plan_batches
 
     engine = config.engine
     ends = templates.ends(config.test_template, config.model, model.tokenizer)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ptst.config import Decoding, compose
-from ptst.generate import batches
-from ptst.generate.batches import complete, plan_batches, shared_prefix
+from ptst.engine import batches
+from ptst.engine.batches import complete, plan_batches, shared_prefix
 from ptst.models import load_model, load_tokenizer, local_folder
 from ptst.templates import make_prompt
 

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Mis
 
 from ptst.config import Decoding, compose
 from ptst.data import load_rows
+from ptst.engine.batches import complete, plan_batches
 from ptst.finetune.sft import _logits
-from ptst.generate.batches import complete, plan_batches
 from ptst.models import context_of, load_model, load_tokenizer
 from ptst.templates import make_prompt
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ptst.chat import decode
 from ptst.config import Decoding
-from ptst.generate.padding import padding_is_left_out
+from ptst.engine.padding import padding_is_left_out
 from ptst.models import make_padding_exist
 
 Ids = list[int]
@@ -85,7 +85,7 @@ def complete(
     """
     if not batches:
         return
-    from ptst.generate.cache import every_layer_grows, prefix_cache
+    from ptst.engine.cache import every_layer_grows, prefix_cache
 
     own = model.generation_config.eos_token_id
     ends |= {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
@@ -154,7 +154,7 @@ def _answer(
     import torch
     from transformers import GenerationConfig
 
-    from ptst.generate.cache import batch_cache
+    from ptst.engine.cache import batch_cache
 
     # The layout of a row is prefix, padding, rest: the cached prefix stands in front of all rows, and
     # the attention mask (from which generate() takes the positions) leaves the padding out.
