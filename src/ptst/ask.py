@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from ptst import models
 from ptst.config import Config, Decoding, Finetune, Turn
+from ptst.engine import Ask, engine_of, read_reply
+from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
-from ptst.stages.completions import read_answer
-from ptst.stages.generate import answering, opens_think
-from ptst.stages.queries import Queries
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store
-from ptst.templates import make_messages, make_prompt
+from ptst.templates import make_messages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,16 +53,15 @@ class Asked:
         config, model = self.cells[name], self.tested[name]
         template = config.test_template
         template = dataclasses.replace(template, turns=[*template.turns, *turns])
-        row, spelled = {"input": question}, (template, config.dataset, config.model)
-        if config.model.api is not None:
-            queries = Queries([row], [], [make_messages(row, *spelled)])
-        else:
-            prompt = make_prompt(row, *spelled, model.tokenizer)
-            queries = Queries([row], [prompt.token_ids or []], [])
-        batches, _, answered = answering(config, queries, model, lambda: False, lambda: None)
-        (made,) = answered(batches, Decoding(max_new_tokens=config.model.max_new_tokens or 512))
-        said = read_answer(dataclasses.asdict(made[0]), opens_think(config, model))
-        return str(said["completion"] or f"(no answer: {said.get('withheld', 'it is empty')})")
+        asked = Ask({"input": question}, template=template)
+        engine = engine_of(config)
+        tokenizer = model.tokenizer if engine.reads == "tokens" else None
+        spelling = Spelling(None, config, engine, tokenizer)
+        session = engine.open(model, config, lambda: False)
+        decoding = Decoding(max_new_tokens=config.model.max_new_tokens or 512)
+        (made,) = session.answer([spelling.prompt(asked)], [[0]], decoding)
+        reply = read_reply(made[0], spelling.opens_think(asked))
+        return reply.text or f"(no answer: {reply.withheld or 'it is empty'})"
 
 
 def ask(config: Config, question: str, out: Console) -> None:

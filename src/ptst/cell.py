@@ -22,6 +22,7 @@ from typing import Any
 
 from ptst import data, models
 from ptst.config import Config, Rows
+from ptst.engine import engine_of
 from ptst.errors import ConfigError, PtstError
 from ptst.keys import CellKeys, cell_keys
 from ptst.progress import say
@@ -167,7 +168,7 @@ def check_model(config: Config, keys: CellKeys, store: Store, held: models.Held)
         for made in keys.artifacts
         if made.stage in reads
     )
-    if reading and config.model.api is None:
+    if reading and engine_of(config).has_weights:
         held.check_access(config.model)
 
 

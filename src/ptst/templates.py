@@ -76,34 +76,50 @@ def make_prompt(
     model: Model,
     tokenizer: Any = None,
     reading: str | None = None,
+    later: chat.Messages = (),
 ) -> Prompt:
-    """Spell one row's prompt.
+    """Spell one row's prompt, or a conversation that began with it.
 
     Args:
         row: needs `input`; an `instruction` of the row's own replaces the data set's.
         tokenizer: a transformers tokenizer; without one only the text is made.
         reading: how the row reads where an evaluation says so itself (`Evaluation.question`): what
             it gives stands wherever a template has the question, bare or not.
+        later: what was said after it, as it is: [{role, content}, ...], the last of them the user's.
 
     Raises:
         TemplateError: the model's chat format is the tokenizer's own and there is no tokenizer, or
-            the format cannot spell this template.
+            the format cannot spell this template; or there is something later, and the template is bare text.
 
     The prompt of a model behind an API is its messages, as JSON.
     """
     if model.api is not None:
-        messages = make_messages(row, template, dataset, model, reading)
+        messages = make_messages(row, template, dataset, model, reading, later)
         return Prompt(json.dumps(messages, ensure_ascii=False, indent=1), None)
     row, dataset, model = _as_read(row, dataset, model, reading)
-    text = _spell(row, template, dataset, model, tokenizer)
+    text = _spell(row, template, dataset, model, tokenizer, later)
     if tokenizer is None:
         return Prompt(text, None)
-    guard = _guard(row)
+    guard = _guard({**row, "later": [message["content"] for message in later]})
     guarded = _guarded(row, guard, model, tokenizer)
-    if guarded != row:
-        spelled = _spell(guarded, template, dataset, model, tokenizer)
-        return Prompt(text, _encode_prompt(spelled, template, model, tokenizer, guard))
-    return Prompt(text, _encode_prompt(text, template, model, tokenizer))
+    then = [{**m, "content": _as_text_only(m["content"], guard, model, tokenizer)} for m in later]
+    if guarded == row and then == list(later):
+        return Prompt(text, _encode_prompt(text, template, model, tokenizer))
+    spelled = _spell(guarded, template, dataset, model, tokenizer, then)
+    return Prompt(text, _encode_prompt(spelled, template, model, tokenizer, guard))
+
+
+def answer_ids(
+    text: str, template: Template, model: Model, tokenizer: Any, first: bool = True
+) -> list[int]:
+    """Token ids of what an answer begins with, to stand behind those of its prompt.
+
+    Args:
+        first: whether the answer begins here: then what the format has before an answer comes first.
+    """
+    lead = end_of(template, model, tokenizer).lead if first else ""
+    guard = _guard({"output": text})
+    return encode(lead + _as_text_only(text, guard, model, tokenizer), tokenizer, guard)
 
 
 def make_training_row(
@@ -277,6 +293,11 @@ def _guarded(row: Row, guard: str, model: Model, tokenizer: Any) -> dict[str, An
     return {**row, **{key: control.sub(break_up, content) for key, content in ours.items()}}
 
 
+def _as_text_only(text: str, guard: str, model: Model, tokenizer: Any) -> str:
+    """A text with a guard in whatever of it would become a control token of the format."""
+    return str(_guarded({"output": text}, guard, model, tokenizer)["output"])
+
+
 def _encode_prompt(
     text: str, template: Template, model: Model, tokenizer: Any, guard: str = ""
 ) -> list[int]:
@@ -292,9 +313,14 @@ def _encode_prompt(
 
 
 def make_messages(
-    row: Row, template: Template, dataset: Dataset, model: Model, reading: str | None = None
+    row: Row,
+    template: Template,
+    dataset: Dataset,
+    model: Model,
+    reading: str | None = None,
+    later: chat.Messages = (),
 ) -> list[dict[str, str]]:
-    """One row's conversation under a chat template: [{role, content}, ...], the question last.
+    """One row's conversation under a chat template: [{role, content}, ...], the question last, then what is later.
 
     Raises:
         TemplateError: it is a text template.
@@ -310,7 +336,7 @@ def make_messages(
         messages.append({"role": "user", "content": turn.user})
         messages.append({"role": "assistant", "content": turn.assistant})
     messages.append({"role": "user", "content": _fill(variant.user or "", values)})
-    return messages
+    return [*messages, *map(dict, later)]
 
 
 def _as_read(
@@ -323,11 +349,23 @@ def _as_read(
     return asked, replace(dataset, question="{input}"), replace(model, question=None)
 
 
-def _spell(row: Row, template: Template, dataset: Dataset, model: Model, tokenizer: Any) -> str:
+def _spell(
+    row: Row,
+    template: Template,
+    dataset: Dataset,
+    model: Model,
+    tokenizer: Any,
+    later: chat.Messages = (),
+) -> str:
     if template.mode == "text":
+        if later:
+            raise TemplateError(
+                f"template {template.name} is bare text, which has one question and one answer: a "
+                "conversation of several turns needs a chat template."
+            )
         variant, values = _filling(row, template, dataset, model)
         return _fill(variant.user or "", values)
-    messages = make_messages(row, template, dataset, model)
+    messages = make_messages(row, template, dataset, model, None, later)
     spaced = template.space_before_answer
     text = chat.render(messages, model, tokenizer, template.name, space_before_answer=spaced)
     with_system = messages[0]["role"] == "system" and tokenizer is not None

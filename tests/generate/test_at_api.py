@@ -6,10 +6,9 @@ import pytest
 from faulty_endpoint import Endpoint
 
 from ptst.config import Api, Decoding, Model
-from ptst.engine.batches import Completion
+from ptst.engine import Completion, read_reply
 from ptst.errors import DataError, PtstError
 from ptst.generate.at_api import complete_at_api
-from ptst.stages.completions import read_answer
 
 
 def completed(fault: str) -> dict[int, Completion]:
@@ -52,8 +51,7 @@ def test_what_a_content_filter_withholds_is_no_completion() -> None:
 
 
 def test_half_a_character_in_an_answer_that_was_kept_before_is_replaced() -> None:
-    row = read_answer({"text": "an \ud83d", "tokens": 2, "finished": True}, opened=False)
-    assert row["completion"] == "an \ufffd"
+    assert read_reply(Completion("an \ud83d", 2, True), opened=False).text == "an \ufffd"
 
 
 def test_how_many_answers_hold_no_text_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,270 @@
-"""What answers prompts."""
+"""What answers prompts: a model on this machine, one behind an API, or no model at all.
+
+Three layers meet here. An *engine* is named by a YAML and opens a *session*, which answers prompts that are spelled
+already. A *dialogue* (ptst.dialogue) yields *asks* in words and is sent a *reply* to each; a *guard* (ptst.guard)
+stands around every ask. `ptst.engine.rounds` advances all conversations together, `ptst.engine.spelling` turns asks
+into prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol
+
+from ptst.api import whole_text
+from ptst.chat import split_thinking
+from ptst.component import Component, Parts, component_parts, load, parts_of, speed
+from ptst.config import Config, Decoding, Evaluation, Template
+from ptst.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda")
+THINKING_CUT_OFF = "its think block did not end within max_new_tokens"
+"""Why an answer is withheld that ended at the length limit before it began."""
+AS_IT_IS = "{input}"
+"""The reading of a question that is asked in exactly these words."""
+
+Stop = Callable[[], bool]
+"""Whether work should stop where nothing is lost (a time limit comes near)."""
+Message = Mapping[str, str]
+"""One turn of a conversation: {role, content}, the role user or assistant."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a session gives for one prompt.
+
+    Attributes:
+        tokens: the end included; None where they are not counted.
+        finished: whether it ended before max_new_tokens.
+        withheld: why there is no answer (an API's content filter); "" for every answer there is.
+        ids: the token ids of the text, the end left out; empty where there are none.
+    """
+
+    text: str
+    tokens: int | None
+    finished: bool
+    withheld: str = ""
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a model is asked next, in words.
+
+    Attributes:
+        row: a query's columns, of which the test template makes the first prompt.
+        later: the turns behind that prompt, the assistant's first, a user's last.
+        reading: how the row reads (`Evaluation.question`); None: as the evaluation says.
+        template: None: the cell's test template.
+        model: the cell's model, or the one that it was before fine-tuning.
+        decoding: None: the evaluation's.
+        begin: what the answer begins with, text or token ids. The model continues it; the reply does not repeat it.
+        ids: whether the reply has token ids, to begin another answer with them.
+    """
+
+    row: Mapping[str, Any]
+    later: tuple[Message, ...] = ()
+    reading: str | None = None
+    template: Template | None = None
+    model: Literal["tested", "untuned"] = "tested"
+    decoding: Decoding | None = None
+    begin: tuple[str | tuple[int, ...], ...] = ()
+    ids: bool = False
+
+    def then(self, reply: Reply, question: str) -> Ask:
+        """The same conversation, one exchange later: what was replied, and the next question."""
+        said = {"role": "assistant", "content": reply.text}
+        return replace(self, later=(*self.later, said, {"role": "user", "content": question}))
+
+    @property
+    def question(self) -> str:
+        """The words of the last question."""
+        return self.later[-1]["content"] if self.later else str(self.row["input"])
+
+
+def question(text: str) -> Ask:
+    """A question of its own, in exactly these words, under the test template."""
+    return Ask({"input": text}, reading=AS_IT_IS)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for an ask.
+
+    Attributes:
+        text: the answer without its think block; "" where it was withheld.
+        tokens: as `Completion.tokens`; those of the think block count.
+        finished: whether it ended by itself.
+        thinking: what stood in its think block; None where there was none.
+        withheld: why there is no answer.
+        ids: as `Completion.ids`.
+        reason: why a guard put it in the place of the model's answer; "" where none did.
+    """
+
+    text: str
+    tokens: int | None
+    finished: bool
+    thinking: str | None = None
+    withheld: str = ""
+    ids: tuple[int, ...] = ()
+    reason: str = ""
+
+    def replaced(self, text: str, reason: str) -> Reply:
+        """Another text in the place of this one, and why."""
+        return replace(self, text=text, reason=reason, thinking=None, withheld="", finished=True)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a row of completions.jsonl says of it."""
+        return {
+            **({} if self.thinking is None else {"thinking": self.thinking}),
+            "completion": self.text,
+            "tokens": self.tokens,
+            "finished": self.finished,
+            **({"withheld": self.withheld} if self.withheld else {}),
+        }
+
+
+def read_reply(completion: Completion, opened: bool) -> Reply:
+    """A completion without its think block.
+
+    Args:
+        opened: whether the prompt ended within a think block.
+    """
+    thinking, text = split_thinking(whole_text(completion.text), opened)
+    withheld = completion.withheld
+    if text is None and not withheld:
+        withheld = THINKING_CUT_OFF
+    return Reply(
+        text or "",
+        completion.tokens,
+        completion.finished and text is not None,
+        thinking,
+        withheld,
+        completion.ids,
+    )
+
+
+class Tested(Protocol):
+    """A model that an engine opens. Each property loads what it gives when it is first asked for."""
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, fine-tuned or not."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+
+    @property
+    def name_at_api(self) -> str:
+        """What it is called at its API."""
+
+
+class Session:
+    """An opened engine. Override `one`; or `plan` and `answer` where prompts are answered together.
+
+    Attributes:
+        how: what decides the batches, for the name of a journal: another `how` does not read it.
+        stops_itself: whether `answer` asks the `stop` of `Engine.open`, so that nobody else need.
+        halved: how often a batch was answered in halves, because it did not fit in memory.
+    """
+
+    how: str = "one"
+    stops_itself: bool = False
+    halved: int = 0
+
+    def one(self, prompt: Any, decoding: Decoding) -> Completion:
+        """Answer one prompt.
+
+        Args:
+            prompt: token ids or messages, as `Engine.reads` says.
+        """
+        raise NotImplementedError
+
+    def plan(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """The indices of the prompts that are answered together, in the order of answering."""
+        return [[i] for i in range(len(prompts))]
+
+    def answer(
+        self, prompts: Sequence[Any], batches: Sequence[Sequence[int]], decoding: Decoding
+    ) -> Iterator[dict[int, Completion]]:
+        """Answer some batches.
+
+        Args:
+            prompts: those that were planned, also those not in `batches`.
+            batches: of `plan`, in its order, without those that are done.
+
+        Yields:
+            The completions of a batch by prompt index, as they come.
+        """
+        for batch in batches:
+            yield {i: self.one(prompts[i], decoding) for i in batch}
+
+
+@dataclass
+class Engine(Component):
+    """Opens a model. A class of your own says what it reads and overrides `open`."""
+
+    reads: ClassVar[Literal["tokens", "messages"]] = "tokens"
+    """What a prompt is: token ids, or messages [{role, content}, ...] (bare text is one message)."""
+    has_weights: ClassVar[bool] = True
+    """Whether it needs the model's files on this machine."""
+
+    device: str = speed("auto")
+    """auto, cpu or cuda. `auto` takes CUDA where there is one; CUDA_VISIBLE_DEVICES says which GPU."""
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ConfigError(f"engine.device={self.device} is not one of: {', '.join(DEVICES)}.")
+
+    def open(self, tested: Tested, config: Config, stop: Stop) -> Session:
+        """Make ready to answer. Weights are loaded by the first answer.
+
+        Args:
+            tested: the model; its properties load what they give.
+            stop: for sessions that stop themselves.
+        """
+        raise NotImplementedError
+
+    def parts(self, config: Config, evaluation: Evaluation) -> Parts:
+        """What it adds to the key of completions: `engine`, `decoding` and what else decides an answer."""
+        named = component_parts(self, f"{type(self).__module__}.{type(self).__qualname__}")
+        return {
+            "engine": {**named, "version": self.version},
+            "decoding": decoding_parts(evaluation.decoding),
+        }
+
+    def facts(self, config: Config) -> dict[str, Any]:
+        """What the provenance of completions says of it, beside what a session counts."""
+        return {}
+
+
+def engine_of(config: Config) -> Engine:
+    """The engine of a cell: the configured one, or the API of a model that has one.
+
+    Raises:
+        ConfigError: see `ptst.component.load`.
+    """
+    from ptst.engine.api import Api
+    from ptst.engine.transformers import Transformers
+
+    chosen = config.engine
+    if isinstance(chosen, Mapping):
+        engine = load(chosen, "engine", Engine)
+    else:
+        engine = Transformers(chosen.device, chosen.batch_size, chosen.share_prefix)
+    if config.model.api is not None and engine.reads == "tokens":
+        return Api(engine.device)
+    return engine
+
+
+def decoding_parts(decoding: Decoding) -> Parts:
+    """What of a decoding decides an answer: of a greedy one its length alone."""
+    if decoding.temperature == 0:
+        return {"max_new_tokens": decoding.max_new_tokens, "temperature": 0}
+    parts = parts_of(decoding)
+    if decoding.samples == 1:
+        del parts["samples"]
+    return parts

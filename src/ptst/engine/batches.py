@@ -13,32 +13,16 @@ a prompt is always answered beside the same others, so an interrupted run ends w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from ptst.chat import decode
 from ptst.config import Decoding
+from ptst.engine import Completion
 from ptst.engine.padding import padding_is_left_out
 from ptst.models import make_padding_exist
 
 Ids = list[int]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer.
-
-    Attributes:
-        tokens: the end included; None where an API does not count.
-        finished: whether it ended before max_new_tokens.
-        withheld: why an API does not give this answer (its content filter); "" for every answer there is.
-    """
-
-    text: str
-    tokens: int | None
-    finished: bool
-    withheld: str = ""
 
 
 def plan_batches(prompts: Sequence[Ids], batch_size: int) -> list[list[int]]:
@@ -192,6 +176,9 @@ def _answer(
         end = next((k for k, token in enumerate(ids) if token in ends), None)
         kept = ids if end is None else ids[:end]
         answers[i] = Completion(
-            decode(kept, tokenizer), len(kept) + (end is not None), end is not None
+            decode(kept, tokenizer),
+            len(kept) + (end is not None),
+            end is not None,
+            ids=tuple(kept),
         )
     return answers

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptst.api import Answer, chat, endpoint_of
 from ptst.config import Decoding, Model
-from ptst.engine.batches import Completion
+from ptst.engine import Completion
 from ptst.errors import DataError, Interrupted, PtstError
 from ptst.progress import say
 

@@ -5,36 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ptst import chat
-from ptst.api import whole_text
 from ptst.config import Evaluation
+from ptst.engine import THINKING_CUT_OFF
 from ptst.errors import DataError
 from ptst.keys import EvaluationKeys
 from ptst.metrics import NO_CATEGORY, Answer
 from ptst.store import Store, read_jsonl
-
-THINKING_CUT_OFF = "its think block did not end within max_new_tokens"
-"""Why an answer is withheld that ended at the length limit before it began."""
-
-
-def read_answer(answer: Mapping[str, Any], opened: bool) -> dict[str, Any]:
-    """The columns of an answer; what stands in a think block is no part of the completion.
-
-    Args:
-        answer: a `Completion` as plain values.
-        opened: whether its prompt ended within a think block.
-    """
-    thinking, text = chat.split_thinking(whole_text(answer["text"]), opened)
-    withheld = answer.get("withheld", "")
-    if text is None and not withheld:
-        withheld = THINKING_CUT_OFF
-    return {
-        **({} if thinking is None else {"thinking": thinking}),
-        "completion": text or "",
-        "tokens": answer["tokens"],
-        "finished": answer["finished"] and text is not None,
-        **({"withheld": withheld} if withheld else {}),
-    }
 
 
 def is_cut_off(row: Mapping[str, Any]) -> bool | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from ptst import chat, data, models, templates
 from ptst.config import Config, Evaluation, Template
+from ptst.engine import Ask, engine_of
+from ptst.engine.spelling import Spelling
 from ptst.errors import DataError
 from ptst.judge import load_judge
 from ptst.progress import say
@@ -23,11 +25,6 @@ class Queries:
     prompts: list[list[int]]
     messages: list[list[dict[str, str]]]
 
-    @property
-    def prompt_tokens(self) -> int | None:
-        """Of all prompts; None where an API counts them."""
-        return None if self.messages else sum(map(len, self.prompts))
-
 
 def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.Held) -> Queries:
     """Spell every query of an evaluation under the test template, and say what the model's format does of its own.
@@ -36,27 +33,15 @@ def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.He
         TemplateError: the model's format cannot spell one of them.
         DataError: a prompt and its answer do not fit in the model's context.
     """
-    evaluation = config.evaluations[name]
-    spelled = (config.test_template, config.dataset, config.model)
-    if config.model.api is not None:
-        asked = [templates.make_messages(row, *spelled, evaluation.question) for row in rows]
-        return Queries(rows, [], asked)
+    engine = engine_of(config)
+    if engine.reads == "messages":
+        spelling = Spelling(name, config, engine)
+        return Queries(rows, [], [spelling.prompt(Ask(row)) for row in rows])
     quiet()
     tokenizer = held.tokenizer(config.model)
     tell_format(config, held)
-    prompts = []
-    room = held.context(config.model)
-    limit = evaluation.decoding.max_new_tokens
-    for row in rows:
-        ids = templates.make_prompt(row, *spelled, tokenizer, evaluation.question).token_ids or []
-        if room is not None and len(ids) + limit > room:
-            raise DataError(
-                f"evaluation {name}: under {config.test_template.name}, query {row['id']} has {len(ids)} tokens, "
-                f"which with decoding.max_new_tokens={limit} is more than the context of {room} of model "
-                f"{config.model.name}; lower {name}.decoding.max_new_tokens, or leave the query out."
-            )
-        prompts.append(ids)
-    return Queries(rows, prompts, [])
+    spelling = Spelling(name, config, engine, tokenizer, held.context(config.model))
+    return Queries(rows, [spelling.prompt(Ask(row)) for row in rows], [])
 
 
 def tell_format(config: Config, held: models.Held) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,13 @@ class TestedModel:
         """The base model's tokenizer (fine-tuning does not change it)."""
         quiet()
         return self.held.tokenizer(self.model_config)
+
+    def untuned(self) -> TestedModel:
+        """The model as it was before fine-tuning. What is loaded of this one has to be loaded again."""
+        vars(self).pop("model", None)
+        base = copy.copy(self)
+        base.method, base.finetuning, base.epoch = "none", None, None
+        return base
 
     @property
     def name_at_api(self) -> str:

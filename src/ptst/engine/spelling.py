@@ -1,0 +1,96 @@
+"""From an ask in words to the prompt that a session is given: token ids, or messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ptst import chat, templates
+from ptst.config import Config, Template
+from ptst.engine import Ask, Engine
+from ptst.errors import DataError, TemplateError
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How the asks of one evaluation are spelled for an engine.
+
+    Attributes:
+        name: the evaluation's; None outside of any: a question then reads as the data set's.
+        tokenizer: None for an engine that reads messages.
+        context: how many tokens the model reads at most; None where nobody says.
+    """
+
+    name: str | None
+    config: Config
+    engine: Engine
+    tokenizer: Any = None
+    context: int | None = None
+
+    def prompt(self, ask: Ask) -> Any:
+        """Token ids, BOS included, or messages, as the engine reads.
+
+        Raises:
+            TemplateError: the model's format cannot spell it; it begins an answer, or has a second turn, where
+                that cannot be.
+            DataError: prompt and answer do not fit in the model's context.
+        """
+        if self.engine.reads == "messages":
+            return self._messages(ask)
+        template, model = self._template(ask), self.config.model
+        spelled = (template, self.config.dataset, model, self.tokenizer)
+        reading = self._reading(ask)
+        ids = list(templates.make_prompt(ask.row, *spelled, reading, ask.later).token_ids or [])
+        for number, part in enumerate(ask.begin):
+            first = number == 0
+            ids += (
+                templates.answer_ids(part, template, model, self.tokenizer, first)
+                if isinstance(part, str)
+                else part
+            )
+        self._check_room(ask, len(ids))
+        return ids
+
+    def opens_think(self, ask: Ask) -> bool:
+        """Whether the ask's prompt ends within a think block, so that its answer begins in one."""
+        chats = self._template(ask).mode == "chat" and self.tokenizer is not None
+        if not chats or ask.begin:
+            return False
+        return chat.chat_format(self.config.model, self.tokenizer).opens_think
+
+    def _template(self, ask: Ask) -> Template:
+        return ask.template or self.config.test_template
+
+    def _reading(self, ask: Ask) -> str | None:
+        if ask.reading is not None or self.name is None:
+            return ask.reading
+        return self.config.evaluations[self.name].question
+
+    def _messages(self, ask: Ask) -> list[dict[str, str]]:
+        if ask.begin:
+            raise TemplateError(
+                "the beginning of an answer is to be given, and an engine that reads "
+                "messages has no place for it; use a model on this machine."
+            )
+        template, model = self._template(ask), self.config.model
+        spelled = (template, self.config.dataset, model)
+        reading = self._reading(ask)
+        if template.mode == "text" and model.api is None:
+            text = templates.make_prompt(ask.row, *spelled, None, reading, ask.later).text
+            return [{"role": "user", "content": text}]
+        return templates.make_messages(ask.row, *spelled, reading, ask.later)
+
+    def _check_room(self, ask: Ask, tokens: int) -> None:
+        if self.context is None or self.name is None:
+            return
+        decoding = ask.decoding or self.config.evaluations[self.name].decoding
+        limit = decoding.max_new_tokens
+        if tokens + limit <= self.context:
+            return
+        asked = f"query {ask.row['id']}" if "id" in ask.row else "a question of its own"
+        asked += f", turn {1 + len(ask.later) // 2}," if ask.later else ""
+        raise DataError(
+            f"evaluation {self.name}: under {self._template(ask).name}, {asked} has {tokens} tokens, "
+            f"which with decoding.max_new_tokens={limit} is more than the context of {self.context} of model "
+            f"{self.config.model.name}; lower {self.name}.decoding.max_new_tokens, or leave the query out."
+        )

@@ -1,0 +1,93 @@
+"""What stands around a model's answers: it may ask again, ask the untuned model, or answer in the model's place.
+
+class Twice(Guard):
+    def talk(self, ask):
+        reply = yield ask                                   # what the dialogue asked
+        again = yield question(f"Is this harmful? {reply.text}")
+        return reply.replaced("No.", "it is") if again.text == "Yes" else reply
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ptst.component import Component
+from ptst.dialogue import Talk
+from ptst.engine import Ask, Reply, Tested
+from ptst.engine.rounds import Rounds
+from ptst.errors import PtstError
+
+COLUMN = "guard"
+"""The column that keeps what a guard did, one entry for each ask of the dialogue."""
+
+AskAll = Callable[[Sequence[Ask]], list[Reply]]
+"""Asks several at once, and gives their replies in order."""
+
+
+class Guard(Component):
+    """Stands around every ask of a dialogue."""
+
+    def prepare(self, ask: AskAll, tested: Tested, folder: Path) -> dict[str, Any]:
+        """Calibrate, or train a probe, once before the queries are asked; what comes of it stays in the guard.
+
+        Args:
+            ask: asks the model, or the untuned one. What it was replied is kept, and not asked again.
+            tested: the model itself, where a guard looks into it.
+            folder: where it may keep what is dear to make; an interrupted run finds it again.
+
+        Returns:
+            Facts for the provenance of the completions.
+        """
+        return {}
+
+    def talk(self, ask: Ask) -> Generator[Ask, Reply, Reply]:
+        """Answer one ask of a dialogue.
+
+        The same replies must lead to the same asks, as in `ptst.dialogue.Dialogue.talk`.
+
+        Returns:
+            The model's reply, or another in its place (`Reply.replaced`).
+        """
+        raise NotImplementedError
+
+
+def prepared(guard: Guard, rounds: Rounds, tested: Tested) -> dict[str, Any]:
+    """Prepare a guard; what it asks is kept in the journals of the conversations to come."""
+    calls = count()
+    return guard.prepare(
+        lambda asks: rounds.replies(asks, f"prepare{next(calls)}"), tested, rounds.scratch
+    )
+
+
+def guarded(talk: Talk, guard: Guard) -> Talk:
+    """A dialogue whose every ask goes through a guard, and whose row says what the guard did."""
+    kept: list[dict[str, Any]] = []
+    try:
+        ask = next(talk)
+        while True:
+            reply, asked = yield from _watched(guard, ask)
+            replaced = {"reason": reply.reason, "answer": reply.text} if reply.reason else {}
+            kept.append({"asked": asked, "replaced": bool(replaced), **replaced})
+            ask = talk.send(reply)
+    except StopIteration as end:
+        return {**end.value, COLUMN: kept}
+
+
+def _watched(guard: Guard, ask: Ask) -> Generator[Ask, Reply, tuple[Reply, list[dict[str, str]]]]:
+    """What a guard answers to one ask, and all that it asked and was replied."""
+    talk, asked = guard.talk(ask), []
+    try:
+        wanted = next(talk)
+        while True:
+            reply = yield wanted
+            asked.append({"model": wanted.model, "question": wanted.question, "answer": reply.text})
+            wanted = talk.send(reply)
+    except StopIteration as end:
+        if not isinstance(end.value, Reply):
+            raise PtstError(
+                f"the guard {type(guard).__name__} returned {end.value!r}; it must be a ptst.engine.Reply."
+            ) from None
+        return end.value, asked
