@@ -106,7 +106,7 @@ def test_rounds_advance_together_in_batches_of_their_own(tmp_path: Path) -> None
     made = run.run([FollowUp(question="Sure?" + "!" * row["id"]).talk(row) for row in ROWS])
     assert session.asked[:3] == [["dddd", "bbb"], ["cc", "a"], ["e"]]
     assert [text for batch in session.asked[3:] for text in batch] == [
-        f"Sure?{'!' * i}" for i in (3, 1, 4, 2, 0)
+        f"Sure?{'!' * i}" for i in (4, 3, 2, 1, 0)
     ]
     assert [row["completion"] for row in made] == [f"SURE?{'!' * i}" for i in range(5)]
     assert made[2]["turns"] == [

@@ -48,6 +48,22 @@ class Completion:
     ids: tuple[int, ...] = ()
 
 
+class Watch(Protocol):
+    """Looks into a model while it writes, and may stop it."""
+
+    def stops(self, hidden: Any, step: int) -> Any:
+        """Which rows of a batch to stop now.
+
+        Args:
+            hidden: the last layer's states behind the final norm, of which the newest token was made; a tensor
+                [rows, width].
+            step: how many tokens each row has, from 1. A row that has ended, or was stopped, is of no account.
+
+        Returns:
+            Booleans, a tensor [rows]. The newest token is the last of a row that is stopped.
+        """
+
+
 @dataclass(frozen=True)
 class Ask:
     """What a model is asked next, in words.
@@ -61,6 +77,7 @@ class Ask:
         decoding: None: the evaluation's.
         begin: what the answer begins with, text or token ids. The model continues it; the reply does not repeat it.
         ids: whether the reply has token ids, to begin another answer with them.
+        watch: may stop the answer; its reply then is not `finished`. None: nothing looks.
     """
 
     row: Mapping[str, Any]
@@ -71,6 +88,7 @@ class Ask:
     decoding: Decoding | None = None
     begin: tuple[str | tuple[int, ...], ...] = ()
     ids: bool = False
+    watch: Watch | None = None
 
     def then(self, reply: Reply, question: str) -> Ask:
         """The same conversation, one exchange later: what was replied, and the next question."""
@@ -201,6 +219,23 @@ class Session:
         """
         for batch in batches:
             yield {i: self.one(prompts[i], decoding) for i in batch}
+
+    def watched(
+        self,
+        prompts: Sequence[Any],
+        batches: Sequence[Sequence[int]],
+        decoding: Decoding,
+        watch: Watch,
+    ) -> Iterator[dict[int, Completion]]:
+        """As `answer`, under a watch.
+
+        Raises:
+            ConfigError: nothing can look into this engine's model.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} lets nothing look into its model while it writes; choose engine=transformers, "
+            "or another guard."
+        )
 
 
 @dataclass

@@ -18,7 +18,7 @@ from typing import Any
 
 from ptst.chat import decode
 from ptst.config import Decoding
-from ptst.engine import Completion
+from ptst.engine import Completion, Watch
 from ptst.engine.padding import padding_is_left_out
 from ptst.models import make_padding_exist
 
@@ -55,6 +55,7 @@ def complete(
     share_prefix: bool = True,
     ends: frozenset[int] = frozenset(),
     halved: Callable[[], None] = lambda: None,
+    watch: Watch | None = None,
 ) -> Iterator[dict[int, Completion]]:
     """Answer prompts batch by batch.
 
@@ -63,6 +64,7 @@ def complete(
         batches: indices into `prompts`, as from `plan_batches`; leave out what is done.
         ends: ids of tokens that end an answer, beside `eos_token` and those of the model's generation config.
         halved: called each time that a batch did not fit in memory and is answered in halves.
+        watch: what may stop an answer.
 
     Yields:
         For each batch its completions by prompt index.
@@ -83,7 +85,7 @@ def complete(
     padded = bool(prefix) or padding_is_left_out(model, pad, prompts[0], behind=0)
 
     def answer(part: list[int]) -> dict[int, Completion]:
-        return _answer(model, tokenizer, prompts, part, decoding, ends, len(prefix), cache)
+        return _answer(model, tokenizer, prompts, part, decoding, ends, len(prefix), cache, watch)
 
     for batch in batches:
         answers: dict[int, Completion] = {}
@@ -134,11 +136,13 @@ def _answer(
     ends: frozenset[int],
     prefix_length: int,
     cache: Any,
+    watch: Watch | None,
 ) -> dict[int, Completion]:
     import torch
     from transformers import GenerationConfig
 
     from ptst.engine.cache import batch_cache
+    from ptst.engine.watching import watching
 
     # The layout of a row is prefix, padding, rest: the cached prefix stands in front of all rows, and
     # the attention mask (from which generate() takes the positions) leaves the padding out.
@@ -164,15 +168,17 @@ def _answer(
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), watching(model, watch) as watched:
         output = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(masks, device=model.device),
             past_key_values=past,
             generation_config=config,
+            **watched.arguments,
         )
     answers = {}
-    for i, ids in zip(batch, output[:, width:].tolist(), strict=True):
+    for number, (i, ids) in enumerate(zip(batch, output[:, width:].tolist(), strict=True)):
+        ids = ids[: watched.steps.get(number)]
         end = next((k for k, token in enumerate(ids) if token in ends), None)
         kept = ids if end is None else ids[:end]
         answers[i] = Completion(

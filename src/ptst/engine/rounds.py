@@ -106,13 +106,14 @@ class Rounds:
     def _round(
         self, asks: Mapping[int, Ask], journal: str, name: str, sample: int
     ) -> dict[int, Reply]:
-        """The reply to one ask of each row; those of one model and one decoding are answered together."""
-        groups: dict[tuple[str, str], list[int]] = {}
+        """The reply to one ask of each row; those alike in model, decoding and watch together."""
+        groups: dict[tuple[str, str, int], list[int]] = {}
         for i, ask in asks.items():
-            groups.setdefault((ask.model, repr(ask.decoding)), []).append(i)
+            groups.setdefault((ask.model, repr(ask.decoding), id(ask.watch)), []).append(i)
         found: dict[int, Completion] = {}
         journals = set()
-        for (model, _), rows in sorted(groups.items()):  # each model is opened once
+        by_model = sorted(groups.items(), key=lambda group: group[0][0])  # each is opened once
+        for (model, *_), rows in by_model:
             session = self._opened(model)
             path = self.scratch / f"{journal}-{session.how}{f'-{name}' if name else ''}.jsonl"
             own = asks[rows[0]].decoding or self.decoding
@@ -143,7 +144,13 @@ class Rounds:
         self.answered += sum(map(len, done.values()))
         halved = session.halved
         with path.open("a", encoding="utf-8") as file:
-            for answers in session.answer(prompts, todo, decoding) if todo else ():
+            watch = asks[rows[0]].watch
+            answered = (
+                session.watched(prompts, todo, decoding, watch)
+                if watch
+                else session.answer(prompts, todo, decoding)
+            )
+            for answers in answered if todo else ():
                 first = of[next(iter(answers))]
                 own = {str(rows[i]): _plain(c, asks[rows[i]]) for i, c in answers.items()}
                 done[first] = own

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ptst import models, templates
 from ptst.component import Parts, speed
 from ptst.config import Config, Decoding, Evaluation
-from ptst.engine import Completion, Engine, Session, Stop, Tested, decoding_parts
+from ptst.engine import Completion, Engine, Session, Stop, Tested, Watch, decoding_parts
 from ptst.errors import ConfigError
 
 
@@ -70,16 +70,41 @@ class Batched(Session):
         self, prompts: Sequence[Any], batches: Sequence[Sequence[int]], decoding: Decoding
     ) -> Iterator[dict[int, Completion]]:
         """See `ptst.engine.batches.complete`."""
+        return self._complete(prompts, batches, decoding, None)
+
+    def watched(
+        self,
+        prompts: Sequence[Any],
+        batches: Sequence[Sequence[int]],
+        decoding: Decoding,
+        watch: Watch,
+    ) -> Iterator[dict[int, Completion]]:
+        """See `ptst.engine.batches.complete`."""
+        return self._complete(prompts, batches, decoding, watch)
+
+    def _complete(
+        self,
+        prompts: Sequence[Any],
+        batches: Sequence[Sequence[int]],
+        decoding: Decoding,
+        watch: Watch | None,
+    ) -> Iterator[dict[int, Completion]]:
         if not batches:
             return
         from ptst.engine.batches import complete
 
         tokenizer = self.tested.tokenizer
         ends = templates.ends(self.config.test_template, self.config.model, tokenizer)
-        share = self.engine.share_prefix
-        model = self.tested.model
         yield from complete(
-            model, tokenizer, prompts, batches, decoding, share, ends, self._count_halving
+            self.tested.model,
+            tokenizer,
+            prompts,
+            batches,
+            decoding,
+            self.engine.share_prefix,
+            ends,
+            self._count_halving,
+            watch,
         )
 
     def _count_halving(self) -> None:
