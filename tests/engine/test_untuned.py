@@ -7,12 +7,13 @@ from pathlib import Path
 
 from conftest import TINY
 
-from ptst.cell import TestedModel, run_cell
+from ptst.cell import run_cell
 from ptst.config import Config, Decoding
 from ptst.engine import Ask, engine_of, question
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.keys import cell_keys
+from ptst.stages.tested_model import TestedModel
 from ptst.store import Store
 
 
