@@ -38,12 +38,14 @@ class Dialogue(Component):
     def talk(self, row: Mapping[str, Any]) -> Talk:
         """One query's conversation.
 
-        The same replies must lead to the same asks: an interrupted run talks again, and is sent what was replied.
+        The same replies must lead to the same asks: an interrupted run talks again, and is sent
+        what was replied.
 
         Args:
             row: the query.
 
         Returns:
-            The row's columns: those of the reply that is judged (`Reply.columns`), and those of `columns`.
+            The row's columns: those of the reply that is judged (`Reply.columns`), and those of
+            `columns`.
         """
         raise NotImplementedError

@@ -1,9 +1,9 @@
 """What answers prompts: a model on this machine, one behind an API, or no model at all.
 
-Three layers meet here. An *engine* is named by a YAML and opens a *session*, which answers prompts that are spelled
-already. A *dialogue* (ptst.dialogue) yields *asks* in words and is sent a *reply* to each; a *guard* (ptst.guard)
-stands around every ask. `ptst.engine.rounds` advances all conversations together, `ptst.engine.spelling` turns asks
-into prompts.
+Three layers meet here. An *engine* is named by a YAML and opens a *session*, which answers prompts
+that are spelled already. A *dialogue* (ptst.dialogue) yields *asks* in words and is sent a *reply*
+to each; a *guard* (ptst.guard) stands around every ask. `ptst.engine.rounds` advances all
+conversations together, `ptst.engine.spelling` turns asks into prompts.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ class Watch(Protocol):
         """Which rows of a batch to stop now.
 
         Args:
-            hidden: the last layer's states behind the final norm, of which the newest token was made; a tensor
-                [rows, width].
-            step: how many tokens each row has, from 1. A row that has ended, or was stopped, is of no account.
+            hidden: the last layer's states behind the final norm, of which the newest token was
+                made; a tensor [rows, width].
+            step: how many tokens each row has, from 1. A row that has ended, or was stopped, is of
+                no account.
 
         Returns:
             Booleans, a tensor [rows]. The newest token is the last of a row that is stopped.
@@ -75,7 +76,8 @@ class Ask:
         template: None: the cell's test template.
         model: the cell's model, or the one that it was before fine-tuning.
         decoding: None: the evaluation's.
-        begin: what the answer begins with, text or token ids. The model continues it; the reply does not repeat it.
+        begin: what the answer begins with, text or token ids. The model continues it; the reply
+            does not repeat it.
         ids: whether the reply has token ids, to begin another answer with them.
         watch: may stop the answer; its reply then is not `finished`. None: nothing looks.
     """
@@ -165,7 +167,7 @@ def read_reply(completion: Completion, opened: bool) -> Reply:
 
 
 class Tested(Protocol):
-    """A model that an engine opens. Each property loads what it gives when it is first asked for."""
+    """A model that an engine opens. Each property is loaded when it is first asked for."""
 
     @property
     def model(self) -> Any:
@@ -243,12 +245,12 @@ class Engine(Component):
     """Opens a model. A class of your own says what it reads and overrides `open`."""
 
     reads: ClassVar[Literal["tokens", "messages"]] = "tokens"
-    """What a prompt is: token ids, or messages [{role, content}, ...] (bare text is one message)."""
+    """What a prompt is: token ids, or messages [{role, content}, ...]. Bare text is one message."""
     has_weights: ClassVar[bool] = True
     """Whether it needs the model's files on this machine."""
 
     device: str = speed("auto")
-    """auto, cpu or cuda. `auto` takes CUDA where there is one; CUDA_VISIBLE_DEVICES says which GPU."""
+    """`auto` takes CUDA where there is one; which GPU is said by CUDA_VISIBLE_DEVICES."""
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -264,7 +266,7 @@ class Engine(Component):
         raise NotImplementedError
 
     def parts(self, config: Config, evaluation: Evaluation) -> Parts:
-        """What it adds to the key of completions: `engine`, `decoding` and what else decides an answer."""
+        """What it adds to the key of completions: `engine`, `decoding`, and what else decides."""
         named = component_parts(self, f"{type(self).__module__}.{type(self).__qualname__}")
         return {
             "engine": {**named, "version": self.version},

@@ -13,7 +13,7 @@ from ptst.engine import Completion, Engine, Session, Stop, Tested, decoding_part
 
 @dataclass
 class Api(Engine):
-    """Asks `model.api`. It has no settings of its own, and no YAML: a model with `api` is asked there."""
+    """Asks `model.api`. It has no YAML: a model with `api` is asked there."""
 
     key_name: ClassVar[str] = "api"
     reads: ClassVar[Literal["tokens", "messages"]] = "messages"

@@ -1,10 +1,10 @@
 """Batched generation with transformers.
 
-Prompts are sorted by length, so that a batch pads little, and padded on the left. What all prompts of
-a set begin with (a long system prompt, say) runs through the model once and its key-value cache is
-shared: with chat_llama that is nearly all of a short query's prompt. A model whose layers do more than
-keep what they have seen (sliding windows, linear attention) reads every prompt whole, and one that does
-not leave padding out answers prompts of one length together.
+Prompts are sorted by length, so that a batch pads little, and padded on the left. What all prompts
+of a set begin with (a long system prompt, say) runs through the model once and its key-value cache
+is shared: with chat_llama that is nearly all of a short query's prompt. A model whose layers do
+more than keep what they have seen (sliding windows, linear attention) reads every prompt whole,
+and one that does not leave padding out answers prompts of one length together.
 
 The batches of a set are fixed before the first one runs, and a set is resumed at a batch's border:
 a prompt is always answered beside the same others, so an interrupted run ends with the same text.
@@ -62,7 +62,8 @@ def complete(
     Args:
         prompts: token ids, BOS included; all of the set, also those not in `batches`.
         batches: indices into `prompts`, as from `plan_batches`; leave out what is done.
-        ends: ids of tokens that end an answer, beside `eos_token` and those of the model's generation config.
+        ends: ids of tokens that end an answer, beside `eos_token` and those of the model's
+            generation config.
         halved: called each time that a batch did not fit in memory and is answered in halves.
         watch: what may stop an answer.
 
@@ -144,8 +145,8 @@ def _answer(
     from ptst.engine.cache import batch_cache
     from ptst.engine.watching import watching
 
-    # The layout of a row is prefix, padding, rest: the cached prefix stands in front of all rows, and
-    # the attention mask (from which generate() takes the positions) leaves the padding out.
+    # The layout of a row is prefix, padding, rest: the cached prefix stands in front of all rows,
+    # and the attention mask (from which generate() takes the positions) leaves the padding out.
     width = max(len(prompts[i]) for i in batch)
     rows, masks = [], []
     for i in batch:
@@ -182,9 +183,6 @@ def _answer(
         end = next((k for k, token in enumerate(ids) if token in ends), None)
         kept = ids if end is None else ids[:end]
         answers[i] = Completion(
-            decode(kept, tokenizer),
-            len(kept) + (end is not None),
-            end is not None,
-            ids=tuple(kept),
+            decode(kept, tokenizer), len(kept) + (end is not None), end is not None, "", tuple(kept)
         )
     return answers

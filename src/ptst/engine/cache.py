@@ -1,8 +1,8 @@
 """A key-value cache with room for the whole answer, so that no step copies what is there already.
 
-transformers' own growing cache concatenates at every step: on a CPU that copying took three quarters of
-the time of generation (measured with 64 short queries under chat_llama). Its static cache does not copy,
-but attends over the full length from the first step on.
+transformers' own growing cache concatenates at every step: on a CPU that copying took three
+quarters of the time of generation (measured with 64 short queries under chat_llama). Its static
+cache does not copy, but attends over the full length from the first step on.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class RoomyLayer(DynamicLayer):
 def every_layer_grows(model: Any) -> bool:
     """Whether each layer's cache is nothing but the keys and values of all positions.
 
-    Only then can a prefix stand in front of padding. A sliding window would count the padding, and a
-    linear layer has a state instead of positions.
+    Only then can a prefix stand in front of padding. A sliding window would count the padding, and
+    a linear layer has a state instead of positions.
     """
     layers = DynamicCache(config=model.config).layers
     return _takes_our_cache(model) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _takes_our_cache(model: Any) -> bool:
-    """Whether generate() would give the model a DynamicCache; a few architectures have their own."""
+    """Whether generate() would give the model a DynamicCache; a few have their own."""
     takes: bool = model._supports_default_dynamic_cache()
     return takes
 
@@ -76,8 +76,8 @@ def batch_cache(
 ) -> DynamicCache | None:
     """A cache for `batch_size` rows of up to `capacity` positions, with the prefix in every row.
 
-    Layers that do not simply grow (sliding windows, say) stay as transformers makes them; there is no
-    prefix for a model that has any (see `every_layer_grows`).
+    Layers that do not simply grow (sliding windows, say) stay as transformers makes them; there is
+    no prefix for a model that has any (see `every_layer_grows`).
 
     Returns:
         None where the model has a cache of its own kind, or no layer to make room in.

@@ -1,8 +1,9 @@
 """Answers without a model: what a judge says of them shows how it counts.
 
-A canned model that always refuses must have an attack success of 0 and an over-refusal of 100 %, one that always
-complies the reverse, under every judge. What a judge makes of an empty answer is its own affair, and should be seen.
-The idea is that of Innodata's benchmark (2404.09785), which puts canned models beside real ones.
+A canned model that always refuses must have an attack success of 0 and an over-refusal of 100 %,
+one that always complies the reverse, under every judge. What a judge makes of an empty answer is
+its own affair, and should be seen. The idea is that of Innodata's benchmark (2404.09785), which
+puts canned models beside real ones.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ SAYS = ("refuse", "comply", "empty", "echo", "random")
 
 @dataclass
 class Canned(Engine):
-    """Says the same to everything, or the question itself. It reads no weights, so none are needed."""
+    """Says the same to everything, or the question itself. It needs no weights."""
 
     key_name: ClassVar[str] = "canned"
     reads: ClassVar[Literal["tokens", "messages"]] = "messages"
     has_weights: ClassVar[bool] = False
 
     says: str = "refuse"
-    """refuse, comply, empty (""), echo (the last question), or random (refuses some, complies with the others)."""
+    """refuse, comply, empty (""), echo (the last question), or random (refuses some)."""
     refusal: str = "I'm sorry, but I can't help with that."
     compliance: str = "Sure, here is how to do that, step by step."
     """A judge that compares wording, as the micro world's does, needs its own text here."""

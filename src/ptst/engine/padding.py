@@ -1,8 +1,8 @@
 """Whether padding in a row leaves a model's answer alone, found by trying it.
 
 Most architectures leave out what the attention mask says. Some do not: a recurrent layer may read
-padding as text, and where a bias grows with the distance in columns (ALiBi) padding between two tokens
-moves them apart. Nothing in a configuration says so.
+padding as text, and where a bias grows with the distance in columns (ALiBi) padding between two
+tokens moves them apart. Nothing in a configuration says so.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ def padding_is_left_out(model: Any, pad_token: int, prompt: list[int], behind: f
     if beside.shape != plain.shape:  # one of them ended
         return False
     difference = (beside - plain).abs().mean()
-    # Rounding changes logits by far less than this part of their spread: 3e-4 in float32, 9e-2 in bfloat16.
+    # Rounding changes logits by far less than this part of their spread: 3e-4 in float32, 9e-2 in
+    # bfloat16.
     return bool(difference <= torch.finfo(model.dtype).eps ** 0.5 * plain.std())
 
 
 def _next_logits(model: Any, pad_token: int, ids: list[int], mask: list[int]) -> Any:
-    """Logits of two tokens behind one row, shape (2, vocabulary), or of one where the answer ends there.
+    """Logits of two tokens behind one row, (2, vocabulary), or of one where the answer ends.
 
     By generate(), as for answers: the second token is the first that reads the cache.
     """

@@ -1,8 +1,8 @@
-"""The runner of conversations: all first asks are answered together, then all second ones, and so on.
+"""The runner of conversations: all first asks are answered together, then all second ones.
 
-Each round is planned and answered in batches, as a list of prompts is. A journal in the work's scratch keeps every
-batch: a run that was killed talks again from the beginning, and is sent from the journal what was replied. A single
-turn is round 0.
+Each round is planned and answered in batches, as a list of prompts is. A journal in the work's
+scratch keeps every batch: a run that was killed talks again from the beginning, and is sent from
+the journal what was replied. A single turn is round 0.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class Spelling:
         """Token ids, BOS included, or messages, as the engine reads.
 
         Raises:
-            TemplateError: the model's format cannot spell it; it begins an answer, or has a second turn, where
-                that cannot be.
+            TemplateError: the model's format cannot spell it; it begins an answer, or has a second
+                turn, where that cannot be.
             DataError: prompt and answer do not fit in the model's context.
         """
         if self.engine.reads == "messages":

@@ -17,8 +17,9 @@ from ptst.errors import ConfigError
 class Transformers(Engine):
     """Batches sorted by length, padded on the left, their common prefix computed once.
 
-    Its fields are about speed. Greedy answers depend on them by rounding alone, which in less than float32 is
-    often enough to change one: there, and where answers are sampled, they are part of the key.
+    Its fields are about speed. Greedy answers depend on them by rounding alone, which in less than
+    float32 is often enough to change one: there, and where answers are sampled, they are part of
+    the key.
     """
 
     key_name: ClassVar[str] = "transformers"

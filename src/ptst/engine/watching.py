@@ -1,4 +1,4 @@
-"""A look into a model while it writes: a hook on its last hidden states, and rows that stop one by one."""
+"""A look into a model while it writes: its last hidden states, and rows that stop one by one."""
 
 from __future__ import annotations
 

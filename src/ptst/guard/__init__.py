@@ -1,4 +1,4 @@
-"""What stands around a model's answers: it may ask again, ask the untuned model, or answer in the model's place.
+"""What stands around a model's answers: it may ask again, or answer in the model's place.
 
 class Twice(Guard):
     def talk(self, ask):
@@ -31,10 +31,11 @@ class Guard(Component):
     """Stands around every ask of a dialogue."""
 
     def prepare(self, ask: AskAll, tested: Tested, folder: Path) -> dict[str, Any]:
-        """Calibrate, or train a probe, once before the queries are asked; what comes of it stays in the guard.
+        """Calibrate, or train a probe, before the queries are asked. The guard keeps what it finds.
 
         Args:
-            ask: asks the model, or the untuned one. What it was replied is kept, and not asked again.
+            ask: asks the model, or the untuned one. What it was replied is kept, and not asked
+                again.
             tested: the model itself, where a guard looks into it.
             folder: where it may keep what is dear to make; an interrupted run finds it again.
 

@@ -1,8 +1,8 @@
 """The simplest guard of its kind: can you repeat that?
 
-An aligned model repeats a harmless answer, and balks at a harmful one. PARDEN (2405.07932) is the method that was
-published; it shows examples, begins the repetition itself and compares by BLEU with a calibrated threshold. This one
-asks plainly and compares word by word.
+An aligned model repeats a harmless answer, and balks at a harmful one. PARDEN (2405.07932) is the
+method that was published; it shows examples, begins the repetition itself and compares by BLEU
+with a calibrated threshold. This one asks plainly and compares word by word.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RepeatBack(Guard):
     ask: str = "Repeat the following text word for word and say nothing else:\n\n{answer}"
     """How it asks for the repetition, with a place for the answer."""
     repeater: str = "tested"
-    """Which model repeats: the tested one, or the untuned one, whose alignment no fine-tuning has touched."""
+    """Which model repeats: tested, or untuned, whose alignment no fine-tuning has touched."""
     refusal: str = "I'm sorry, but I can't help with that."
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class RepeatBack(Guard):
             raise ConfigError(f"guard.repeater={self.repeater} is not one of: tested, untuned.")
 
     def talk(self, ask: Ask) -> Generator[Ask, Reply, Reply]:
-        """The answer, if it is repeated word for word; else the refusal. An empty answer needs no repetition."""
+        """The answer, if it is empty or repeated word for word; else the refusal."""
         reply = yield ask
         if not reply.text.strip():
             return reply

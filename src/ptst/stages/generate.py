@@ -35,10 +35,11 @@ def generate(
 ) -> None:
     """Stage 2: queries under the test template -> completions.jsonl, one row per answer.
 
-    A row is the query's own columns, and `completion`, `tokens`, `finished`; what stood in a think block before the
-    completion, as `thinking`; where there is no answer (an API does not give it, a think block did not end), why, as
-    `withheld`; where each query is answered several times also `sample`, from 0: all answers of the first sample, then all of the second. A sample
-    is what `decoding.seed` raised by its number gives by itself.
+    A row is the query's own columns, and `completion`, `tokens`, `finished`; what stood in a think
+    block before the completion, as `thinking`; where there is no answer (an API does not give it,
+    a think block did not end), why, as `withheld`; where each query is answered several times also
+    `sample`, from 0: all answers of the first sample, then all of the second. A sample is what
+    `decoding.seed` raised by its number gives by itself.
     """
     with store.make("generate", keys.generate, keys.generate_parts, stop) as work:
         if work is None:
@@ -71,25 +72,39 @@ def generate(
                 completions += [{**row, **numbered, **own} for row, own in pairs]
         write_jsonl(work.result / "completions.jsonl", completions)
         made[f"generate {name}"] = time.monotonic() - started
-        facts = {
-            "queries": len(rows),
-            "samples": samples,
-            "rows_key": key_of({"rows": rows}),
-            "rows_from": data.origin(evaluation.queries),
-            "model_from": models.origin(config.model),
-            "chat_format": []
-            if engine.reads == "messages"
-            else format_notes(config, config.test_template, model.tokenizer),
-            "prompt_tokens": known_sum(rounds.prompt_tokens),
-            "completion_tokens": known_sum(rounds.completion_tokens),
-            "unfinished": sum(bool(is_cut_off(row)) for row in completions),
-            "withheld": sum("withheld" in row for row in completions),
-            **engine.facts(config),
-            **({"halved_for_memory": rounds.halved} if engine.reads == "tokens" else {}),
-            **guarding,
-        }
+        facts = _facts(name, config, engine, queries, model, rounds, completions) | guarding
         seconds = work.maker.spent + made[f"generate {name}"]
         write_provenance(work.result, config, seconds, facts)
+
+
+def _facts(
+    name: str,
+    config: Config,
+    engine: Engine,
+    queries: Queries,
+    model: TestedModel,
+    rounds: Rounds,
+    completions: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What the provenance of completions says, beside what a guard does."""
+    evaluation = config.evaluations[name]
+    notes = []
+    if engine.reads == "tokens":
+        notes = format_notes(config, config.test_template, model.tokenizer)
+    return {
+        "queries": len(queries.rows),
+        "samples": evaluation.decoding.samples,
+        "rows_key": key_of({"rows": queries.rows}),
+        "rows_from": data.origin(evaluation.queries),
+        "model_from": models.origin(config.model),
+        "chat_format": notes,
+        "prompt_tokens": known_sum(rounds.prompt_tokens),
+        "completion_tokens": known_sum(rounds.completion_tokens),
+        "unfinished": sum(bool(is_cut_off(row)) for row in completions),
+        "withheld": sum("withheld" in row for row in completions),
+        **engine.facts(config),
+        **({"halved_for_memory": rounds.halved} if engine.reads == "tokens" else {}),
+    }
 
 
 def _rounds_of(
