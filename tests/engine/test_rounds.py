@@ -15,7 +15,7 @@ from talks import Parrot, rounds_of
 from ptst.config import Decoding, compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.dialogue.single import Single
-from ptst.engine import Ask, engine_of
+from ptst.engine import Ask, TooLong, engine_of
 from ptst.engine.batches import complete, plan_batches
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
@@ -204,3 +204,18 @@ def test_an_engine_of_ones_own_is_one_small_file(tmp_path: Path) -> None:
     session = Capitals(mark="?").open(None, None, lambda: False)  # type: ignore[arg-type]
     made = rounds_of(tmp_path, session).run([Single().talk(row) for row in ROWS])
     assert [row["completion"] for row in made] == ["A?", "BBB?", "CC?", "DDDD?", "E?"]
+
+
+def test_a_later_turn_that_does_not_fit_is_an_answer_that_is_missing(tmp_path: Path) -> None:
+    run, spelled = rounds_of(tmp_path, Parrot()), rounds_of(tmp_path, Parrot()).prompt
+
+    def prompt(ask: Ask) -> Any:
+        if ask.later and ask.row["id"] == 1:
+            raise TooLong("query 1, turn 2, has too many tokens")
+        return spelled(ask)
+
+    run.prompt = prompt
+    made = run.run([FollowUp(question="Sure?").talk(row) for row in ROWS])
+    assert [row.get("withheld", "") for row in made] == ["", "query 1, turn 2, has too many tokens", "", "", ""]  # fmt: skip
+    assert [row["completion"] for row in made] == ["SURE?", "", "SURE?", "SURE?", "SURE?"]
+    assert made[1]["turns"][0]["content"] == "BBB"

@@ -96,5 +96,15 @@ def test_a_guard_that_returns_no_reply_is_named(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"one \{answer\}"):
         RepeatBack(ask="Repeat.")
+    with pytest.raises(ConfigError, match=r"guard\.words=0 must be at least 1"):
+        RepeatBack(words=0)
     with pytest.raises(ConfigError, match="tested, untuned"):
         RepeatBack(repeater="gpt")
+
+
+def test_only_the_beginning_of_a_long_answer_is_repeated(tmp_path: Path) -> None:
+    own = RepeatBack(ask="Repeat: {answer}", words=2)
+    rows = [{"id": 0, "input": "one two three bad"}]
+    made = rounds_of(tmp_path, Parrot(model)).run([guarded(Single().talk(r), own) for r in rows])
+    assert made[0]["completion"] == "ONE TWO THREE BAD"
+    assert made[0]["guard"][0]["asked"][1]["question"] == "Repeat: ONE TWO"

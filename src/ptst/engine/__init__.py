@@ -16,7 +16,7 @@ from ptst.api import whole_text
 from ptst.chat import split_thinking
 from ptst.component import Component, Parts, component_parts, load, parts_of, speed
 from ptst.config import Config, Decoding, Evaluation, Template
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, DataError
 
 DEVICES = ("auto", "cpu", "cuda")
 THINKING_CUT_OFF = "its think block did not end within max_new_tokens"
@@ -46,6 +46,10 @@ class Completion:
     finished: bool
     withheld: str = ""
     ids: tuple[int, ...] = ()
+
+
+class TooLong(DataError):
+    """A prompt and its answer do not fit in the model's context."""
 
 
 class Watch(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ptst.config import Decoding
-from ptst.engine import Ask, Completion, Reply, Session, Stop, read_reply
+from ptst.engine import Ask, Completion, Reply, Session, Stop, TooLong, read_reply
 from ptst.errors import Interrupted, PtstError
 from ptst.store import read_journal, read_jsonl
 
@@ -134,8 +134,8 @@ class Rounds:
         self, asks: Mapping[int, Ask], session: Session, decoding: Decoding, path: Path
     ) -> dict[int, Completion]:
         """The completions of some rows' asks, from the journal or from the session."""
-        rows = list(asks)
-        prompts = [self.prompt(ask) for ask in asks.values()]
+        spelled, too_long = self._spelled(asks)
+        rows, prompts = list(spelled), list(spelled.values())
         batches = session.plan(prompts)
         kept = read_journal(path)
         done = {first: kept[first] for first in (rows[b[0]] for b in batches) if first in kept}
@@ -144,7 +144,7 @@ class Rounds:
         self.answered += sum(map(len, done.values()))
         halved = session.halved
         with path.open("a", encoding="utf-8") as file:
-            watch = asks[rows[0]].watch
+            watch = next(iter(asks.values())).watch
             answered = (
                 session.watched(prompts, todo, decoding, watch)
                 if watch
@@ -172,7 +172,21 @@ class Rounds:
             )
         self.prompt_tokens += [_length(prompt) for prompt in prompts]
         self.completion_tokens += [read[i].tokens for i in rows]
-        return read
+        return read | too_long
+
+    def _spelled(self, asks: Mapping[int, Ask]) -> tuple[dict[int, Any], dict[int, Completion]]:
+        """The prompts by row; and for an ask that does not fit in the context, why it has no answer.
+
+        A query's first prompt is known to fit before anything runs. Later ones depend on the answers.
+        """
+        prompts: dict[int, Any] = {}
+        too_long: dict[int, Completion] = {}
+        for i, ask in asks.items():
+            try:
+                prompts[i] = self.prompt(ask)
+            except TooLong as error:
+                too_long[i] = Completion("", 0, False, str(error))
+        return prompts, too_long
 
 
 def _ask(conversation: Conversation, reply: Reply | None) -> Ask:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ptst import chat, templates
 from ptst.config import Config, Template
-from ptst.engine import Ask, Engine
-from ptst.errors import DataError, TemplateError
+from ptst.engine import Ask, Engine, TooLong
+from ptst.errors import TemplateError
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Spelling:
         Raises:
             TemplateError: the model's format cannot spell it; it begins an answer, or has a second
                 turn, where that cannot be.
-            DataError: prompt and answer do not fit in the model's context.
+            TooLong: prompt and answer do not fit in the model's context.
         """
         if self.engine.reads == "messages":
             return self._messages(ask)
@@ -89,7 +89,7 @@ class Spelling:
             return
         asked = f"query {ask.row['id']}" if "id" in ask.row else "a question of its own"
         asked += f", turn {1 + len(ask.later) // 2}," if ask.later else ""
-        raise DataError(
+        raise TooLong(
             f"evaluation {self.name}: under {self._template(ask).name}, {asked} has {tokens} tokens, "
             f"which with decoding.max_new_tokens={limit} is more than the context of {self.context} of model "
             f"{self.config.model.name}; lower {self.name}.decoding.max_new_tokens, or leave the query out."

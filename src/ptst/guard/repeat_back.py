@@ -11,6 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
+from ptst.config import Decoding
 from ptst.engine import Ask, Reply, question
 from ptst.errors import ConfigError
 from ptst.guard import Guard
@@ -26,6 +27,10 @@ class RepeatBack(Guard):
     """How it asks for the repetition, with a place for the answer."""
     repeater: str = "tested"
     """Which model repeats: tested, or untuned, whose alignment no fine-tuning has touched."""
+    words: int = 60
+    """Of an answer, from its beginning, that are to be repeated."""
+    max_new_tokens: int = 128
+    """Of the repetition, which is greedy."""
     refusal: str = "I'm sorry, but I can't help with that."
 
     def __post_init__(self) -> None:
@@ -33,15 +38,20 @@ class RepeatBack(Guard):
             raise ConfigError(f"guard.ask must have one {{answer}}; it is {self.ask!r}.")
         if self.repeater not in ("tested", "untuned"):
             raise ConfigError(f"guard.repeater={self.repeater} is not one of: tested, untuned.")
+        for name in ("words", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"guard.{name}={getattr(self, name)} must be at least 1.")
 
     def talk(self, ask: Ask) -> Generator[Ask, Reply, Reply]:
         """The answer, if it is empty or repeated word for word; else the refusal."""
         reply = yield ask
-        if not reply.text.strip():
+        words = reply.text.split()[: self.words]
+        if not words:
             return reply
-        wanted = question(self.ask.replace("{answer}", reply.text))
+        wanted = question(self.ask.replace("{answer}", " ".join(words)))
         model = cast(Literal["tested", "untuned"], self.repeater)
-        again = yield replace(wanted, model=model, decoding=ask.decoding)
-        if again.text.split() == reply.text.split():
+        decoding = Decoding(max_new_tokens=self.max_new_tokens)
+        again = yield replace(wanted, model=model, decoding=decoding)
+        if again.text.split()[: len(words)] == words:
             return reply
         return reply.replaced(self.refusal, "the model did not repeat it")
