@@ -139,3 +139,12 @@ def test_the_engine_of_a_configuration_is_its_own_unless_the_model_has_an_api() 
     engine = engine_of(config)
     assert isinstance(engine, Transformers)
     assert engine.batch_size == 8
+
+
+def test_an_engine_that_was_frozen_before_engines_had_classes_is_read() -> None:
+    config = compose([])
+    frozen: Any = {"name": "transformers", "batch_size": 3, "device": "cpu", "share_prefix": False}
+    config.engine = frozen
+    assert engine_of(config) == Transformers("cpu", 3, False)
+    config.engine = {"_target_": "ptst.engine.canned.Canned", "says": "empty"}  # type: ignore[assignment]
+    assert engine_of(config) == Canned(says="empty")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.config import Config
+from ptst.config.schema import Config
 from ptst.dialogue import Dialogue, Talk
 from ptst.engine import Ask
 from ptst.errors import ConfigError

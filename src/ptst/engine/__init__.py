@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from ptst.api import whole_text
 from ptst.chat import split_thinking
 from ptst.component import Component, Parts, component_parts, load, parts_of, speed
-from ptst.config import Config, Decoding, Evaluation, Template
+from ptst.config.schema import Config, Decoding, Evaluation, Template
 from ptst.errors import ConfigError, DataError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -289,16 +289,22 @@ def engine_of(config: Config) -> Engine:
         ConfigError: see `ptst.component.load`.
     """
     from ptst.engine.api import Api
-    from ptst.engine.transformers import Transformers
 
-    chosen = config.engine
-    if isinstance(chosen, Mapping):
+    chosen: Any = config.engine
+    if isinstance(chosen, Mapping) and "_target_" in chosen:
         engine = load(chosen, "engine", Engine)
     else:
-        engine = Transformers(chosen.device, chosen.batch_size, chosen.share_prefix)
+        engine = _named(chosen if isinstance(chosen, Mapping) else vars(chosen))
     if config.model.api is not None and engine.reads == "tokens":
         return Api(engine.device)
     return engine
+
+
+def _named(values: Mapping[str, Any]) -> Engine:
+    """The engine of a configuration that is older than `_target_` there: it knew one, by name."""
+    from ptst.engine.transformers import Transformers
+
+    return Transformers(**{name: value for name, value in values.items() if name != "name"})
 
 
 def decoding_parts(decoding: Decoding) -> Parts:

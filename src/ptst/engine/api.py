@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ptst.component import Parts
-from ptst.config import Config, Decoding, Evaluation, renamed
+from ptst.config.check_api import renamed
+from ptst.config.schema import Config, Decoding, Evaluation
 from ptst.engine import Completion, Engine, Session, Stop, Tested, decoding_parts
 
 

@@ -17,7 +17,7 @@ from itertools import takewhile
 from typing import Any
 
 from ptst.chat import decode
-from ptst.config import Decoding
+from ptst.config.schema import Decoding
 from ptst.engine import Completion, Watch
 from ptst.engine.padding import padding_is_left_out
 from ptst.models import make_padding_exist

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ptst.config import Config, Decoding
+from ptst.config.schema import Config, Decoding
 from ptst.engine import Completion, Engine, Session, Stop, Tested
 from ptst.errors import ConfigError
 

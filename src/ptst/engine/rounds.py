@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Decoding
+from ptst.config.schema import Decoding
 from ptst.engine import Ask, Completion, Reply, Session, Stop, TooLong, read_reply
 from ptst.errors import Interrupted, PtstError
 from ptst.store import read_journal, read_jsonl

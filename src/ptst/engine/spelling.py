@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptst import chat, templates
-from ptst.config import Config, Template
+from ptst.config.schema import Config, Template
 from ptst.engine import Ask, Engine, TooLong
 from ptst.errors import TemplateError
 
