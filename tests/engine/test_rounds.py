@@ -219,3 +219,23 @@ def test_a_later_turn_that_does_not_fit_is_an_answer_that_is_missing(tmp_path: P
     assert [row.get("withheld", "") for row in made] == ["", "query 1, turn 2, has too many tokens", "", "", ""]  # fmt: skip
     assert [row["completion"] for row in made] == ["SURE?", "", "SURE?", "SURE?", "SURE?"]
     assert made[1]["turns"][0]["content"] == "BBB"
+
+
+@pytest.mark.parametrize(
+    ("yielded", "returned", "said"),
+    [
+        ("Why?", {}, r"yields 'Why\?'; it must be a ptst\.engine\.Ask"),
+        (Ask(ROWS[0], model="base"), {}, "model='base'; it may be tested or untuned"),  # type: ignore[arg-type]
+        (Ask(ROWS[0]), None, r"returned None; it must be the columns of a reply"),
+        (Ask(ROWS[0]), {"completion": ""}, r"must be the columns of a reply"),
+    ],
+)
+def test_a_dialogue_that_breaks_the_rules_is_told_so(
+    tmp_path: Path, yielded: Any, returned: Any, said: str
+) -> None:
+    def talk():
+        yield yielded
+        return returned
+
+    with pytest.raises(PtstError, match=said):
+        rounds_of(tmp_path, Parrot()).run([talk()])

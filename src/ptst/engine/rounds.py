@@ -72,7 +72,7 @@ class Rounds:
 
         Raises:
             Interrupted: `stop` said so; nothing that was answered is lost.
-            PtstError: a conversation yields something else than an ask.
+            PtstError: a conversation yields what is no ask, or returns what are no columns.
         """
         results: list[dict[str, Any]] = [{} for _ in conversations]
         replies: dict[int, Reply | None] = dict.fromkeys(range(len(conversations)))
@@ -84,7 +84,7 @@ class Rounds:
                 try:
                     asks[i] = _ask(conversations[i], reply)
                 except StopIteration as end:
-                    results[i] = end.value
+                    results[i] = _columns(end.value)
             if not asks:
                 return results
             self.total = self.answered + len(asks) + later
@@ -194,7 +194,20 @@ def _ask(conversation: Conversation, reply: Reply | None) -> Ask:
     ask = next(conversation) if reply is None else conversation.send(reply)
     if not isinstance(ask, Ask):
         raise PtstError(f"a dialogue or guard yields {ask!r}; it must be a ptst.engine.Ask.")
+    if ask.model not in ("tested", "untuned"):
+        raise PtstError(
+            f"a dialogue or guard asks model={ask.model!r}; it may be tested or untuned."
+        )
     return ask
+
+
+def _columns(value: Any) -> dict[str, Any]:
+    """What a conversation returned, once it is known to be a row's columns."""
+    if isinstance(value, dict) and value.keys() >= {"completion", "tokens", "finished"}:
+        return value
+    raise PtstError(
+        f"a dialogue returned {value!r}; it must be the columns of a reply (Reply.columns), and may be more."
+    )
 
 
 def _length(prompt: Any) -> int | None:
