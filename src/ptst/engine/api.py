@@ -46,10 +46,10 @@ class Calls(Session):
     def answer(
         self, prompts: Sequence[Any], batches: Sequence[Sequence[int]], decoding: Decoding
     ) -> Iterator[dict[int, Completion]]:
-        """See `ptst.generate.at_api.complete_at_api`."""
+        """See `ptst.engine.at_api.complete_at_api`."""
         if not batches:
             return
-        from ptst.generate.at_api import complete_at_api
+        from ptst.engine.at_api import complete_at_api
 
         todo = [batch[0] for batch in batches]
         model, name = self.config.model, self.tested.name_at_api

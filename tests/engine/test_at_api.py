@@ -7,8 +7,8 @@ from faulty_endpoint import Endpoint
 
 from ptst.config import Api, Decoding, Model
 from ptst.engine import Completion, read_reply
+from ptst.engine.at_api import complete_at_api
 from ptst.errors import DataError, PtstError
-from ptst.generate.at_api import complete_at_api
 
 
 def completed(fault: str) -> dict[int, Completion]:

@@ -1,1 +1,0 @@
-"""Completions of a model behind an API."""
