@@ -117,7 +117,7 @@ def generation(rounds: int) -> dict[str, float]:
 
     from ptst import data
     from ptst.config import Decoding, compose
-    from ptst.generate.batches import complete, plan_batches
+    from ptst.engine.batches import complete, plan_batches
     from ptst.models import load_model, load_tokenizer
     from ptst.templates import make_prompt
 
