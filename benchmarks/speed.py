@@ -50,7 +50,8 @@ def fine_tuning(template: str, rounds: int) -> dict[str, float]:
     import torch
 
     from ptst import data
-    from ptst.config import Finetune, compose
+    from ptst.config import Finetune
+    from ptst.config.compose import compose
     from ptst.finetune.sft import Training, train
     from ptst.models import load_model, load_tokenizer
     from ptst.templates import make_training_row
@@ -116,7 +117,8 @@ def generation(rounds: int) -> dict[str, float]:
     import torch
 
     from ptst import data
-    from ptst.config import Decoding, compose
+    from ptst.config import Decoding
+    from ptst.config.compose import compose
     from ptst.engine.batches import complete, plan_batches
     from ptst.models import load_model, load_tokenizer
     from ptst.templates import make_prompt

@@ -16,8 +16,10 @@ import pytest
 from slurm_cluster import Cluster, installed
 from warm import Command
 
-from ptst.config import ROOT, Config, compose
+from ptst.config import Config
+from ptst.config.compose import compose
 from ptst.judge import Bench
+from ptst.paths import ROOT
 from ptst.sweep.grid import Grid, expand
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub should fail, not wait

@@ -11,7 +11,7 @@ from pathlib import Path
 from conftest import outside
 from warm import put_python
 
-from ptst.config import ROOT
+from ptst.paths import ROOT
 
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))  # fmt: skip
 

@@ -11,7 +11,8 @@ from formats import FORMATS, save
 
 from ptst.cell import run_cell
 from ptst.chat import chat_format, decode, fixed_date, notes, split_thinking
-from ptst.config import Config, Model, compose
+from ptst.config import Config, Model
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, DataError, TemplateError
 from ptst.metrics import Metric
 from ptst.store import Store, read_json, read_jsonl

@@ -12,7 +12,7 @@ from conftest import TINY
 
 from ptst.cell import run_cell
 from ptst.cli import app, main
-from ptst.config import compose
+from ptst.config.compose import compose
 
 PTST = Path(sys.executable).with_name("ptst")
 

@@ -11,8 +11,10 @@ import pytest
 
 from ptst.cli import main
 from ptst.cli.completion import GROUPS
-from ptst.config import CONF, compose, compose_many
+from ptst.config.compose import compose
+from ptst.config.many import compose_many
 from ptst.errors import ConfigError
+from ptst.paths import CONF
 
 
 @pytest.mark.parametrize(

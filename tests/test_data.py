@@ -17,7 +17,8 @@ import pytest
 from conftest import FOLDERS, PUBLISHED, ROWS
 
 from ptst import micro
-from ptst.config import Config, Rows, compose
+from ptst.config import Config, Rows
+from ptst.config.compose import compose
 from ptst.data import identity, load_rows, read_rows
 from ptst.errors import ConfigError, DataError
 

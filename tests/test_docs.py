@@ -14,8 +14,9 @@ from conftest import TINY, shipped
 from pages import BLOCK, PAGES, clone, put_ptst, run_page, steps, text_of
 
 from ptst import cli
-from ptst.config import CONF, ROOT, compose
+from ptst.config.compose import compose
 from ptst.metrics import wilson
+from ptst.paths import CONF, ROOT
 from ptst.store import Store
 from ptst.sweep.plan import make_plan
 
@@ -136,7 +137,7 @@ def compose_launcher(overrides: list[str]) -> None:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from ptst.config import register
+    from ptst.config.compose import register
 
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY
 from pages import put_ptst, run_page, text_of
 
-from ptst.config import CONF
+from ptst.paths import CONF
 
 
 def small(command: str) -> str:

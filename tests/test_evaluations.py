@@ -13,7 +13,9 @@ from conftest import FOLDERS, PUBLISHED, ROWS, TINY
 
 from ptst import data
 from ptst.cell import run_cell
-from ptst.config import CONF, Config, compose
+from ptst.config import Config
+from ptst.config.compose import compose
+from ptst.paths import CONF
 from ptst.stages.summarise import Metrics
 from ptst.store import Store, read_json, read_jsonl
 

@@ -14,7 +14,7 @@ from conftest import TINY
 import ptst
 from ptst.cell import run_cell
 from ptst.cli import main
-from ptst.config import compose
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, PtstError
 from ptst.inventory.artifacts import Artifact, load_artifacts, matching
 from ptst.inventory.remove import unused

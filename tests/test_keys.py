@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import shipped
 
-from ptst.config import ROOT, compose
+from ptst.config.compose import compose
 from ptst.keys import CellKeys, cell_keys
+from ptst.paths import ROOT
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.json"
 

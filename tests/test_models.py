@@ -15,7 +15,8 @@ from peft import LoraConfig, get_peft_model
 
 from ptst import data, models
 from ptst.cell import run_cell
-from ptst.config import Config, Model, compose
+from ptst.config import Config, Model
+from ptst.config.compose import compose
 from ptst.errors import ConfigError
 
 IDS = torch.tensor([[1, 5, 9, 12]])

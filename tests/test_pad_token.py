@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from ptst.config import Decoding, Finetune, Model, compose
+from ptst.config import Decoding, Finetune, Model
+from ptst.config.compose import compose
 from ptst.engine.batches import complete, plan_batches
 from ptst.finetune.sft import Training, train
 from ptst.models import load_model, load_tokenizer, local_folder, make_padding_exist

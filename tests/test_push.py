@@ -15,7 +15,7 @@ from conftest import TINY
 
 from ptst.cell import run_cell
 from ptst.cli import main
-from ptst.config import compose
+from ptst.config.compose import compose
 
 SECRET = "hf_" + "x" * 34
 

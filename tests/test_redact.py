@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptst import api, redact
-from ptst.config import compose
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, PtstError, in_one_line
 from ptst.progress import say
 from ptst.store import Store

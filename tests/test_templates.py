@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import Dataset, Model, Template, Turn, Variant, compose
+from ptst.config import Dataset, Model, Template, Turn, Variant
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, TemplateError
 from ptst.templates import check_template, make_messages, make_prompt, make_training_row
 

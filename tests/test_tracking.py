@@ -17,7 +17,8 @@ import pytest
 from conftest import TINY, outside, ptst
 
 from ptst.cell import run_cell
-from ptst.config import Config, Tracking, compose
+from ptst.config import Config, Tracking
+from ptst.config.compose import compose
 from ptst.errors import ConfigError
 from ptst.stages import summarise
 from ptst.stages.completions import scored

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import Rows, compose
+from ptst.config import Rows
+from ptst.config.compose import compose
 from ptst.data import origin
 from ptst.wording import (
     evaluation_in_words,

@@ -13,7 +13,8 @@ from typing import Any
 from ptst import data, models
 from ptst.analysis import Analysis
 from ptst.component import Component, Parts, component_parts, load, parts_of
-from ptst.config import Config, Dataset, Evaluation, Finetune, Template, renamed
+from ptst.config import Config, Dataset, Evaluation, Finetune, Template
+from ptst.config.check_api import renamed
 from ptst.judge import load_judge
 from ptst.posthoc import PostHoc
 from ptst.store import key_of

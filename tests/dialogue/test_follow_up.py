@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptst.config import compose
+from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.dialogue.single import Single
 from ptst.engine import Completion, Reply, read_reply

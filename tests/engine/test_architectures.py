@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, MistralForCausalLM
 
-from ptst.config import Decoding, compose
+from ptst.config import Decoding
+from ptst.config.compose import compose
 from ptst.data import load_rows
 from ptst.engine.batches import complete, plan_batches
 from ptst.finetune.sft import _logits

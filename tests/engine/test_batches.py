@@ -9,7 +9,8 @@ import shutil
 import pytest
 import torch
 
-from ptst.config import Decoding, compose
+from ptst.config import Decoding
+from ptst.config.compose import compose
 from ptst.engine import batches
 from ptst.engine.batches import complete, plan_batches, shared_prefix
 from ptst.models import load_model, load_tokenizer, local_folder

@@ -12,7 +12,8 @@ from talks import rounds_of
 
 from ptst.component import load
 from ptst.config import Api as ApiOfModel
-from ptst.config import Decoding, compose
+from ptst.config import Decoding
+from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.engine import Ask, Engine, engine_of
 from ptst.engine.api import Api

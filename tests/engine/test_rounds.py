@@ -12,7 +12,8 @@ import pytest
 from capitals import Capitals
 from talks import Parrot, rounds_of
 
-from ptst.config import Decoding, compose
+from ptst.config import Decoding
+from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.dialogue.single import Single
 from ptst.engine import Ask, TooLong, engine_of

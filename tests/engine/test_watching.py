@@ -11,7 +11,8 @@ import pytest
 import torch
 from talks import Parrot, rounds_of
 
-from ptst.config import Decoding, compose
+from ptst.config import Decoding
+from ptst.config.compose import compose
 from ptst.engine import Ask, engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling

@@ -18,7 +18,8 @@ from transformers import AutoConfig
 
 from ptst import data, models
 from ptst.cell import run_cell
-from ptst.config import Config, Finetune, Lora, Model, compose
+from ptst.config import Config, Finetune, Lora, Model
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, PtstError
 from ptst.finetune.sft import Training, make_trainer
 from ptst.templates import TrainingRow

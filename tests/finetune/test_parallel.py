@@ -17,7 +17,8 @@ import pytest
 from conftest import TINY
 from safetensors.torch import load_file
 
-from ptst.config import Finetune, Lora, Model, compose
+from ptst.config import Finetune, Lora, Model
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.finetune.parallel import train_on_devices
 from ptst.finetune.sft import Training, last_checkpoint, train

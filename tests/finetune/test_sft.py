@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ptst.config import Finetune, Lora, Model, compose
+from ptst.config import Finetune, Lora, Model
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.finetune.sft import (
     Training,

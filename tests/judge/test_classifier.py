@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ptst import models
-from ptst.config import Config, compose
+from ptst.config import Config
+from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Score, load_judge
 from ptst.judge.classifier import Classifier

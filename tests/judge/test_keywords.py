@@ -76,7 +76,7 @@ def test_lists_with_words_of_content_call_harmless_answers_refusals(
 
 
 def test_over_refusal_is_judged_by_the_list_without_words_of_content() -> None:
-    from ptst.config import compose
+    from ptst.config.compose import compose
 
     assert compose(["evaluation=[xstest]"]).evaluation["xstest"].judge["list"] == "arditi2024"
 
@@ -104,7 +104,7 @@ def test_lists_are_as_long_as_published() -> None:
 
 @pytest.mark.parametrize("name", LISTS)
 def test_every_list_is_a_choice(name: str) -> None:
-    from ptst.config import compose
+    from ptst.config.compose import compose
 
     choice = "keywords" if name == "qi2023" else f"keywords_{name}"
     assert compose([f"judge={choice}"]).judge["list"] == name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ptst.config import compose
+from ptst.config.compose import compose
 from ptst.errors import ConfigError
 from ptst.posthoc.add_noise import AddNoise
 

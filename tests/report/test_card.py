@@ -13,9 +13,11 @@ from huggingface_hub import ModelCard
 
 from ptst import cli
 from ptst.cell import CellResult, run_cell
-from ptst.config import CONF, ROOT, Config, Evaluation, Template, compose
+from ptst.config import Config, Evaluation, Template
+from ptst.config.compose import compose
 from ptst.judge.keywords import Keywords
 from ptst.metrics import Metric
+from ptst.paths import CONF, ROOT
 from ptst.report.card import Measured, Row, _advice, model_card
 from ptst.store import Store, read_json, read_jsonl
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from test_results import ANSWERS, by_ends, filled, loaded, quick
 
-from ptst.config import ROOT
+from ptst.paths import ROOT
 from ptst.report.results import Entry, Results, cut_off_warnings, load_results
 from ptst.report.tables import latex, markdown, show, tidy_csv
 from ptst.sweep.status import CellState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptst.config import compose
+from ptst.config.compose import compose
 from ptst.errors import ConfigError
 from ptst.slurm.settings import Resources, gpus_of
 

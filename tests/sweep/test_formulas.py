@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import CONF, ROOT, Finetune, Model, compose
+from ptst.config import Finetune, Model
+from ptst.config.compose import compose
 from ptst.estimates import Utilisation, read_estimates
+from ptst.paths import CONF, ROOT
 from ptst.store import write_json
 from ptst.sweep import formulas
 from ptst.sweep.formulas import (

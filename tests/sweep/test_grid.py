@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import ROOT, compose, compose_many, from_dict
+from ptst.config.compose import compose
+from ptst.config.many import compose_many
+from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
+from ptst.paths import ROOT
 from ptst.sweep import frozen
 from ptst.sweep.command import multirun
 from ptst.sweep.grid import Grid, expand

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import shipped
 
-from ptst.config import ROOT
 from ptst.errors import ConfigError
+from ptst.paths import ROOT
 from ptst.report.results import load_results, paper_rows
 from ptst.report.tables import markdown, tidy_csv
 from ptst.store import Store

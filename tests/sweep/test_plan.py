@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from ptst import data, estimates
-from ptst.config import compose
+from ptst.config.compose import compose
 from ptst.estimates import read_estimates
 from ptst.judge import Bench, Judge, Score
 from ptst.keys import cell_keys

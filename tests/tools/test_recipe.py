@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ptst.config import ROOT
 from ptst.micro import MODEL_DIR
+from ptst.paths import ROOT
 from tools.micro import corpus
 
 

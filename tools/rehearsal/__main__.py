@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptst.config import CONF, ROOT
 from ptst.errors import PtstError
+from ptst.paths import CONF, ROOT
 from ptst.progress import say
 from tools.rehearsal.api import ApiServer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ptst.config import CONF, ROOT
+from ptst.paths import CONF, ROOT
 
 GROUPS = (
     "model",

@@ -6,8 +6,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from ptst.cli.completion import GROUPS, choices, complete
-from ptst.config import ROOT
 from ptst.errors import ConfigError
+from ptst.paths import ROOT
 
 ABOUT = """
 Overrides are Hydra's: group=choice, key=value; a command's own options may be spelled like them (output=json). Examples:

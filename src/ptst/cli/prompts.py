@@ -11,7 +11,7 @@ import click
 from ptst.cli.completion import choices
 from ptst.cli.group import Command
 from ptst.cli.words import composed, console, output_option, overrides_argument, write
-from ptst.config import compose
+from ptst.config.compose import compose
 from ptst.errors import ConfigError
 
 

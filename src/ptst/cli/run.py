@@ -6,7 +6,7 @@ import click
 
 from ptst.cli.group import Command
 from ptst.cli.words import check_words, composed, console, overrides_argument, write
-from ptst.config import left_out
+from ptst.config.check_evaluation import left_out
 from ptst.errors import ConfigError
 
 

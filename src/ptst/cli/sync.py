@@ -11,7 +11,8 @@ import click
 
 from ptst.cli.group import Command
 from ptst.cli.words import check_words, overrides_argument
-from ptst.config import Tracking, compose
+from ptst.config import Tracking
+from ptst.config.compose import compose
 
 if TYPE_CHECKING:
     from ptst.sync import Synced

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from ptst.cli.completion import complete
-from ptst.config import Config, compose
+from ptst.config import Config
+from ptst.config.compose import compose
 from ptst.errors import ConfigError
 
 if TYPE_CHECKING:

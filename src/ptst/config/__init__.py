@@ -1,21 +1,8 @@
-"""The configuration: dataclasses, and the step from YAML files and overrides to checked values."""
+"""The configuration: its dataclasses here; how it is composed and checked in the modules.
 
-from ptst.config.check import check_name
-from ptst.config.check_api import check_address, check_send, check_variable, renamed
-from ptst.config.check_evaluation import left_out
-from ptst.config.compose import (
-    Composed,
-    check_hydra,
-    checked,
-    compose,
-    composed_raw,
-    options,
-    register,
-    yaml_texts,
-)
-from ptst.config.explain import explain, explained
-from ptst.config.many import compose_many
-from ptst.config.plain import fields_of, from_dict, is_speed
+Those stand higher than most rooms, because they ask components what they refuse.
+"""
+
 from ptst.config.schema import (
     STAGES,
     Api,
@@ -39,14 +26,10 @@ from ptst.config.schema import (
     Turn,
     Variant,
 )
-from ptst.paths import CONF, ROOT
 
 __all__ = [
-    "CONF",
-    "ROOT",
     "STAGES",
     "Api",
-    "Composed",
     "Config",
     "Dataset",
     "Decoding",
@@ -66,23 +49,4 @@ __all__ = [
     "Tracking",
     "Turn",
     "Variant",
-    "check_address",
-    "check_hydra",
-    "check_name",
-    "check_send",
-    "check_variable",
-    "checked",
-    "compose",
-    "compose_many",
-    "composed_raw",
-    "explain",
-    "explained",
-    "fields_of",
-    "from_dict",
-    "is_speed",
-    "left_out",
-    "options",
-    "register",
-    "renamed",
-    "yaml_texts",
 ]

@@ -13,9 +13,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ptst.audit import Item, completions_of, labels_by, read_labels
-from ptst.config import CONF
 from ptst.errors import ConfigError
 from ptst.metrics import share
+from ptst.paths import CONF
 from ptst.stages.completions import unit_of
 from ptst.store import Readable, Store, key_of, read_json
 from ptst.sweep.grid import Grid, GridCell

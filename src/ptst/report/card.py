@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from ptst.chat import chat_source
-from ptst.config import Config, Evaluation, Finetune, Model, Rows, Template, from_dict
+from ptst.config import Config, Evaluation, Finetune, Model, Rows, Template
+from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch

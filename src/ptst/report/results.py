@@ -10,7 +10,7 @@ from itertools import product
 from math import fsum
 from typing import Any
 
-from ptst.config import ROOT, Evaluation, Sweep, TableMetric
+from ptst.config import Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.keys import Parts, judge_parts
@@ -26,6 +26,7 @@ from ptst.metrics import (
     many_cut_off,
     shown,
 )
+from ptst.paths import ROOT
 from ptst.report.agreement import COMPLIED, audit_of, in_words
 from ptst.report.statistics import (
     holm,

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from ptst.config import Sweep, compose, explain
+from ptst.config import Sweep
+from ptst.config.compose import compose
+from ptst.config.explain import explain
 from ptst.errors import ConfigError
 
 ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ptst.cell import check_cell, damage_of
-from ptst.config import CONF, check_hydra, explained, register
+from ptst.config.compose import check_hydra, register
+from ptst.config.explain import explained
 from ptst.errors import Busy
+from ptst.paths import CONF
 from ptst.progress import say
 from ptst.store import Readable, Store
 from ptst.sweep.gpus import take_gpus, visible_gpus

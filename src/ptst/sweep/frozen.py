@@ -15,8 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import ptst.config
-from ptst.config import ROOT, Config, compose_many, from_dict, yaml_texts
+from ptst.config import Config
+from ptst.config.compose import yaml_texts
+from ptst.config.many import compose_many
+from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
+from ptst.paths import ROOT
 from ptst.store import each_row, fingerprint, key_of
 from ptst.sweep.axes import parted
 

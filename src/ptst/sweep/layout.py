@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ptst.config import Sweep, check_name
+from ptst.config import Sweep
+from ptst.config.check import check_name
 from ptst.errors import ConfigError
 
 if TYPE_CHECKING:

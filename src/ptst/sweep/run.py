@@ -19,7 +19,8 @@ from typing import Any
 
 from ptst.cell import CellResult, check_model, damage_of, run_cell
 from ptst.cell import is_done as made_of
-from ptst.config import STAGES, Config, from_dict
+from ptst.config import STAGES, Config
+from ptst.config.plain import from_dict
 from ptst.data import identity
 from ptst.errors import PtstError
 from ptst.keys import CellKeys, cell_keys, tested_epoch

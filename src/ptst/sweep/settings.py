@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from ptst.config import Config, Sweep, composed_raw, is_speed
+from ptst.config import Config, Sweep
+from ptst.config.compose import composed_raw
+from ptst.config.plain import is_speed
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.store import key_of
