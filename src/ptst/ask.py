@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ptst import models
 from ptst.config import Config, Decoding, Finetune, Turn
-from ptst.engine import Ask, engine_of, read_reply
+from ptst.engine import Ask, read_reply
+from ptst.engine.chosen import engine_of
 from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys

@@ -22,7 +22,7 @@ from typing import Any
 
 from ptst import data, models
 from ptst.config import Config, Rows
-from ptst.engine import engine_of
+from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
 from ptst.keys import CellKeys, cell_keys
 from ptst.progress import say

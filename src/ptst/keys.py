@@ -14,7 +14,9 @@ from ptst import data, models
 from ptst.analysis import Analysis
 from ptst.component import Component, Parts, component_parts, load, parts_of
 from ptst.config import Config, Dataset, Evaluation, Finetune, Template
-from ptst.config.check_api import renamed
+from ptst.dialogue import Dialogue
+from ptst.engine.chosen import engine_of
+from ptst.guard import Guard
 from ptst.judge import load_judge
 from ptst.posthoc import PostHoc
 from ptst.store import key_of
@@ -115,7 +117,7 @@ def cell_keys(config: Config) -> CellKeys:
         model = {"posthoc": posthoc}
     evaluations: dict[str, EvaluationKeys] = {}
     for name, evaluation in config.evaluations.items():
-        generate_parts = _generate_parts(config, evaluation, model)
+        generate_parts = _generate_parts(config, name, model)
         generate = key_of(generate_parts)
         judge_parts = _judge_parts(evaluation, generate)
         evaluations[name] = EvaluationKeys(
@@ -242,39 +244,21 @@ def _finetune_parts(config: Config) -> Parts:
     }
 
 
-def _generate_parts(config: Config, evaluation: Evaluation, model: Parts) -> Parts:
-    decoding = parts_of(evaluation.decoding)
-    if evaluation.decoding.samples == 1:
-        del decoding["samples"]
-    greedy = evaluation.decoding.temperature == 0
-    if greedy:
-        decoding = {"max_new_tokens": decoding["max_new_tokens"], "temperature": 0}
-    # A batch draws together, and in half precision rounding depends on its shape.
-    if config.model.api is None and (not greedy or _rounds(config)):
-        decoding |= {
-            "batch_size": config.engine.batch_size,
-            "share_prefix": config.engine.share_prefix,
-        }
-    send = renamed(config.model.api.send or {}) if config.model.api else {}
-    return {
+def _generate_parts(config: Config, name: str, model: Parts) -> Parts:
+    evaluation = config.evaluations[name]
+    parts = {
         "format": GENERATE_FORMAT,
         "model": model,
         "reading": _reading(config.dataset, evaluation.question),
         "template": _template(config.test_template, config),
         "queries": data.identity(evaluation.queries),
-        "decoding": decoding,
-        "engine": "api" if config.model.api else config.engine.name,
-        **({"send": send} if send else {}),
+        **engine_of(config).parts(config, evaluation),
     }
-
-
-def _rounds(config: Config) -> bool:
-    """Whether answers are computed in less than float32 (QLoRA's always are, in bfloat16).
-
-    The likeliest two tokens are then often equal up to rounding. With a model of 135M parameters in
-    bfloat16, 44 of 64 greedy answers differed between batches of 64 and of 8; in float32 none did.
-    """
-    return config.model.dtype != "float32" or config.finetune.method == "qlora"
+    if evaluation.dialogue is not None:
+        parts["dialogue"] = named_parts(evaluation.dialogue, f"{name}.dialogue", Dialogue)
+    if filled := slot(config, "guard"):
+        parts["guard"] = named_parts(filled[1], f"defence.{filled[0]}.guard", Guard)
+    return parts
 
 
 def _judge_parts(evaluation: Evaluation, generate: str) -> Parts:

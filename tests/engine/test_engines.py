@@ -15,9 +15,10 @@ from ptst.config import Api as ApiOfModel
 from ptst.config import Decoding
 from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
-from ptst.engine import Ask, Engine, engine_of
+from ptst.engine import Ask, Engine
 from ptst.engine.api import Api
 from ptst.engine.canned import Canned
+from ptst.engine.chosen import engine_of
 from ptst.engine.spelling import Spelling
 from ptst.engine.transformers import Transformers
 from ptst.errors import ConfigError, Interrupted, TemplateError

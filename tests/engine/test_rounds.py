@@ -16,8 +16,9 @@ from ptst.config import Decoding
 from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.dialogue.single import Single
-from ptst.engine import Ask, TooLong, engine_of
+from ptst.engine import Ask, TooLong
 from ptst.engine.batches import complete, plan_batches
+from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.errors import Interrupted, PtstError

@@ -9,7 +9,8 @@ from conftest import TINY
 
 from ptst.cell import run_cell
 from ptst.config import Config, Decoding
-from ptst.engine import Ask, engine_of, question
+from ptst.engine import Ask, question
+from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.keys import cell_keys

@@ -13,7 +13,8 @@ from talks import Parrot, rounds_of
 
 from ptst.config import Decoding
 from ptst.config.compose import compose
-from ptst.engine import Ask, engine_of
+from ptst.engine import Ask
+from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError, TemplateError

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from ptst.chat import fixed_date
+from ptst.component import load
 from ptst.config.check_api import check_address, check_model_at_api
 from ptst.config.check_defence import check_defences
 from ptst.config.check_evaluation import check_evaluation
-from ptst.config.check_recipe import check_recipe, within
+from ptst.config.check_recipe import check_recipe
 from ptst.config.explain import valid_keys
 from ptst.config.schema import STAGES, Config, Rows
+from ptst.data import KINDS, OURS, SUFFIXES
+from ptst.dialogue import Dialogue
+from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError
+from ptst.templates import check_template
 
 
 def check_choices(node: Any, where: str) -> None:
@@ -36,10 +41,6 @@ def check_choices(node: Any, where: str) -> None:
 
 
 def check_values(config: Config) -> None:
-    from ptst.chat import fixed_date
-    from ptst.data import OURS
-    from ptst.templates import check_template
-
     fixed_date(config.model)
     if not config.stages:
         raise ConfigError(f"stages=[] leaves nothing to do; choose among: {', '.join(STAGES)}.")
@@ -51,6 +52,9 @@ def check_values(config: Config) -> None:
         for name, evaluation in getattr(config, group).items():
             check_name(f"{group} {name}", name)
             check_evaluation(f"{group}.{name}", evaluation)
+            if evaluation.dialogue is not None:
+                where = f"{group}.{name}.dialogue"
+                load(evaluation.dialogue, where, Dialogue).check(config)
             rows[f"{group}.{name}.queries"] = evaluation.queries
     check_recipe(config.finetune)
     check_model_at_api(config)
@@ -59,7 +63,7 @@ def check_values(config: Config) -> None:
         rows["finetune.mix.rows"] = mix.rows
         if mix.template:
             check_template(mix.template, "finetune.mix.template", config.dataset)
-    within("engine.batch_size", config.engine.batch_size, 1, math.inf)
+    engine_of(config).check(config)
     for where, source in rows.items():
         unknown = sorted(set(source.columns) - set(OURS))
         if unknown:
@@ -79,8 +83,6 @@ def check_values(config: Config) -> None:
 
 
 def _check_place(where: str, rows: Rows) -> None:
-    from ptst.data import KINDS, SUFFIXES
-
     places = {"hub": "a hub repository", "url": "an https address", "local": "a file or folder"}
     if rows.source in places and not rows.path:
         raise ConfigError(

@@ -10,11 +10,10 @@ from ptst.config.schema import Config, Evaluation
 from ptst.errors import ConfigError
 from ptst.judge import SAFETY_LABELS, load_judge
 from ptst.metrics import MEAN
+from ptst.templates import check_reading, columns_of
 
 
 def check_evaluation(where: str, evaluation: Evaluation) -> None:
-    from ptst.templates import check_reading, columns_of
-
     decoding = evaluation.decoding
     within(f"{where}.decoding.max_new_tokens", decoding.max_new_tokens, 1, math.inf)
     within(f"{where}.decoding.temperature", decoding.temperature, 0, math.inf)

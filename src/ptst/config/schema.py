@@ -246,22 +246,11 @@ class Evaluation:
     """How a query reads, in place of the data set's way: "{input} Choose from: {choices}", with the places
     of :func:`ptst.templates.read_query`. None: as the data set's questions, which is what the paper does with
     safety queries."""
+    dialogue: Any = None
+    """`_target_` and the fields of a dialogue (ptst.dialogue); None: one question, one answer."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Metrics for which this judge has no label, or no value, moved here from `metrics` when the configuration was
     checked: never shown as 0. (`refused`, with a judge that tells safe from unsafe only.)"""
-
-
-@dataclass
-class Engine:
-    """What generates. Its fields are about speed; greedy answers depend on them by rounding alone, which in less
-    than float32 is often enough to change one: there batch_size and share_prefix are part of the key."""
-
-    name: str = _choice("transformers")
-    batch_size: int = speed(64)
-    device: str = field(default="auto", metadata={"key": False, "choices": ("auto", "cpu", "cuda")})
-    """`auto` takes CUDA where there is one; which GPU is said by CUDA_VISIBLE_DEVICES."""
-    share_prefix: bool = speed(True)
-    """Run the longest common prefix of all prompts through the model once, not once per prompt."""
 
 
 @dataclass
@@ -376,7 +365,8 @@ class Config:
     """By name: `_target_` and the fields of an analysis (ptst.analysis)."""
     judge: Any = MISSING
     """The judge of safety evaluations; each evaluation refers to it or names its own."""
-    engine: Engine = field(default_factory=Engine)
+    engine: Any = MISSING
+    """`_target_` and the fields of an engine (ptst.engine): what answers prompts."""
     tracking: Tracking = field(default_factory=Tracking)
     scale: Scale = field(default_factory=Scale)
     paths: Paths = field(default_factory=Paths)

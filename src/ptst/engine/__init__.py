@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from ptst.api import whole_text
 from ptst.chat import split_thinking
-from ptst.component import Component, Parts, component_parts, load, parts_of, speed
+from ptst.component import Component, Parts, component_parts, parts_of, speed
 from ptst.config.schema import Config, Decoding, Evaluation, Template
 from ptst.errors import ConfigError, DataError
 
@@ -280,31 +280,6 @@ class Engine(Component):
     def facts(self, config: Config) -> dict[str, Any]:
         """What the provenance of completions says of it, beside what a session counts."""
         return {}
-
-
-def engine_of(config: Config) -> Engine:
-    """The engine of a cell: the configured one, or the API of a model that has one.
-
-    Raises:
-        ConfigError: see `ptst.component.load`.
-    """
-    from ptst.engine.api import Api
-
-    chosen: Any = config.engine
-    if isinstance(chosen, Mapping) and "_target_" in chosen:
-        engine = load(chosen, "engine", Engine)
-    else:
-        engine = _named(chosen if isinstance(chosen, Mapping) else vars(chosen))
-    if config.model.api is not None and engine.reads == "tokens":
-        return Api(engine.device)
-    return engine
-
-
-def _named(values: Mapping[str, Any]) -> Engine:
-    """The engine of a configuration that is older than `_target_` there: it knew one, by name."""
-    from ptst.engine.transformers import Transformers
-
-    return Transformers(**{name: value for name, value in values.items() if name != "name"})
 
 
 def decoding_parts(decoding: Decoding) -> Parts:

@@ -16,8 +16,24 @@ from ptst.stages.summarise import read_metrics
 from ptst.store import ARTIFACTS, Store, read_json, read_jsonl
 from ptst.wording import judge_name, known_judges
 
-NAMES = {"finetune": "fine-tuning", "generate": "answers", "judge": "labels", "cell": "cell"}
-COLUMNS = ("model", "dataset", "finetune", "train_template", "test_template", "judge", "seed")
+NAMES = {
+    "finetune": "fine-tuning",
+    "posthoc": "changed weights",
+    "analyse": "analysis",
+    "generate": "answers",
+    "judge": "labels",
+    "cell": "cell",
+}
+COLUMNS = (
+    "model",
+    "dataset",
+    "finetune",
+    "train_template",
+    "test_template",
+    "defence",
+    "judge",
+    "seed",
+)
 """What tells artifacts apart, and filters them."""
 LISTED = ("finetune", "cell")
 """The stages whose artifacts `ptst ls` lists; answers and labels belong to the cells."""
@@ -66,6 +82,7 @@ class Artifact:
             "finetune": config["finetune"].get("name") or config["finetune"]["method"],
             "train_template": config["train_template"]["name"] if tuned else "none",
             "test_template": config["test_template"]["name"] if cell else "",
+            "defence": "+".join(config.get("defence", {})) if cell else "",
             "judge": ", ".join(dict.fromkeys(self.judges.values())) if cell else "",
             "seed": str(config["seed"]) if tuned else "",
         }
@@ -176,8 +193,9 @@ def needs_of(store: Store, stage: str, key: str) -> Iterator[Reference]:
         nearest += [("finetune", parts["finetune"])] if parts["finetune"] else []
     elif stage == "judge":
         nearest = [("generate", parts["generate"])]
-    elif "finetune" in parts["model"]:
-        nearest = [("finetune", parts["model"]["finetune"])]
+    else:  # answers, changed weights and analyses are of a model
+        made = ((stage, parts["model"].get(stage)) for stage in ("posthoc", "finetune"))
+        nearest = [(stage, key) for stage, key in made if key]
     for reference in nearest:
         yield reference
         if store.has(*reference):

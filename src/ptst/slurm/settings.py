@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ptst.config import Config
+from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 
@@ -118,12 +119,12 @@ def gpus_of(resources: Resources, stages: Sequence[str], cells: Sequence[Config]
     wanted = 0
     judges: dict[str, Mapping[str, Any]] = {}  # one of each class
     for config in cells:
-        if not config.scale.gpu or config.engine.device == "cpu":
+        if not config.scale.gpu or engine_of(config).device == "cpu":
             continue
         own = set(stages) & set(config.stages)
         if config.model.api is None and "finetune" in own:
             wanted = max(wanted, config.finetune.devices)
-        if config.model.api is None and "generate" in own:
+        if engine_of(config).has_weights and "generate" in own:
             wanted = max(wanted, 1)
         if "judge" in own:
             judges |= {e.judge["_target_"]: e.judge for e in config.evaluations.values()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptst import data, models, templates
 from ptst.config import Config, Rows, Template
+from ptst.engine.chosen import engine_of
 from ptst.keys import CellKeys
 from ptst.progress import console, progress, say
 from ptst.store import RowsKey, Store, Work, key_of
@@ -74,7 +75,7 @@ def _finetune(
         from ptst.finetune.sft import Training, train
 
         held.judge.forget()  # it may hold a GPU's memory since the last cell was judged
-        device = models.pick_device(config.engine.device)
+        device = models.pick_device(engine_of(config).device)
         models.quantization(config.finetune.method, device)  # refuses what cannot be had here
         if config.finetune.method in ("lora", "qlora"):
             models.check_targets(config.model, config.finetune.lora.target_modules)

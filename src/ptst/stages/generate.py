@@ -8,17 +8,17 @@ from typing import Any
 
 from ptst import data, models
 from ptst.config import Config
-from ptst.dialogue.single import Single
-from ptst.engine import Ask, Engine, Session, engine_of
+from ptst.engine import Ask, Engine, Session
+from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
-from ptst.guard import Guard, guarded, prepared
+from ptst.guard import guarded, prepared
 from ptst.keys import EvaluationKeys
 from ptst.metrics import known_sum
 from ptst.progress import progress
 from ptst.stages.base import Stop, never, watched_stage, write_provenance
 from ptst.stages.completions import is_cut_off
-from ptst.stages.queries import Queries, format_notes
+from ptst.stages.queries import Queries, dialogue_of, format_notes, guard_of
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store, Work, key_of, write_jsonl
 
@@ -47,8 +47,7 @@ def generate(
         started = time.monotonic()
         evaluation = config.evaluations[name]
         samples, rows = evaluation.decoding.samples, queries.rows
-        engine, dialogue = engine_of(config), Single()
-        guard: Guard | None = None  # of the defence
+        engine, dialogue, guard = engine_of(config), dialogue_of(evaluation, name), guard_of(config)
         completions: list[dict[str, Any]] = []
         with (
             watched_stage("generate", keys.generate, name, config, store) as watch,

@@ -7,6 +7,7 @@ from typing import Any
 
 from ptst import models
 from ptst.config import Config, Evaluation
+from ptst.engine.chosen import engine_of
 from ptst.errors import PtstError
 from ptst.judge import Bench, Score, checked, load_judge
 from ptst.keys import EvaluationKeys
@@ -57,7 +58,7 @@ def judge(
             items = [(row, row["completion"]) for row in rows if "withheld" not in row]
             bench = Bench(
                 store.root / "judging",
-                config.engine.device,
+                engine_of(config).device,
                 tell,
                 stop,
                 (held or models.Held()).judge,

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptst import chat, data, models, templates
+from ptst.component import load
 from ptst.config import Config, Evaluation, Template
-from ptst.engine import Ask, engine_of
+from ptst.dialogue import Dialogue
+from ptst.dialogue.single import Single
+from ptst.engine import Ask
+from ptst.engine.chosen import engine_of
 from ptst.engine.spelling import Spelling
 from ptst.errors import DataError
+from ptst.guard import COLUMN, Guard
 from ptst.judge import load_judge
+from ptst.keys import slot
 from ptst.progress import say
 from ptst.quiet import quiet
 from ptst.stages.completions import unit_of, value_in
@@ -60,6 +66,19 @@ def format_notes(config: Config, template: Template, tokenizer: Any) -> list[str
     return chat.notes(config.model, tokenizer) if template.mode == "chat" else []
 
 
+def dialogue_of(evaluation: Evaluation, name: str) -> Dialogue:
+    """How the evaluation called `name` asks its queries."""
+    if evaluation.dialogue is None:
+        return Single()
+    return load(evaluation.dialogue, f"{name}.dialogue", Dialogue)
+
+
+def guard_of(config: Config) -> Guard | None:
+    """What stands around every ask of a cell."""
+    filled = slot(config, "guard")
+    return filled and load(filled[1], f"defence.{filled[0]}.guard", Guard)
+
+
 def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
     """The queries of an evaluation, with all that its prompt, its judge and its report need.
 
@@ -69,12 +88,15 @@ def load_queries(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
     rows = data.load_rows(evaluation.queries, needs=("input",))
     ours = {"completion", "tokens", "finished", "withheld", "thinking"}
     ours |= {"sample"} if evaluation.decoding.samples > 1 else set()
+    dialogue = dialogue_of(evaluation, name)
+    ours |= {COLUMN, *dialogue.columns}
     for row in rows:
         if taken := sorted(ours & set(row)):
             raise DataError(
                 f"evaluation {name}: the queries have a column {taken[0]!r}, which is where the "
                 "answer goes; give the column another name."
             )
+        dialogue.check_row(row)
     check_rows(name, evaluation, rows)
     return rows
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ptst import models
 from ptst.config import Config
+from ptst.engine.chosen import engine_of
 from ptst.errors import PtstError
 from ptst.keys import CellKeys, tested_epoch
 from ptst.quiet import quiet
@@ -33,7 +34,7 @@ class TestedModel:
         self.held = held or models.Held()
         self.model_config = config.model
         self.method = config.finetune.method
-        self.device = config.engine.device
+        self.device = engine_of(config).device
         self.finetuning = keys.finetune
         self.posthoc = keys.posthoc
         self.epoch = tested_epoch(config.finetune)
@@ -49,7 +50,7 @@ class TestedModel:
         """The model as it was before fine-tuning. What is loaded of this one has to be loaded again."""
         vars(self).pop("model", None)
         base = copy.copy(self)
-        base.method, base.finetuning, base.epoch = "none", None, None
+        base.method, base.finetuning, base.posthoc, base.epoch = "none", None, None, None
         return base
 
     @property

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from ptst import data
 from ptst.config import Config, Evaluation, Model, Rows, Template
+from ptst.engine.chosen import engine_of
+from ptst.engine.transformers import Transformers
 from ptst.errors import DataError
 from ptst.estimates import ESTIMATES, Lengths
 from ptst.keys import EvaluationKeys, Parts
@@ -128,15 +130,15 @@ def _generate(job: Job, basis: Basis) -> Estimate:
     alike = speed_of(("generate", model, method), tokens, basis)
     if alike.rate is not None:
         return alike.seconds(tokens), alike.keys
-    parameters = _parameters(config.model, basis)
-    if parameters is None or basis.hardware.tflops is None:
+    parameters, engine = _parameters(config.model, basis), engine_of(config)
+    if parameters is None or basis.hardware.tflops is None or not isinstance(engine, Transformers):
         return None, ()
     return alike.fixed + generation_seconds(
         parameters,
         0.5 if method == "qlora" else BYTES_PER_WEIGHT[config.model.dtype],
         queries.n,
-        asked + template * (1 if config.engine.share_prefix else queries.n),
-        config.engine.batch_size,
+        asked + template * (1 if engine.share_prefix else queries.n),
+        engine.batch_size,
         most,
         basis.hardware,
         basis.estimates.utilisation,

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ptst.engine.chosen import engine_of
 from ptst.estimates import BATCH_SHARE, ESTIMATES, Estimates, Price, read_estimates
 from ptst.metrics import known_sum
 from ptst.provenance import hardware as this_machine
@@ -138,8 +139,8 @@ def _gpus_of(grid: Grid, made: Mapping[str, list[Made]]) -> Counter[str]:
 
 def _hardware(grid: Grid, gpus: Counter[str], estimates: Estimates) -> Hardware:
     """What would run the grid; scale=paper is not for CPUs, but for those that ask an API."""
-    here = [cell.config for cell in grid.distinct if cell.config.model.api is None]
-    devices = {config.engine.device for config in here} or {"cpu"}
+    engines = [engine_of(cell.config) for cell in grid.distinct]
+    devices = {engine.device for engine in engines if engine.has_weights} or {"cpu"}
     name = None if devices == {"cpu"} else own_gpu()
     if name is not None:
         return _gpu(name, "this machine's", estimates)

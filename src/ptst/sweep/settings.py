@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from ptst.component import Component, load
 from ptst.config import Config, Sweep
 from ptst.config.compose import composed_raw
 from ptst.config.plain import is_speed
+from ptst.engine import Engine
 from ptst.errors import ConfigError
-from ptst.judge import load_judge
+from ptst.judge import Judge
 from ptst.store import key_of
 from ptst.sweep.axes import settings_of_scale, values_of
 
@@ -70,9 +72,10 @@ def _is_aside(key: str, base: Config, cells: Sequence[GridCell]) -> bool:
         return True
     if re.split(r"[./@]", key)[0] in ("hydra", "tracking"):
         return True
-    if root in ("judge", "task", "evaluation") and _is_speed_of_judge(key, base):
+    of_component = root in ("judge", "task", "evaluation", "engine") and _is_speed_of(key, base)
+    if of_component and root != "engine":
         return True
-    if not is_speed(key):
+    if not (of_component or is_speed(key)):
         return False
     # What changes speed changes answers in half precision, or where a batch is drawn together
     for cell in cells:
@@ -85,19 +88,23 @@ def _is_aside(key: str, base: Config, cells: Sequence[GridCell]) -> bool:
     return True
 
 
-def _is_speed_of_judge(key: str, base: Config) -> bool:
+def _is_speed_of(key: str, base: Config) -> bool:
+    """Whether a key is of a component's field that decides nothing."""
     *path, name = key.split(".")
+    kind: type[Component] = Judge
     if path == ["judge"]:
         node = base.judge
+    elif path == ["engine"]:
+        node, kind = base.engine, Engine
     elif len(path) == 3 and path[2] == "judge" and path[1] in getattr(base, path[0]):
         node = getattr(base, path[0])[path[1]].judge
     else:
         return False
     try:
-        judge: Any = load_judge(node, key)
-    except ConfigError:  # an axis makes a judge of it
+        component: Any = load(node, key, kind)
+    except ConfigError:  # an axis makes one of it
         return False
-    return any(f.name == name and not f.metadata.get("key", True) for f in fields(judge))
+    return any(f.name == name and not f.metadata.get("key", True) for f in fields(component))
 
 
 def _is_in(composed: Any, choices: Mapping[str, Any], key: str, value: str) -> bool:

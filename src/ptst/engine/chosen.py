@@ -1,0 +1,33 @@
+"""The engine that a configuration comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ptst.component import load
+from ptst.config.schema import Config
+from ptst.engine import Engine
+from ptst.engine.api import Api
+from ptst.engine.transformers import Transformers
+
+
+def engine_of(config: Config) -> Engine:
+    """The engine of a cell: the configured one, or the API of a model that has one.
+
+    Raises:
+        ConfigError: see `ptst.component.load`.
+    """
+    chosen: Any = config.engine
+    if isinstance(chosen, Mapping) and "_target_" in chosen:
+        engine = load(chosen, "engine", Engine)
+    else:
+        engine = _named(chosen if isinstance(chosen, Mapping) else vars(chosen))
+    if config.model.api is not None and engine.reads == "tokens":
+        return Api(engine.device)
+    return engine
+
+
+def _named(values: Mapping[str, Any]) -> Engine:
+    """The engine of a configuration that is older than `_target_` there: it knew one, by name."""
+    return Transformers(**{name: value for name, value in values.items() if name != "name"})
