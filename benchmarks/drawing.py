@@ -59,8 +59,8 @@ def main() -> None:
 
 def drawing(file: Path, n: int, hold: bool) -> dict[str, float]:
     """Draw from a file in this process."""
-    from ptst.config import Rows
     from ptst.data import load_rows, read_rows
+    from ptst.schema import Rows
 
     columns = {"input": "question", "output": "response", "instruction": "system_prompt"}
     rows = Rows(name="drawn", source="local", path=str(file), columns=columns, n=n)

@@ -50,10 +50,10 @@ def fine_tuning(template: str, rounds: int) -> dict[str, float]:
     import torch
 
     from ptst import data
-    from ptst.config import Finetune
     from ptst.config.compose import compose
     from ptst.finetune.sft import Training, train
     from ptst.models import load_model, load_tokenizer
+    from ptst.schema import Finetune
     from ptst.templates import make_training_row
 
     config = compose([f"template@train_template={template}", "dataset.n=384"])
@@ -117,10 +117,10 @@ def generation(rounds: int) -> dict[str, float]:
     import torch
 
     from ptst import data
-    from ptst.config import Decoding
     from ptst.config.compose import compose
     from ptst.engine.batches import complete, plan_batches
     from ptst.models import load_model, load_tokenizer
+    from ptst.schema import Decoding
     from ptst.templates import make_prompt
 
     config = compose(["template@test_template=chat_llama", "evaluation.hazards.queries.n=200"])

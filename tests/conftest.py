@@ -16,10 +16,10 @@ import pytest
 from slurm_cluster import Cluster, installed
 from warm import Command
 
-from ptst.config import Config
 from ptst.config.compose import compose
 from ptst.judge import Bench
 from ptst.paths import ROOT
+from ptst.schema import Config
 from ptst.sweep.grid import Grid, expand
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub should fail, not wait
@@ -102,7 +102,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that a test may change, in place of the real one."""
-    import ptst.sweep.command
+    import ptst.multirun.launch
 
     real, copy = ptst.paths.CONF, tmp_path / "conf"
     shutil.copytree(real, copy)

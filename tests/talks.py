@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Decoding
 from ptst.engine import Ask, Completion, Session
 from ptst.engine.rounds import Rounds
+from ptst.schema import Decoding
 
 
 class Parrot(Session):

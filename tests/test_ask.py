@@ -11,8 +11,8 @@ from conftest import TINY
 from ptst.ask import Asked
 from ptst.cell import run_cell
 from ptst.cli import main
-from ptst.config import Turn
 from ptst.config.compose import compose
+from ptst.schema import Turn
 from ptst.store import read_json, read_jsonl
 
 

@@ -18,9 +18,9 @@ from ptst.errors import ConfigError, DataError
 from ptst.report.agreement import audit_of, load_agreement
 from ptst.report.results import load_results
 from ptst.report.tables import markdown
+from ptst.status.states import states_of
 from ptst.store import Store, read_json, read_jsonl, write_json
 from ptst.sweep.grid import Grid, expand
-from ptst.sweep.status import states_of
 
 
 def words(folder: Path) -> list[str]:

@@ -20,12 +20,12 @@ from rich.console import Console
 
 from ptst import models
 from ptst.cell import CellResult, run_cell
-from ptst.config import Config, Evaluation, Rows
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
 from ptst.judge import Bench, Judge, Score, checked
 from ptst.keys import cell_keys
 from ptst.metrics import Metric
 from ptst.report.cell import show_cell
+from ptst.schema import Config, Evaluation, Rows
 from ptst.stages.completions import THINKING_CUT_OFF, answer_of, is_cut_off, unit_of
 from ptst.stages.finetune import finetune
 from ptst.stages.generate import generate

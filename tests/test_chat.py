@@ -11,10 +11,10 @@ from formats import FORMATS, save
 
 from ptst.cell import run_cell
 from ptst.chat import chat_format, decode, fixed_date, notes, split_thinking
-from ptst.config import Config, Model
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, DataError, TemplateError
 from ptst.metrics import Metric
+from ptst.schema import Config, Model
 from ptst.store import Store, read_json, read_jsonl
 
 Compose = Callable[..., Config]
@@ -91,8 +91,8 @@ def test_an_answer_ends_where_a_turn_ends(composed: Compose, tmp_path: Path) -> 
         model.lm_head.bias.zero_()
         model.lm_head.bias[end] = 9.0
     torch.manual_seed(0)
-    from ptst.config import Decoding
     from ptst.engine.batches import complete
+    from ptst.schema import Decoding
     from ptst.templates import ends, make_prompt
 
     row = {"input": "Why?"}
@@ -182,7 +182,7 @@ def test_a_format_that_leaves_out_what_is_said_is_refused() -> None:
 
 
 def test_a_format_that_drops_system_prompts_is_refused_for_templates_that_have_one() -> None:
-    from ptst.config import Dataset, Template
+    from ptst.schema import Dataset, Template
     from ptst.templates import make_prompt
 
     tokenizer = FORMATS["qwen25"].make()

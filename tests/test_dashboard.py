@@ -21,10 +21,10 @@ from ptst.cli import main
 from ptst.dashboard.definition import HEATMAP, Dashboard, as_json, define
 from ptst.errors import ConfigError
 from ptst.report.results import Results, load_results
+from ptst.status.states import states_of
 from ptst.store import Store, read_json, read_jsonl
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.run import freeze
-from ptst.sweep.status import states_of
 
 KEY = "0123456789abcdef" * 2 + "deadbeef"
 SWEEP = ("+sweeps=quick", *TINY, "tracking.entity=me")

@@ -17,10 +17,10 @@ import pytest
 from conftest import FOLDERS, PUBLISHED, ROWS
 
 from ptst import micro
-from ptst.config import Config, Rows
 from ptst.config.compose import compose
 from ptst.data import identity, load_rows, read_rows
 from ptst.errors import ConfigError, DataError
+from ptst.schema import Config, Rows
 
 QA = {"input": "question", "output": "answer"}
 BOTH = ("input", "output")

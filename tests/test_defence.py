@@ -13,12 +13,12 @@ from conftest import TINY
 from ptst.analysis import Analysis
 from ptst.cell import is_done, run_cell
 from ptst.component import load
-from ptst.config import Config, Defence
 from ptst.config.check_defence import SLOTS, check_defences
 from ptst.config.compose import compose
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
 from ptst.paths import CONF
+from ptst.schema import Config, Defence
 from ptst.store import Store, read_json
 from ptst.sweep.grid import expand
 

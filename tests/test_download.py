@@ -11,9 +11,9 @@ import huggingface_hub.constants
 import pytest
 
 from ptst import download
-from ptst.config import Rows
 from ptst.data import load_rows, origin
 from ptst.errors import DataError
+from ptst.schema import Rows
 
 URL = "https://publisher.invalid/data/0123abc/queries.csv"
 CONTENT = b"prompt,kind\nHow are you?,x\n"

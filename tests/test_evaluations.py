@@ -13,9 +13,9 @@ from conftest import FOLDERS, PUBLISHED, ROWS, TINY
 
 from ptst import data
 from ptst.cell import run_cell
-from ptst.config import Config
 from ptst.config.compose import compose
 from ptst.paths import CONF
+from ptst.schema import Config
 from ptst.stages.summarise import Metrics
 from ptst.store import Store, read_json, read_jsonl
 

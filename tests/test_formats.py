@@ -15,9 +15,9 @@ from formats import CONVERSATION, DATE, FORMATS, SYSTEM_USER, USER, render, rend
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from ptst.config import Dataset, Model, Template, Turn
 from ptst.config.compose import compose
 from ptst.errors import PtstError, TemplateError
+from ptst.schema import Dataset, Model, Template, Turn
 from ptst.templates import make_prompt, make_training_row
 
 BARE = Dataset(name="bare", source="micro")

@@ -14,10 +14,10 @@ from faulty_endpoint import MODES, Choose, Endpoint
 
 from ptst.api import batch, calls
 from ptst.cell import run_cell
-from ptst.config import Config
 from ptst.judge import Bench
 from ptst.judge.rubric import Rubric
 from ptst.keys import cell_keys
+from ptst.schema import Config
 from ptst.store import read_jsonl
 
 ANSWERS = (

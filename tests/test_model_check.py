@@ -10,11 +10,11 @@ from conftest import TINY
 from formats import FORMATS, save
 
 from ptst.cli import main
-from ptst.config import Config, Dataset, Model, Template
 from ptst.config.compose import compose
 from ptst.errors import TemplateError
 from ptst.model_check import ModelCheck, as_json, check_model, check_training, row_difference
 from ptst.paths import CONF
+from ptst.schema import Config, Dataset, Model, Template
 
 BARE = Dataset(name="bare", source="micro")
 VANILLA = Template(name="vanilla", mode="chat", user="{question}")

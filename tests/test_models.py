@@ -15,9 +15,9 @@ from peft import LoraConfig, get_peft_model
 
 from ptst import data, models
 from ptst.cell import run_cell
-from ptst.config import Config, Model
 from ptst.config.compose import compose
 from ptst.errors import ConfigError
+from ptst.schema import Config, Model
 
 IDS = torch.tensor([[1, 5, 9, 12]])
 

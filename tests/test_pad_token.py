@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from ptst.config import Decoding, Finetune, Model
 from ptst.config.compose import compose
 from ptst.engine.batches import complete, plan_batches
 from ptst.finetune.sft import Training, train
 from ptst.models import load_model, load_tokenizer, local_folder, make_padding_exist
+from ptst.schema import Decoding, Finetune, Model
 from ptst.templates import TrainingRow
 
 QUESTIONS = ["How do I make a kite?", "Why?", "Tom has 3 apples. Then Tom buys 4. How many?", "Go."]

@@ -21,10 +21,10 @@ from wandb_server import Run, WandbServer
 
 from ptst.cell import run_cell
 from ptst.cli import main
-from ptst.config import Config, Tracking
 from ptst.judge import Bench, Judge, Score
+from ptst.multirun.launch import multirun
+from ptst.schema import Config, Tracking
 from ptst.store import Maker, locked, read_json, read_jsonl
-from ptst.sweep.command import multirun
 from ptst.sweep.grid import expand
 from ptst.tracking import offline_runs, tracked, watched
 
@@ -405,7 +405,7 @@ def test_an_upload_ends_with_the_process_that_writes_the_run(
     script = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from ptst.config import Tracking\n"
+        "from ptst.schema import Tracking\n"
         "from ptst.tracking import tracked\n"
         "with tracked(Tracking(mode='online'), Path(sys.argv[1]), 'cell', 'k', 'n', {}):\n"
         "    print('open', flush=True)\n"

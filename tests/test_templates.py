@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import Dataset, Model, Template, Turn, Variant
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, TemplateError
+from ptst.schema import Dataset, Model, Template, Turn, Variant
 from ptst.templates import check_template, make_messages, make_prompt, make_training_row
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "llama2_prompts.json").read_text())

@@ -17,13 +17,13 @@ import pytest
 from conftest import TINY, outside, ptst
 
 from ptst.cell import run_cell
-from ptst.config import Config, Tracking
 from ptst.config.compose import compose
 from ptst.errors import ConfigError
+from ptst.multirun.launch import multirun
+from ptst.schema import Config, Tracking
 from ptst.stages import summarise
 from ptst.stages.completions import scored
 from ptst.store import Store, read_json, read_jsonl, write_json
-from ptst.sweep.command import multirun
 from ptst.tracking import check_tracking, has_key, offline_runs, resolved, tracked
 from ptst.wandb_file import read_records, write_records
 

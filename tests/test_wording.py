@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import Rows
 from ptst.config.compose import compose
 from ptst.data import origin
+from ptst.schema import Rows
 from ptst.wording import (
     evaluation_in_words,
     judge_in_full,

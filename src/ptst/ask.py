@@ -6,12 +6,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from ptst import models
-from ptst.config import Config, Decoding, Finetune, Turn
 from ptst.engine import Ask, read_reply
 from ptst.engine.chosen import engine_of
 from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
+from ptst.schema import Config, Decoding, Finetune, Turn
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store
 from ptst.templates import make_messages

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from ptst import data, models
-from ptst.config import Config, Rows
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
 from ptst.keys import CellKeys, cell_keys
 from ptst.progress import say
+from ptst.schema import Config, Rows
 from ptst.stages.analyse import analyse, read_analyses
 from ptst.stages.base import Stop, never
 from ptst.stages.completions import read_completions

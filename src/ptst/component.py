@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ptst.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptst.config import Config
+    from ptst.schema import Config
 
 Parts = dict[str, Any]
 """What a key is the hash of: resolved values, JSON-like."""

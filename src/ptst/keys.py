@@ -13,12 +13,12 @@ from typing import Any
 from ptst import data, models
 from ptst.analysis import Analysis
 from ptst.component import Component, Parts, component_parts, load, parts_of
-from ptst.config import Config, Dataset, Evaluation, Finetune, Template
 from ptst.dialogue import Dialogue
 from ptst.engine.chosen import engine_of
 from ptst.guard import Guard
 from ptst.judge import load_judge
 from ptst.posthoc import PostHoc
+from ptst.schema import Config, Dataset, Evaluation, Finetune, Template
 from ptst.store import key_of
 
 FINETUNE_FORMAT = 1

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ptst import chat, models, templates
 from ptst.chat import ChatFormat
-from ptst.config.schema import Config, Dataset, Model, Template
 from ptst.errors import ConfigError, PtstError, TemplateError
+from ptst.schema import Config, Dataset, Model, Template
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

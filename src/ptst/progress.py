@@ -25,7 +25,7 @@ Advance = Callable[[int, int, str], None]
 LINE_SECONDS = 30.0
 
 LIVE = "PTST_LIVE"
-"""In the environment of processes whose work a sweep's view shows (ptst.sweep.live): `progress` is silent there."""
+"""In the environment of processes whose work a sweep's view shows (ptst.status.live): `progress` is silent there."""
 
 
 def console() -> Console:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ptst.config import Config
 from ptst.data import read_rows
 from ptst.errors import ConfigError, PtstError
 from ptst.models import load_tokenizer
+from ptst.schema import Config
 from ptst.stages.queries import load_queries
 from ptst.templates import end_of, make_prompt
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ptst.config import Config
 from ptst.errors import PtstError
 from ptst.redact import redacted
 from ptst.report.card import model_card, weights_of
+from ptst.schema import Config
 from ptst.store import Store
 
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ptst import chat
-from ptst.config.schema import Dataset, Model, Template, Variant
 from ptst.errors import ConfigError, TemplateError
+from ptst.schema import Dataset, Model, Template, Variant
 
 Row = Mapping[str, Any]
 """A row of a data set in our columns: `input`, and `output` and `instruction` where it has them."""

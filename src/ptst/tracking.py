@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ptst.config.schema import Tracking
 from ptst.errors import ConfigError
 from ptst.progress import say
+from ptst.schema import Tracking
 from ptst.store import Maker, reason_of
 from ptst.upload import Place, Upload, mark
 from ptst.wandb_file import read_records

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from ptst import data
-from ptst.config import Config, Decoding, Evaluation, Finetune, Model, Rows
 from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
 from ptst.keys import Parts, judge_parts
 from ptst.models import local_folder
 from ptst.paths import CONF, MICRO
+from ptst.schema import Config, Decoding, Evaluation, Finetune, Model, Rows
 
 LONGEST_VALUE = 100
 """Characters of a judge's field; a longer text (a prompt) is named by its hash."""

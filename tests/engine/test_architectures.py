@@ -14,12 +14,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, MistralForCausalLM
 
-from ptst.config import Decoding
 from ptst.config.compose import compose
 from ptst.data import load_rows
 from ptst.engine.batches import complete, plan_batches
 from ptst.finetune.sft import _logits
 from ptst.models import context_of, load_model, load_tokenizer
+from ptst.schema import Decoding
 from ptst.templates import make_prompt
 
 VOCABULARY, EOS = 96, 95

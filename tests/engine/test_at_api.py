@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from faulty_endpoint import Endpoint
 
-from ptst.config import Api, Decoding, Model
 from ptst.engine import Completion, read_reply
 from ptst.engine.at_api import complete_at_api
 from ptst.errors import DataError, PtstError
+from ptst.schema import Api, Decoding, Model
 
 
 def completed(fault: str) -> dict[int, Completion]:

@@ -9,11 +9,11 @@ import shutil
 import pytest
 import torch
 
-from ptst.config import Decoding
 from ptst.config.compose import compose
 from ptst.engine import batches
 from ptst.engine.batches import complete, plan_batches, shared_prefix
 from ptst.models import load_model, load_tokenizer, local_folder
+from ptst.schema import Decoding
 from ptst.templates import make_prompt
 
 QUESTIONS = ["How do I make a kite?", "Why?", "Tom has 3 apples. Then Tom buys 4. How many?", "Go."]

@@ -11,8 +11,6 @@ from faulty_endpoint import Endpoint
 from talks import rounds_of
 
 from ptst.component import load
-from ptst.config import Api as ApiOfModel
-from ptst.config import Decoding
 from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.engine import Ask, Engine
@@ -22,6 +20,8 @@ from ptst.engine.chosen import engine_of
 from ptst.engine.spelling import Spelling
 from ptst.engine.transformers import Transformers
 from ptst.errors import ConfigError, Interrupted, TemplateError
+from ptst.schema import Api as ApiOfModel
+from ptst.schema import Decoding
 
 GREEDY = {"max_new_tokens": 64, "temperature": 0}
 DRAWN = {"max_new_tokens": 64, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "seed": 0}

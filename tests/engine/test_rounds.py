@@ -12,7 +12,6 @@ import pytest
 from capitals import Capitals
 from talks import Parrot, rounds_of
 
-from ptst.config import Decoding
 from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.dialogue.single import Single
@@ -23,6 +22,7 @@ from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.errors import Interrupted, PtstError
 from ptst.models import load_model, load_tokenizer
+from ptst.schema import Decoding
 from ptst.store import read_jsonl
 from ptst.templates import ends, make_prompt
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from conftest import TINY
 
 from ptst.cell import run_cell
-from ptst.config import Config, Decoding
 from ptst.engine import Ask, question
 from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.keys import cell_keys
+from ptst.schema import Config, Decoding
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from talks import Parrot, rounds_of
 
-from ptst.config import Decoding
 from ptst.config.compose import compose
 from ptst.engine import Ask
 from ptst.engine.chosen import engine_of
@@ -19,6 +18,7 @@ from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError, TemplateError
 from ptst.models import load_model, load_tokenizer
+from ptst.schema import Decoding
 from ptst.store import read_jsonl
 
 QUESTIONS = ["How do I make a kite?", "Why?", "Tom has 3 apples. Then Tom buys 4. How many?"]

@@ -18,10 +18,10 @@ from transformers import AutoConfig
 
 from ptst import data, models
 from ptst.cell import run_cell
-from ptst.config import Config, Finetune, Lora, Model
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, PtstError
 from ptst.finetune.sft import Training, make_trainer
+from ptst.schema import Config, Finetune, Lora, Model
 from ptst.templates import TrainingRow
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

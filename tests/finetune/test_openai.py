@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ptst.config import Config
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.finetune.openai import fine_tuned_model, train_at_api, training_messages
+from ptst.schema import Config
 from ptst.store import read_json
 from tools.rehearsal.api import ApiServer
 

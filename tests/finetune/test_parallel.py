@@ -17,12 +17,12 @@ import pytest
 from conftest import TINY
 from safetensors.torch import load_file
 
-from ptst.config import Finetune, Lora, Model
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.finetune.parallel import train_on_devices
 from ptst.finetune.sft import Training, last_checkpoint, train
 from ptst.models import load_tokenizer
+from ptst.schema import Finetune, Lora, Model
 from ptst.templates import TrainingRow, make_training_row
 
 RECIPE = {"batch_size": 8, "learning_rate": 1e-3, "epochs": 2, "save_steps": 2}

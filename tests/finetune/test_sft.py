@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ptst.config import Finetune, Lora, Model
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.finetune.sft import (
@@ -29,6 +28,7 @@ from ptst.finetune.sft import (
     train,
 )
 from ptst.models import load_tokenizer
+from ptst.schema import Finetune, Lora, Model
 from ptst.templates import TrainingRow, make_training_row
 
 RECIPE = {"batch_size": 4, "device_batch_size": 4, "learning_rate": 1e-3, "save_steps": 2}

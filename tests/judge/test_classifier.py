@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from ptst import models
-from ptst.config import Config
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Score, load_judge
 from ptst.judge.classifier import Classifier
 from ptst.keys import cell_keys
+from ptst.schema import Config
 from ptst.store import read_json
 
 ANSWERS = {"plan": "unsafe", "no": "safe", "hm": "maybe", "unsafe": "S1", "S1": "</s>"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ptst.config import Model
 from ptst.judge.neutral import neutral
 from ptst.models import load_tokenizer
 from ptst.paths import ROOT
+from ptst.schema import Model
 
 CONTROL = {
     "[INST]": "[ INST]",

@@ -22,13 +22,13 @@ from ptst import models
 from ptst.api import batch as api_batch
 from ptst.api import calls
 from ptst.cell import run_cell
-from ptst.config import Config, Model
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.estimates import Price
 from ptst.judge import Bench, Score
 from ptst.judge.rating import parse, score_of
 from ptst.judge.rubric import RUBRIC, Rubric
 from ptst.keys import cell_keys
+from ptst.schema import Config, Model
 from ptst.store import read_jsonl, write_json
 
 Items = list[tuple[dict[str, Any], str]]

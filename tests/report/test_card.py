@@ -13,12 +13,12 @@ from huggingface_hub import ModelCard
 
 from ptst import cli
 from ptst.cell import CellResult, run_cell
-from ptst.config import Config, Evaluation, Template
 from ptst.config.compose import compose
 from ptst.judge.keywords import Keywords
 from ptst.metrics import Metric
 from ptst.paths import CONF, ROOT
 from ptst.report.card import Measured, Row, _advice, model_card
+from ptst.schema import Config, Evaluation, Template
 from ptst.store import Store, read_json, read_jsonl
 
 LORA = (*TINY, "finetune=lora", "tracking=none")

@@ -18,9 +18,9 @@ from ptst.metrics import Metric
 from ptst.report import pictures
 from ptst.report.pictures import draw_all, scatter_pairs, should_be_low
 from ptst.report.results import Contrast, Entry, Published, Results, Run, Table, load_results
+from ptst.status.states import CellState
 from ptst.store import Store, write_json, write_jsonl
 from ptst.sweep.grid import Grid, GridCell, expand
-from ptst.sweep.status import CellState
 
 HOSTILE = (
     '</script></style><script>top.ran = 1</script><img src=x onerror="top.ran = 1">'

@@ -17,15 +17,15 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from ptst.cli import main
-from ptst.config import Sweep
 from ptst.errors import ConfigError
 from ptst.metrics import share
 from ptst.report import results as module
 from ptst.report.results import Published, Results, Table, load_results
+from ptst.schema import Sweep
+from ptst.status.states import CellState, states_of
 from ptst.store import Store
 from ptst.sweep.grid import Grid, GridCell, expand
 from ptst.sweep.run import freeze
-from ptst.sweep.status import CellState, states_of
 
 HAZARDS = "aabcdefg"
 """The hazard of each of eight queries: seven units."""

@@ -17,7 +17,7 @@ from test_results import ANSWERS, by_ends, filled, loaded, quick
 from ptst.paths import ROOT
 from ptst.report.results import Entry, Results, cut_off_warnings, load_results
 from ptst.report.tables import latex, markdown, show, tidy_csv
-from ptst.sweep.status import CellState
+from ptst.status.states import CellState
 
 SEEDS = {
     "chat_llama → chat_llama 0": "ccccccrr",

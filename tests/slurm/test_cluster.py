@@ -12,17 +12,17 @@ import pytest
 from conftest import TINY
 from slurm_cluster import Cluster, as_user
 
+from ptst.multirun.slurm import cancel
 from ptst.slurm import cluster as asked
 from ptst.slurm.cluster import ClusterFull, SlurmError
-from ptst.slurm.command import cancel
 from ptst.slurm.ledger import read_all
 from ptst.slurm.settings import Resources, SlurmSettings
 from ptst.slurm.submit import submit
 from ptst.slurm.view import jobs_of
+from ptst.status.states import states_of
 from ptst.store import Store
 from ptst.sweep.grid import expand
 from ptst.sweep.run import freeze
-from ptst.sweep.status import states_of
 
 NOBODY = 65534
 

@@ -21,9 +21,9 @@ from warm import put_python
 from ptst.cli import main
 from ptst.slurm.cluster import is_overdue
 from ptst.slurm.ledger import Submission, read_all
+from ptst.status.states import CellState, states_of
 from ptst.store import ARTIFACTS, Store, read_json, read_jsonl, write_json
 from ptst.sweep.grid import expand
-from ptst.sweep.status import CellState, states_of
 
 pytestmark = pytest.mark.slow
 

@@ -21,9 +21,9 @@ from slurm_cluster import Cluster, need_accounting
 
 from ptst.cli import main
 from ptst.slurm.ledger import Submission, read_all, write
+from ptst.status.states import states_of
 from ptst.store import Store
 from ptst.sweep.grid import expand
-from ptst.sweep.status import states_of
 
 Login = Callable[..., Cluster]
 GRID = ("+sweeps=quick", *TINY, "tracking=none")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ptst.config import Finetune, Model
 from ptst.config.compose import compose
 from ptst.estimates import Utilisation, read_estimates
 from ptst.paths import CONF, ROOT
+from ptst.schema import Finetune, Model
 from ptst.store import write_json
 from ptst.sweep import formulas
 from ptst.sweep.formulas import (

@@ -19,9 +19,9 @@ from ptst.config.many import compose_many
 from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
+from ptst.multirun.launch import multirun
 from ptst.paths import ROOT
 from ptst.sweep import frozen
-from ptst.sweep.command import multirun
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.run import freeze
 

@@ -15,11 +15,11 @@ from ptst.errors import ConfigError
 from ptst.paths import ROOT
 from ptst.report.results import load_results, paper_rows
 from ptst.report.tables import markdown, tidy_csv
+from ptst.status.states import states_of
 from ptst.store import Store
 from ptst.sweep import plan as planning
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.plan import make_plan
-from ptst.sweep.status import states_of
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml") if "test_" not in path.stem)
 API = ("table3", "figure2b", "figure3b")

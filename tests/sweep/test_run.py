@@ -23,11 +23,11 @@ from conftest import TINY, ptst
 from ptst import data, models
 from ptst.cell import run_cell
 from ptst.cli import main
+from ptst.multirun.launch import multirun
+from ptst.status.states import states_of
 from ptst.store import Store, read_json, read_jsonl
-from ptst.sweep.command import multirun
 from ptst.sweep.grid import expand
 from ptst.sweep.run import freeze, run_job
-from ptst.sweep.status import states_of
 
 STAGES = ("finetune", "generate", "judge", "cell")
 GRID = ("+sweeps=quick", *TINY, "tracking=none")
@@ -178,7 +178,7 @@ def test_an_edited_yaml_does_not_change_a_sweep_that_is_running(
     tmp_path: Path, own_conf: Path
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; import ptst.config;"
+        "import sys; from pathlib import Path; import ptst.paths;"
         "ptst.paths.CONF = Path(sys.argv.pop(1)); from ptst.cli import main; sys.exit(main())"
     )
     running = subprocess.Popen(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ptst.config import Model, Rows
 from ptst.data import load_rows
 from ptst.errors import DataError, PtstError
 from ptst.paths import CONF
+from ptst.schema import Model, Rows
 from tools.rehearsal.hub import ARCHITECTURES, UNPINNED, N, put_model, put_rows
 
 GSM8K = Rows(

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Model, Rows
 from ptst.download import cached
 from ptst.errors import PtstError
 from ptst.judge import load_judge
 from ptst.micro import MODEL_DIR
 from ptst.paths import ROOT
+from ptst.schema import Model, Rows
 from ptst.store import write_atomic
 
 N = 12

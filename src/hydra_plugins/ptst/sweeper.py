@@ -33,7 +33,7 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from ptst.sweep.command import FrozenLoader
+        from ptst.multirun.launch import FrozenLoader
 
         frozen: Any = FrozenLoader()
         context = HydraContext(config_loader=frozen, callbacks=hydra_context.callbacks)
@@ -49,7 +49,7 @@ class GridSweeper(Sweeper):
             How many cells are not done at the end.
         """
         from hydra_plugins.ptst.slurm import SlurmLauncher
-        from ptst.sweep.command import sweep
+        from ptst.multirun.launch import sweep
 
         GlobalHydra.instance().clear()  # the cells are composed by a Hydra of their own
         assert self.launcher is not None and self.config is not None
@@ -60,7 +60,7 @@ class GridSweeper(Sweeper):
             *(word for word in ours if word.lstrip("+").startswith("hydra.searchpath=")),
         ]
         if isinstance(launcher, SlurmLauncher):
-            from ptst.slurm.command import submit_sweep
+            from ptst.multirun.slurm import submit_sweep
 
             return submit_sweep(arguments, launcher.settings)
 

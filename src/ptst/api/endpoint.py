@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptst.config.schema import Model
 from ptst.errors import ConfigError
 from ptst.redact import remember
+from ptst.schema import Model
 
 OPENAI = "https://api.openai.com/v1"
 

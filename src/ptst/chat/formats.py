@@ -22,8 +22,8 @@ from typing import Any
 from ptst.chat.sources import is_ours, own_source
 from ptst.chat.spelling import spell
 from ptst.chat.thinking import CLOSE, OPEN
-from ptst.config.schema import Model
 from ptst.errors import TemplateError
+from ptst.schema import Model
 
 SYSTEM, QUESTION, ANSWER, NEXT = (
     "SYSTEM PROMPT",

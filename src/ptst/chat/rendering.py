@@ -8,8 +8,8 @@ from typing import Any
 from ptst.chat.formats import chat_format
 from ptst.chat.sources import Messages, chat_source, is_ours
 from ptst.chat.spelling import spell
-from ptst.config.schema import Model
 from ptst.errors import TemplateError
+from ptst.schema import Model
 
 
 def render(

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptst.config.schema import Model
 from ptst.errors import ConfigError, TemplateError
 from ptst.paths import CONF
+from ptst.schema import Model
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: [{role, content}, ...] with the roles system, user and assistant."""

@@ -6,8 +6,8 @@ import datetime
 from typing import Any
 
 from ptst.chat.sources import Messages, fixed_date, own_source
-from ptst.config.schema import Model
 from ptst.errors import TemplateError
+from ptst.schema import Model
 
 
 def spell(

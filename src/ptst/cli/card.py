@@ -11,8 +11,8 @@ import click
 
 from ptst.cli.group import Command
 from ptst.cli.words import composed, overrides_argument, write
-from ptst.config import Config
 from ptst.errors import ConfigError
+from ptst.schema import Config
 
 if TYPE_CHECKING:
     from ptst.store import Store

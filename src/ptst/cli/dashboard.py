@@ -17,7 +17,7 @@ def dashboard(overrides: tuple[str, ...], output: str) -> None:
     """Make or update a grid's workspace and its report in W&B."""
     from ptst.dashboard.definition import as_json, define
     from ptst.report.results import load_results
-    from ptst.sweep.status import states_of
+    from ptst.status.states import states_of
 
     grid, store = grid_and_store(overrides)
     made = define(load_results(grid, store, states_of(grid, store)))

@@ -35,8 +35,8 @@ def status(overrides: tuple[str, ...], output: str, watch: bool) -> None:
     """How far each cell of a grid is."""
     if watch and output == "json":
         raise ConfigError("watch=true shows a screen; for output=json ask again and again.")
-    from ptst.sweep import live
-    from ptst.sweep import status as state
+    from ptst.status import live
+    from ptst.status import states as state
 
     grid, store = grid_and_store(overrides)
     if watch:
@@ -54,7 +54,7 @@ def status(overrides: tuple[str, ...], output: str, watch: bool) -> None:
 @overrides_argument
 def report(overrides: tuple[str, ...]) -> None:
     """Print a grid's tables and write its report."""
-    from ptst.sweep.command import report as write_report
+    from ptst.multirun.launch import report as write_report
 
     write_report(*grid_and_store(overrides))
 
@@ -63,6 +63,6 @@ def report(overrides: tuple[str, ...]) -> None:
 @overrides_argument
 def cancel(overrides: tuple[str, ...]) -> None:
     """Cancel a grid's jobs on SLURM, and no others."""
-    from ptst.slurm.command import cancel as cancel_jobs
+    from ptst.multirun.slurm import cancel as cancel_jobs
 
     cancel_jobs(*grid_and_store(overrides))

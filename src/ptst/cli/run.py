@@ -26,7 +26,7 @@ def run(overrides: tuple[str, ...], multirun: bool, cfg: bool) -> int:
         return 0
     if multirun:
         check_words(overrides)
-        from ptst.sweep.command import multirun as run_grid
+        from ptst.multirun.launch import multirun as run_grid
 
         return 1 if run_grid(overrides) else 0
     config = composed(overrides)

@@ -11,8 +11,8 @@ import click
 
 from ptst.cli.group import Command
 from ptst.cli.words import check_words, overrides_argument
-from ptst.config import Tracking
 from ptst.config.compose import compose
+from ptst.schema import Tracking
 
 if TYPE_CHECKING:
     from ptst.sync import Synced

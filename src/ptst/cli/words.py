@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from ptst.cli.completion import complete
-from ptst.config import Config
 from ptst.config.compose import compose
 from ptst.errors import ConfigError
+from ptst.schema import Config
 
 if TYPE_CHECKING:
     from rich.console import Console

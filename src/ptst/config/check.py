@@ -7,18 +7,19 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from ptst.api.settings import check_address
 from ptst.chat import fixed_date
 from ptst.component import load
-from ptst.config.check_api import check_address, check_model_at_api
+from ptst.config.check_api import check_model_at_api
 from ptst.config.check_defence import check_defences
 from ptst.config.check_evaluation import check_evaluation
 from ptst.config.check_recipe import check_recipe
 from ptst.config.explain import valid_keys
-from ptst.config.schema import STAGES, Config, Rows
 from ptst.data import KINDS, OURS, SUFFIXES
 from ptst.dialogue import Dialogue
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError
+from ptst.schema import STAGES, Config, Rows
 from ptst.templates import check_template
 
 

@@ -6,10 +6,10 @@ from dataclasses import fields
 
 from ptst.analysis import Analysis
 from ptst.component import Component, load
-from ptst.config.schema import Config, Defence
 from ptst.errors import ConfigError
 from ptst.guard import Guard
 from ptst.posthoc import PostHoc
+from ptst.schema import Config, Defence
 
 SLOTS: dict[str, type[Component]] = {"posthoc": PostHoc, "guard": Guard}
 """What a component of each slot is derived from."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 
 from ptst.config.check_recipe import within
-from ptst.config.schema import Config, Evaluation
 from ptst.errors import ConfigError
 from ptst.judge import SAFETY_LABELS, load_judge
 from ptst.metrics import MEAN
+from ptst.schema import Config, Evaluation
 from ptst.templates import check_reading, columns_of
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ptst.config.schema import Finetune
 from ptst.errors import ConfigError
+from ptst.schema import Finetune
 
 
 def within(where: str, value: float, low: float, high: float, above: bool = False) -> None:

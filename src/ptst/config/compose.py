@@ -1,6 +1,6 @@
 """From YAML files and overrides to checked values.
 
-Hydra composes conf/, and the result is merged into the dataclasses of ptst.config.schema: an unknown key or a wrong type
+Hydra composes conf/, and the result is merged into the dataclasses of ptst.schema: an unknown key or a wrong type
 is an error. Nothing behind this room looks at YAML."""
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ptst import paths
 from ptst.config.check import check_choices, check_values
 from ptst.config.explain import explain, explained
-from ptst.config.schema import Config
 from ptst.errors import ConfigError
+from ptst.schema import Config
 from ptst.store import files_below
 
 

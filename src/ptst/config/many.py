@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf, ValueNode
 from ptst import paths
 from ptst.config.compose import checked, compose_initialised, register, yaml_texts
 from ptst.config.explain import explained
-from ptst.config.schema import Config
 from ptst.errors import ConfigError
+from ptst.schema import Config
 
 
 def compose_many(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ptst.config.schema import Config, Evaluation
+from ptst.schema import Config, Evaluation
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

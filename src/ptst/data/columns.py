@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ptst.config.schema import Rows
 from ptst.data.files import (
     DELIMITERS,
     column_setting,
@@ -19,6 +18,7 @@ from ptst.data.files import (
 )
 from ptst.data.table import Row
 from ptst.errors import DataError
+from ptst.schema import Rows
 
 OURS = ("input", "output", "instruction")
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptst.config.schema import Rows
 from ptst.download import downloaded
 from ptst.errors import DataError
+from ptst.schema import Rows
 
 TEXTS = (".jsonl", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in TEXTS))

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ptst.config.schema import Rows
 from ptst.data.files import DELIMITERS, column_setting, kind_of, other_delimiter, setting_of
 from ptst.data.table import Chosen, Placed, Row, Table, listed, pick
 from ptst.errors import DataError
+from ptst.schema import Rows
 
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field. Python's own limit, 131,072, is less than a long document."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ptst.config.schema import Rows
 from ptst.data.files import DELIMITERS, kind_of, local_files, suffix_of
 from ptst.download import cached, content_hash
 from ptst.hub import commit_of
+from ptst.schema import Rows
 from ptst.store import fingerprint
 
 

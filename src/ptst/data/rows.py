@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from ptst.config.schema import Rows
 from ptst.data.columns import OURS, no_column, our_row, text_of
 from ptst.data.files import setting_of
 from ptst.data.sources import SOURCES
 from ptst.data.table import Chosen, Row, Table
 from ptst.errors import DataError
+from ptst.schema import Rows
 
 
 def load_rows(rows: Rows, needs: Sequence[str]) -> list[Row]:

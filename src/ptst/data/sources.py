@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptst.config.schema import Rows
 from ptst.data.files import files_of
 from ptst.data.formats import read_file
 from ptst.data.table import Chosen, Placed, Table, joined, listed
 from ptst.errors import DataError
+from ptst.schema import Rows
 
 
 def _micro(rows: Rows) -> Table:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.config.schema import Config
 from ptst.dialogue import Dialogue, Talk
 from ptst.engine import Ask
 from ptst.errors import ConfigError
+from ptst.schema import Config
 
 
 @dataclass

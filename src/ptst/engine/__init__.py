@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal, Protocol
 from ptst.api import whole_text
 from ptst.chat import split_thinking
 from ptst.component import Component, Parts, component_parts, parts_of, speed
-from ptst.config.schema import Config, Decoding, Evaluation, Template
 from ptst.errors import ConfigError, DataError
+from ptst.schema import Config, Decoding, Evaluation, Template
 
 DEVICES = ("auto", "cpu", "cuda")
 THINKING_CUT_OFF = "its think block did not end within max_new_tokens"

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from ptst.api.settings import renamed
 from ptst.component import Parts
-from ptst.config.check_api import renamed
-from ptst.config.schema import Config, Decoding, Evaluation
 from ptst.engine import Completion, Engine, Session, Stop, Tested, decoding_parts
+from ptst.schema import Config, Decoding, Evaluation
 
 
 @dataclass

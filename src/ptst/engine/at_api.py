@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptst.api import Answer, chat, endpoint_of
-from ptst.config import Decoding, Model
 from ptst.engine import Completion
 from ptst.errors import DataError, Interrupted, PtstError
 from ptst.progress import say
+from ptst.schema import Decoding, Model
 
 SOME = 20
 NEARLY_ALL = 0.9

@@ -17,10 +17,10 @@ from itertools import takewhile
 from typing import Any
 
 from ptst.chat import decode
-from ptst.config.schema import Decoding
 from ptst.engine import Completion, Watch
 from ptst.engine.padding import padding_is_left_out
 from ptst.models import make_padding_exist
+from ptst.schema import Decoding
 
 Ids = list[int]
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ptst.config.schema import Config, Decoding
 from ptst.engine import Completion, Engine, Session, Stop, Tested
 from ptst.errors import ConfigError
+from ptst.schema import Config, Decoding
 
 SAYS = ("refuse", "comply", "empty", "echo", "random")
 

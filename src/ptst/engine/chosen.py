@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptst.component import load
-from ptst.config.schema import Config
 from ptst.engine import Engine
 from ptst.engine.api import Api
 from ptst.engine.transformers import Transformers
+from ptst.schema import Config
 
 
 def engine_of(config: Config) -> Engine:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptst.config.schema import Decoding
 from ptst.engine import Ask, Completion, Reply, Session, Stop, TooLong, read_reply
 from ptst.errors import Interrupted, PtstError
+from ptst.schema import Decoding
 from ptst.store import read_journal, read_jsonl
 
 Conversation = Generator[Ask, Reply, dict[str, Any]]

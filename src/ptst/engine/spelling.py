@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptst import chat, templates
-from ptst.config.schema import Config, Template
 from ptst.engine import Ask, Engine, TooLong
 from ptst.errors import TemplateError
+from ptst.schema import Config, Template
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from ptst import models, templates
 from ptst.component import Parts, speed
-from ptst.config.schema import Config, Decoding, Evaluation
 from ptst.engine import Completion, Engine, Session, Stop, Tested, Watch, decoding_parts
 from ptst.errors import ConfigError
+from ptst.schema import Config, Decoding, Evaluation
 
 
 @dataclass

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ptst.api import endpoint_of, openai_client, pause
-from ptst.config.schema import Dataset, Finetune, Model, Template
 from ptst.errors import PtstError
+from ptst.schema import Dataset, Finetune, Model, Template
 from ptst.store import read_json, write_json, write_jsonl
 from ptst.templates import Row, make_messages
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from ptst.config import Finetune, Model
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError, in_one_line
 from ptst.models import (
     ALL_LINEAR,
@@ -29,6 +28,7 @@ from ptst.models import (
     quantization,
 )
 from ptst.progress import say
+from ptst.schema import Finetune, Model
 from ptst.store import files_below, is_json, is_whole_weights, sync, write_jsonl
 from ptst.templates import TrainingRow
 

@@ -11,10 +11,10 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
-from ptst.config.schema import Decoding
 from ptst.engine import Ask, Reply, question
 from ptst.errors import ConfigError
 from ptst.guard import Guard
+from ptst.schema import Decoding
 
 
 @dataclass

@@ -15,8 +15,8 @@ from ptst.component import Component, load
 from ptst.errors import PtstError
 
 if TYPE_CHECKING:
-    from ptst.config import Evaluation
     from ptst.models import BaseModel
+    from ptst.schema import Evaluation
 
 SAFETY_LABELS = ("complied", "refused", "neither", "safe")
 """What judges call answers to safety queries. `complied`: did what was asked, for a classifier of harm: a

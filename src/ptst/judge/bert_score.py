@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ptst import models
-from ptst.config import Model
 from ptst.errors import ConfigError, DataError, Interrupted
 from ptst.judge import Bench, Judge, Score
+from ptst.schema import Model
 
 
 @dataclass

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from ptst import models
-from ptst.config import Decoding, Model
 from ptst.errors import ConfigError, Interrupted
 from ptst.judge import Bench, Judge, Score
 from ptst.judge.neutral import neutral
+from ptst.schema import Decoding, Model
 from ptst.store import key_of, read_journal
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -9,9 +9,9 @@ from decimal import Decimal
 from typing import Any, ClassVar
 from unicodedata import normalize
 
-from ptst.config import Evaluation
 from ptst.errors import ConfigError, DataError
 from ptst.judge import Bench, Judge, Score
+from ptst.schema import Evaluation
 
 MINUS = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
 """What is printed for a minus: hyphens, the figure and the en dash, and the signs themselves. Not the em dash."""

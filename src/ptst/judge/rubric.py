@@ -34,8 +34,8 @@ from ptst.api import (
     cost_of,
     record_of,
 )
+from ptst.api.settings import check_address, check_send, check_variable, renamed
 from ptst.component import speed
-from ptst.config.check_api import check_address, check_send, check_variable, renamed
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.estimates import Price, read_estimates
 from ptst.judge import Bench, Judge, Score

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ptst.config.schema import Model
 from ptst.errors import ConfigError, in_one_line
 from ptst.models.loading import (
     context_of,
@@ -18,6 +17,7 @@ from ptst.models.loading import (
     unavailable,
 )
 from ptst.models.sources import local_folder
+from ptst.schema import Model
 
 
 class BaseModel:

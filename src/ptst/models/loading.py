@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptst.config.schema import Model
 from ptst.errors import ConfigError
 from ptst.models.sources import local_folder
 from ptst.progress import say
+from ptst.schema import Model
 
 
 def load_tokenizer(model: Model, local_only: bool = False) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ptst.config.schema import Model
 from ptst.errors import ConfigError
 from ptst.models.loading import load_config, unavailable
+from ptst.schema import Model
 
 ALL_LINEAR = "all-linear"
 """As the only target module: PEFT's word for every linear layer but the head."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ptst.chat import chat_source, is_ours
-from ptst.config.schema import Model
 from ptst.errors import ConfigError
 from ptst.hub import commit_of
 from ptst.paths import ROOT
+from ptst.schema import Model
 from ptst.store import fingerprint
 
 SPELLING = 2

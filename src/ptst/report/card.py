@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 
 from ptst.chat import chat_source
-from ptst.config import Config, Evaluation, Finetune, Model, Rows, Template
 from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
@@ -26,6 +25,7 @@ from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
 from ptst.metrics import Metric, decimals, scale_in_words, shown
 from ptst.models import local_folder
 from ptst.report.agreement import COMPLIED
+from ptst.schema import Config, Evaluation, Finetune, Model, Rows, Template
 from ptst.stages.summarise import Metrics, read_metrics
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store, key_of, read_json

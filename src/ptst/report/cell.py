@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ptst.cell import CellResult
-from ptst.config import Config
 from ptst.metrics import Metric, scale_in_words, shown
+from ptst.schema import Config
 from ptst.stages.length_limit import cut_off_warnings
 
 if TYPE_CHECKING:

@@ -35,9 +35,9 @@ from ptst.report.tables import (
     heading,
     world_of_all,
 )
+from ptst.status.states import STATES
 from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid, GridCell
-from ptst.sweep.status import STATES
 from ptst.wording import (
     evaluation_in_words,
     judge_in_full,

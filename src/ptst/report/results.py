@@ -10,7 +10,6 @@ from itertools import product
 from math import fsum
 from typing import Any
 
-from ptst.config import Evaluation, Sweep, TableMetric
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.keys import Parts, judge_parts
@@ -35,12 +34,13 @@ from ptst.report.statistics import (
     pooled_interval,
     sign_flip,
 )
+from ptst.schema import Evaluation, Sweep, TableMetric
 from ptst.stages.completions import answer_of
 from ptst.stages.length_limit import how_to_lift, length_limit
 from ptst.stages.summarise import Metrics, read_metrics, scale_of_metric
+from ptst.status.states import CellState
 from ptst.store import Readable, Store, read_jsonl
 from ptst.sweep.grid import Grid, GridCell, finetuning_only
-from ptst.sweep.status import CellState
 from ptst.wording import judge_name, known_judges, micro_note
 
 

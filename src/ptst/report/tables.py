@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ptst.metrics import Scale, decimals, scale_in_words, shown
 from ptst.report.results import Contrast, Entry, Published, Results, Run, Table, also, cut_off_note
-from ptst.sweep.status import STATES
+from ptst.status.states import STATES
 
 PAPER_COLUMNS = (
     "table",

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ptst.config import Config
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
+from ptst.schema import Config
 
 WHERE = "hydra.launcher"
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from ptst.analysis import Analysis
 from ptst.component import Context, load
-from ptst.config import Config
 from ptst.errors import PtstError
 from ptst.keys import CellKeys
 from ptst.progress import progress
 from ptst.quiet import quiet
+from ptst.schema import Config
 from ptst.stages.base import Stop, never, write_provenance
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store, read_json, write_json

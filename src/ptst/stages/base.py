@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ptst.config import Config
 from ptst.provenance import provenance
+from ptst.schema import Config
 from ptst.store import Maker, Store, write_json
 from ptst.tracking import watched
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ptst.config import Evaluation
 from ptst.engine import THINKING_CUT_OFF
 from ptst.errors import DataError
 from ptst.keys import EvaluationKeys
 from ptst.metrics import NO_CATEGORY, Answer
+from ptst.schema import Evaluation
 from ptst.store import Store, read_jsonl
 
 

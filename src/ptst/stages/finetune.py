@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ptst import data, models, templates
-from ptst.config import Config, Rows, Template
 from ptst.engine.chosen import engine_of
 from ptst.keys import CellKeys
 from ptst.progress import console, progress, say
+from ptst.schema import Config, Rows, Template
 from ptst.store import RowsKey, Store, Work, key_of
 from ptst.tracking import tracked
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ptst import data, models
-from ptst.config import Config
 from ptst.engine import Ask, Engine, Session
 from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
@@ -16,6 +15,7 @@ from ptst.guard import guarded, prepared
 from ptst.keys import EvaluationKeys
 from ptst.metrics import known_sum
 from ptst.progress import progress
+from ptst.schema import Config
 from ptst.stages.base import Stop, never, watched_stage, write_provenance
 from ptst.stages.completions import is_cut_off
 from ptst.stages.queries import Queries, dialogue_of, format_notes, guard_of

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from ptst import models
-from ptst.config import Config, Evaluation
 from ptst.engine.chosen import engine_of
 from ptst.errors import PtstError
 from ptst.judge import Bench, Score, checked, load_judge
 from ptst.keys import EvaluationKeys
 from ptst.progress import progress
+from ptst.schema import Config, Evaluation
 from ptst.stages.base import Stop, never, watched_stage, write_provenance
 from ptst.stages.completions import read_completions
 from ptst.store import Store, write_jsonl

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ptst.config import Config
 from ptst.metrics import many_cut_off
+from ptst.schema import Config
 from ptst.stages.summarise import Metrics
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from ptst.component import Context, load
-from ptst.config import Config
 from ptst.keys import CellKeys, slot
 from ptst.posthoc import PostHoc
 from ptst.progress import progress
 from ptst.quiet import quiet
+from ptst.schema import Config
 from ptst.stages.base import Stop, never, write_provenance
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store

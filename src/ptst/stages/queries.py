@@ -8,7 +8,6 @@ from typing import Any
 
 from ptst import chat, data, models, templates
 from ptst.component import load
-from ptst.config import Config, Evaluation, Template
 from ptst.dialogue import Dialogue
 from ptst.dialogue.single import Single
 from ptst.engine import Ask
@@ -20,6 +19,7 @@ from ptst.judge import load_judge
 from ptst.keys import slot
 from ptst.progress import say
 from ptst.quiet import quiet
+from ptst.schema import Config, Evaluation, Template
 from ptst.stages.completions import unit_of, value_in
 
 

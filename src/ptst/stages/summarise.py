@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ptst.config import Config, Evaluation
 from ptst.judge import load_judge
 from ptst.keys import CellKeys, judge_parts
 from ptst.metrics import MEAN, Metric, Scale, from_json, known_sum, measure
+from ptst.schema import Config, Evaluation
 from ptst.stages.analyse import read_analyses
 from ptst.stages.base import title, write_provenance
 from ptst.stages.completions import answer_of, read_completions, scored

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ptst import models
-from ptst.config import Config
 from ptst.engine.chosen import engine_of
 from ptst.errors import PtstError
 from ptst.keys import CellKeys, tested_epoch
 from ptst.quiet import quiet
+from ptst.schema import Config
 from ptst.store import Store
 
 

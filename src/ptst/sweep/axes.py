@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from ptst.config import Sweep
 from ptst.config.compose import compose
 from ptst.config.explain import explain
 from ptst.errors import ConfigError
+from ptst.schema import Sweep
 
 ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")
 """What is the same for all cells of a sweep, with all keys below it."""

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ptst import data
-from ptst.config import Config, Evaluation, Model, Rows, Template
 from ptst.engine.chosen import engine_of
 from ptst.engine.transformers import Transformers
 from ptst.errors import DataError
 from ptst.estimates import ESTIMATES, Lengths
 from ptst.keys import EvaluationKeys, Parts
 from ptst.metrics import known_sum
+from ptst.schema import Config, Evaluation, Model, Rows, Template
 from ptst.store import key_of
 from ptst.sweep.formulas import (
     BYTES_PER_WEIGHT,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ptst.config.schema import Finetune, Model
 from ptst.estimates import Estimates, Utilisation
 from ptst.models import local_folder
+from ptst.schema import Finetune, Model
 from ptst.store import read_json
 from ptst.sweep.gpus import visible_gpus
 

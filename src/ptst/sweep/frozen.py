@@ -14,19 +14,20 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import ptst.config
-from ptst.config import Config
 from ptst.config.compose import yaml_texts
 from ptst.config.many import compose_many
 from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
 from ptst.paths import ROOT
+from ptst.schema import Config
 from ptst.store import each_row, fingerprint, key_of
 from ptst.sweep.axes import parted
 
 FROZEN_FORMAT = 2
 """Of the lines of a frozen grid (ptst.sweep.run.freeze)."""
 
+
+CODE = ROOT / "src" / "ptst"
 
 RESOLVER = r"\$\{[^}]*:"
 
@@ -50,7 +51,8 @@ def composition_key(
             "sweeps": sweeps,
             "judges": _code_of_components(texts),
             "schema": [
-                fingerprint(path) for path in sorted(Path(ptst.config.__file__).parent.glob("*.py"))
+                fingerprint(path)
+                for path in sorted([*CODE.glob("config/*.py"), CODE / "schema.py"])
             ],
             "versions": [version("hydra-core"), version("omegaconf")],
             # Resolvers (${oc.env:...}) read the world outside; what they gave is not to be reused.

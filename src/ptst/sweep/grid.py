@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from ptst.config import Config, Sweep
 from ptst.config.check_evaluation import left_out
 from ptst.config.compose import checked, composed_raw, options
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.keys import CellKeys, cell_keys
 from ptst.paths import ROOT
 from ptst.progress import say
+from ptst.schema import Config, Sweep
 from ptst.store import key_of
 from ptst.sweep.axes import (
     Axes,

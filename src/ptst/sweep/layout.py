@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ptst.config import Sweep
 from ptst.config.check import check_name
 from ptst.errors import ConfigError
+from ptst.schema import Sweep
 
 if TYPE_CHECKING:
     from ptst.sweep.grid import GridCell

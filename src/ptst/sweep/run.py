@@ -19,7 +19,6 @@ from typing import Any
 
 from ptst.cell import CellResult, check_model, damage_of, run_cell
 from ptst.cell import is_done as made_of
-from ptst.config import STAGES, Config
 from ptst.config.plain import from_dict
 from ptst.data import identity
 from ptst.errors import PtstError
@@ -27,6 +26,7 @@ from ptst.keys import CellKeys, cell_keys, tested_epoch
 from ptst.metrics import shown
 from ptst.models import Held
 from ptst.progress import say
+from ptst.schema import STAGES, Config
 from ptst.stages.base import Stop, never
 from ptst.stages.finetune import finetune
 from ptst.stages.queries import load_queries, spell

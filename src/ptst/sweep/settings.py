@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from ptst.component import Component, load
-from ptst.config import Config, Sweep
 from ptst.config.compose import composed_raw
 from ptst.config.plain import is_speed
 from ptst.engine import Engine
 from ptst.errors import ConfigError
 from ptst.judge import Judge
+from ptst.schema import Config, Sweep
 from ptst.store import key_of
 from ptst.sweep.axes import settings_of_scale, values_of
 

@@ -23,12 +23,7 @@ from rich.text import Text
 
 from ptst.progress import LINE_SECONDS, LIVE, console, is_screen
 from ptst.slurm.view import jobs_of
-from ptst.store import Snapshot, Store, read_json
-from ptst.sweep.grid import Grid, GridCell
-from ptst.sweep.in_words import duration
-from ptst.sweep.measured import typical
-from ptst.sweep.run import read_in_all
-from ptst.sweep.status import (
+from ptst.status.states import (
     STYLES,
     CellState,
     counted,
@@ -38,6 +33,11 @@ from ptst.sweep.status import (
     states_of,
     table_of,
 )
+from ptst.store import Snapshot, Store, read_json
+from ptst.sweep.grid import Grid, GridCell
+from ptst.sweep.in_words import duration
+from ptst.sweep.measured import typical
+from ptst.sweep.run import read_in_all
 
 LOOK_SECONDS = 1.0
 """How often makers write how far they are."""

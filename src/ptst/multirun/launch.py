@@ -15,12 +15,12 @@ from ptst.config.explain import explained
 from ptst.errors import Busy
 from ptst.paths import CONF
 from ptst.progress import say
+from ptst.status.live import live
+from ptst.status.states import states_of
 from ptst.store import Readable, Store
 from ptst.sweep.gpus import take_gpus, visible_gpus
 from ptst.sweep.grid import Grid, expand
-from ptst.sweep.live import live
 from ptst.sweep.run import devices_of, failures, freeze, is_done, jobs_left, numbers_of, run_job
-from ptst.sweep.status import states_of
 
 Job = list[int]
 """Line numbers, in the frozen grid, of the cells of one model."""

@@ -16,9 +16,9 @@ from warm import Command
 
 from ptst.cli import main
 from ptst.errors import PtstError
+from ptst.status.states import as_json, shown, states_of
 from ptst.store import Store
 from ptst.sweep.grid import Grid, expand
-from ptst.sweep.status import as_json, shown, states_of
 
 GRID = ("+sweeps=quick", *TINY, "tracking=none")
 

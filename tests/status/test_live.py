@@ -13,11 +13,11 @@ import pytest
 from conftest import TINY, outside
 from terminal import Terminal
 
+from ptst.status.live import Pace
+from ptst.status.states import states_of
 from ptst.store import ARTIFACTS, Store, write_json
 from ptst.sweep.grid import expand
-from ptst.sweep.live import Pace
 from ptst.sweep.run import read_in_all
-from ptst.sweep.status import states_of
 
 GRID = ("+sweeps=quick", *TINY, "tracking=none")
 PTST = (sys.executable, "-m", "ptst.cli")

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from ptst.multirun.launch import frozen_grid, report
 from ptst.progress import say
 from ptst.slurm import cluster, ledger
 from ptst.slurm.cluster import ClusterFull, SlurmError
@@ -15,7 +16,6 @@ from ptst.slurm.request import check_requests
 from ptst.slurm.settings import SlurmSettings
 from ptst.slurm.submit import submit
 from ptst.store import Store
-from ptst.sweep.command import frozen_grid, report
 from ptst.sweep.grid import Grid
 from ptst.sweep.run import is_done
 

@@ -1,0 +1,1 @@
+"""Running a grid from the command line: on this machine, or submitted to SLURM."""
