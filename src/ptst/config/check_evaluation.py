@@ -9,8 +9,8 @@ from ptst.config.check_recipe import within
 from ptst.errors import ConfigError
 from ptst.judge import SAFETY_LABELS, load_judge
 from ptst.metrics import MEAN
+from ptst.reading import check_reading, columns_of
 from ptst.schema import Config, Evaluation
-from ptst.templates import check_reading, columns_of
 
 
 def check_evaluation(where: str, evaluation: Evaluation) -> None:

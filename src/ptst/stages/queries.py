@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ptst import chat, data, models, templates
+from ptst import chat, data, models
 from ptst.component import load
 from ptst.dialogue import Dialogue
 from ptst.dialogue.single import Single
@@ -19,6 +19,7 @@ from ptst.judge import load_judge
 from ptst.keys import slot
 from ptst.progress import say
 from ptst.quiet import quiet
+from ptst.reading import columns_of
 from ptst.schema import Config, Evaluation, Template
 from ptst.stages.completions import unit_of, value_in
 
@@ -110,7 +111,7 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
     """
     judge = load_judge(evaluation.judge, f"{name}.judge")
     wanted = [("category", evaluation.category)]
-    wanted += [("question", column) for column in templates.columns_of(evaluation.question or "")]
+    wanted += [("question", column) for column in columns_of(evaluation.question or "")]
     for row in rows:
         if lacking := [column for column in judge.needs if column not in row]:
             setting = data.column_setting(evaluation.queries, lacking[0], "NAME")
