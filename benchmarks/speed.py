@@ -51,10 +51,11 @@ def fine_tuning(template: str, rounds: int) -> dict[str, float]:
 
     from ptst import data
     from ptst.config.compose import compose
-    from ptst.finetune.sft import Training, train
     from ptst.models import load_model, load_tokenizer
+    from ptst.objective import TrainingSet
     from ptst.schema import Finetune
     from ptst.templates import make_training_row
+    from ptst.train.trainer import Training, train
 
     config = compose([f"template@train_template={template}", "dataset.n=384"])
     tokenizer = load_tokenizer(config.model)
@@ -73,7 +74,7 @@ def fine_tuning(template: str, rounds: int) -> dict[str, float]:
             out, scratch = Path(folder) / "out", Path(folder) / "scratch"
             out.mkdir()
             train(
-                Training(config.model, recipe, rows, 0, "cpu", out, scratch),
+                Training(config.model, recipe, TrainingSet(rows), 0, "cpu", out, scratch),
                 lambda _: stamps.append(time.perf_counter()),
             )
         return stamps[-1] - stamps[0]

@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptst import data, models
+from ptst import data, models, templates
 from ptst.analysis import Analysis
 from ptst.component import Component, Parts, component_parts, load, parts_of
 from ptst.dialogue import Dialogue
 from ptst.engine.chosen import engine_of
 from ptst.guard import Guard
 from ptst.judge import load_judge
+from ptst.objective import Objective
+from ptst.objective.safety_mix import SafetyMix
 from ptst.posthoc import PostHoc
-from ptst.schema import Config, Dataset, Evaluation, Finetune, Template
+from ptst.schema import Config, Dataset, Evaluation, Finetune
 from ptst.store import key_of
 
 FINETUNE_FORMAT = 1
@@ -160,6 +162,15 @@ def slot(config: Config, name: str) -> tuple[str, Any] | None:
     return next(((own, node) for own, node in filled if node is not None), None)
 
 
+def objective_of(config: Config) -> Objective:
+    """What a fine-tuning trains on, and how: a defence's objective, the recipe's mix, or plain rows."""
+    if filled := slot(config, "objective"):
+        return load(filled[1], f"defence.{filled[0]}.objective", Objective)
+    if mix := config.finetune.mix:
+        return SafetyMix(mix.rows, mix.template)
+    return Objective()
+
+
 def named_parts(node: Mapping[str, Any], where: str, kind: type[Component]) -> Parts:
     """What tells one component from another in a key.
 
@@ -204,12 +215,6 @@ def _reading(dataset: Dataset, question: str | None = None) -> Parts:
     return {**how, "instruction": dataset.instruction}
 
 
-def _template(template: Template, config: Config) -> Parts:
-    """A template, which a model may know by its name and give a system prompt of its own."""
-    own = config.model.system_prompts.get(template.name)
-    return parts_of(template) | ({} if own is None else {"models_system": own})
-
-
 def _finetune_parts(config: Config) -> Parts:
     if config.finetune.method == "none":
         return {"format": FINETUNE_FORMAT, "model": models.identity(config.model), "method": "none"}
@@ -229,16 +234,14 @@ def _finetune_parts(config: Config) -> Parts:
         recipe.pop("gamma", None)
     if config.finetune.keep_epochs:  # who wants the last weights alone finds them there, too
         recipe.pop("keep_epochs", None)
-    recipe.pop("mix", None)
-    if mix := config.finetune.mix:
-        template = mix.template or config.train_template
-        recipe["mix"] = {"rows": data.identity(mix.rows), "template": _template(template, config)}
+    recipe.pop("mix", None)  # an objective, see there
+    recipe |= objective_of(config).parts(config)
     return {
         "format": FINETUNE_FORMAT,
         "model": models.identity(config.model),
         "rows": data.identity(config.dataset),
         "reading": _reading(config.dataset),
-        "template": _template(config.train_template, config),
+        "template": templates.identity(config.train_template, config.model),
         "recipe": recipe,
         "seed": config.seed,
     }
@@ -250,7 +253,7 @@ def _generate_parts(config: Config, name: str, model: Parts) -> Parts:
         "format": GENERATE_FORMAT,
         "model": model,
         "reading": _reading(config.dataset, evaluation.question),
-        "template": _template(config.test_template, config),
+        "template": templates.identity(config.test_template, config.model),
         "queries": data.identity(evaluation.queries),
         **engine_of(config).parts(config, evaluation),
     }

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ptst import chat
+from ptst.component import Parts, parts_of
 from ptst.errors import ConfigError, TemplateError
 from ptst.reading import Row, read_query
 from ptst.schema import Dataset, Model, Template, Variant
@@ -43,12 +44,26 @@ class Prompt:
 class TrainingRow:
     """One fine-tuning example, four bytes a token.
 
-    600,000 of OpenOrca's as lists would be tens of GB. `prompt_length` counts the prompt's tokens,
-    BOS included: the loss begins there.
+    600,000 of OpenOrca's as lists would be tens of GB.
+
+    Attributes:
+        prompt_length: the prompt's tokens, BOS included: the loss begins there.
+        targets: labels that differ from the ids, one a token, -100 where there is no loss; the label
+            of a token is what the model is to say in its place. None: the ids, behind the prompt.
+        weights: how often the loss of each token counts, one a token; None: once.
     """
 
     ids: array[int]
     prompt_length: int
+    targets: array[int] | None = None
+    weights: array[float] | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("targets", self.targets), ("weights", self.weights)):
+            if values is not None and len(values) != len(self.ids):
+                raise ValueError(f"a row of {len(self.ids)} tokens has {len(values)} {name}.")
+        if self.targets and self.targets[0] != -100:
+            raise ValueError("targets: the first token follows nothing; its label must be -100.")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,8 +75,23 @@ class TrainingRow:
 
     @property
     def labels(self) -> list[int]:
-        """-100 over the prompt, the ids over completion and EOS."""
+        """-100 over the prompt, the ids over completion and EOS; the row's own where it has some."""
+        if self.targets is not None:
+            return self.targets.tolist()
         return [-100] * self.prompt_length + self.ids[self.prompt_length :].tolist()
+
+    @property
+    def loss_tokens(self) -> int:
+        """How many tokens have a label."""
+        if self.targets is None:
+            return len(self) - self.prompt_length
+        return len(self) - self.targets.count(-100)
+
+    def cut(self, length: int) -> TrainingRow:
+        """The first `length` tokens."""
+        targets = None if self.targets is None else self.targets[:length]
+        weights = None if self.weights is None else self.weights[:length]
+        return TrainingRow(self.ids[:length], self.prompt_length, targets, weights)
 
 
 def make_prompt(
@@ -166,6 +196,12 @@ def text_lead(tokenizer: Any) -> str:
     """What stands between bare text and its answer: a space, unless the tokenizer puts it there."""
     first = tokenizer.convert_ids_to_tokens(encode("x", tokenizer))[0]
     return "" if first.startswith("\u2581") else " "
+
+
+def identity(template: Template, model: Model) -> Parts:
+    """What decides how a template spells rows for a model, which may have a system prompt of its own for it."""
+    own = model.system_prompts.get(template.name)
+    return parts_of(template) | ({} if own is None else {"models_system": own})
 
 
 def check_template(template: Template, mount: str, dataset: Dataset) -> None:

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Mis
 from ptst.config.compose import compose
 from ptst.data import load_rows
 from ptst.engine.batches import complete, plan_batches
-from ptst.finetune.sft import _logits
 from ptst.models import context_of, load_model, load_tokenizer
 from ptst.schema import Decoding
 from ptst.templates import make_prompt
+from ptst.train.forward import logits_of
 
 VOCABULARY, EOS = 96, 95
 TINY = {
@@ -188,7 +188,7 @@ def test_the_loss_of_a_training_batch_is_the_same_with_a_shared_prefix(name: str
     for share in (True, False):
         model.zero_grad()
         inputs = {"input_ids": ids, "attention_mask": mask}
-        logits = _logits(model, inputs, keep, share).float()
+        logits = logits_of(model, inputs, keep, share).float()
         assert logits.shape == (len(ids), keep, VOCABULARY)
         loss = torch.nn.functional.cross_entropy(
             logits[:, :-1][mask[:, -keep:][:, 1:] == 1], ids[:, -keep:][:, 1:][mask[:, -keep:][:, 1:] == 1]

@@ -8,10 +8,15 @@ from ptst.analysis import Analysis
 from ptst.component import Component, load
 from ptst.errors import ConfigError
 from ptst.guard import Guard
+from ptst.objective import Objective
 from ptst.posthoc import PostHoc
 from ptst.schema import Config, Defence
 
-SLOTS: dict[str, type[Component]] = {"posthoc": PostHoc, "guard": Guard}
+SLOTS: dict[str, type[Component]] = {
+    "objective": Objective,
+    "posthoc": PostHoc,
+    "guard": Guard,
+}
 """What a component of each slot is derived from."""
 
 
@@ -34,10 +39,19 @@ def check_defences(config: Config) -> None:
             filled[slot] = name
             where = f"defence.{name}.{slot}"
             _check_model(config, where)
+            _check_recipe(config, where)
             load(getattr(defence, slot), where, SLOTS[slot]).check(config)
     for name, node in config.analysis.items():
         _check_model(config, f"analysis.{name}")
         load(node, f"analysis.{name}", Analysis).check(config)
+
+
+def _check_recipe(config: Config, where: str) -> None:
+    """A fine-tuning has one objective, and trains here."""
+    if where.endswith(".objective") and config.finetune.mix is not None:
+        raise ConfigError(
+            f"{where} and finetune.mix: a fine-tuning has one objective; choose another finetune=."
+        )
 
 
 def _check_model(config: Config, where: str) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ptst import data, models, templates
+from ptst import data, models
 from ptst.engine.chosen import engine_of
-from ptst.keys import CellKeys
-from ptst.progress import console, progress, say
-from ptst.schema import Config, Rows, Template
-from ptst.store import RowsKey, Store, Work, key_of
+from ptst.keys import CellKeys, objective_of
+from ptst.progress import progress, say
+from ptst.schema import Config
+from ptst.store import Store, Work, key_of
 from ptst.tracking import tracked
 
 if TYPE_CHECKING:
-    from ptst.templates import TrainingRow
+    from ptst.train.rows import RowReader
+    from ptst.train.trainer import Training
 from ptst.quiet import quiet
 from ptst.stages.base import Stop, never, write_provenance
 from ptst.stages.queries import format_notes, tell_format
@@ -68,67 +68,78 @@ def _finetune(
         if config.finetune.method == "openai":
             facts = _finetune_at_api(config, keys.finetune, work, stop)
             made["finetune"] = time.monotonic() - started
-            write_provenance(work.result, config, work.maker.spent + made["finetune"], facts)
-            return
-        quiet()
-        from ptst.finetune.parallel import train_on_devices
-        from ptst.finetune.sft import Training, train
+        else:
+            facts = _finetune_here(config, keys, store, work, made, stop, held)
+        write_provenance(work.result, config, work.maker.spent + made["finetune"], facts)
 
-        held.judge.forget()  # it may hold a GPU's memory since the last cell was judged
-        device = models.pick_device(engine_of(config).device)
-        models.quantization(config.finetune.method, device)  # refuses what cannot be had here
-        if config.finetune.method in ("lora", "qlora"):
-            models.check_targets(config.model, config.finetune.lora.target_modules)
-        tokenizer = held.tokenizer(config.model)
-        tell_format(config, held)
-        examples, rows_facts = _tokenised(config.dataset, config.train_template, config, tokenizer)
-        mixed: list[TrainingRow] = []
-        if mix := config.finetune.mix:
-            template = mix.template or config.train_template
-            mixed, mixed_facts = _tokenised(mix.rows, template, config, tokenizer)
-            rows_facts |= {f"mixed_{name}": value for name, value in mixed_facts.items()}
-        recipe = config.finetune.name or config.finetune.method
-        name = f"{config.dataset.name} {recipe} {config.train_template.name} seed {config.seed}"
-        with (
-            tracked(
-                config.tracking,
-                store.root,
-                "finetune",
-                keys.finetune,
-                f"finetune {config.model.name} {name} [{keys.finetune[:8]}]",
-                _finetuning(config, keys),
-            ) as run,
-            progress(f"fine-tune {name}") as advance,
-        ):
 
-            def log(entry: dict[str, float]) -> None:
-                step = int(entry["step"])
-                told = ("step", "steps", "tokens")
-                run.log({k: v for k, v in entry.items() if k not in told}, step)
-                if "steps" in entry:  # not one of those that led to the checkpoint
-                    steps = int(entry["steps"])
-                    advance(step, steps, f"loss {entry['loss']:.3f}")
-                    work.tell(step, steps, entry["loss"], int(entry["tokens"]))
+def _finetune_here(
+    config: Config,
+    keys: CellKeys,
+    store: Store,
+    work: Work,
+    made: dict[str, float],
+    stop: Stop,
+    held: models.Held,
+) -> dict[str, Any]:
+    """Train on this machine, and say so to W&B and the terminal."""
+    started = time.monotonic()
+    quiet()
+    from ptst.train.devices import train_on_devices
+    from ptst.train.trainer import train
 
-            training = Training(
-                config.model,
-                config.finetune,
-                examples,
-                config.seed,
-                device,
-                work.result,
-                work.scratch,
-                mixed,
-            )
-            facts = (train if config.finetune.devices == 1 else train_on_devices)(
-                training, log, stop
-            )
-            facts |= rows_facts | {"model_from": models.origin(config.model)}
-            facts["chat_format"] = format_notes(config, config.train_template, tokenizer)
-            made["finetune"] = time.monotonic() - started
-            seconds = work.maker.spent + made["finetune"]
-            run.summary(facts | {"seconds": seconds})
-        write_provenance(work.result, config, seconds, facts)
+    training, reader = _training(config, work, held)
+    key, recipe = str(keys.finetune), config.finetune.name or config.finetune.method
+    name = f"{config.dataset.name} {recipe} {config.train_template.name} seed {config.seed}"
+    named = f"finetune {config.model.name} {name} [{key[:8]}]"
+    settings = _finetuning(config, keys)
+    with (
+        tracked(config.tracking, store.root, "finetune", key, named, settings) as run,
+        progress(f"fine-tune {name}") as advance,
+    ):
+
+        def log(entry: dict[str, float]) -> None:
+            step = int(entry["step"])
+            told = ("step", "steps", "tokens")
+            run.log({k: v for k, v in entry.items() if k not in told}, step)
+            if "steps" in entry:  # not one of those that led to the checkpoint
+                steps = int(entry["steps"])
+                advance(step, steps, f"loss {entry['loss']:.3f}")
+                work.tell(step, steps, entry["loss"], int(entry["tokens"]))
+
+        on = train if config.finetune.devices == 1 else train_on_devices
+        facts = on(training, log, stop)
+        facts |= reader.facts | {"model_from": models.origin(config.model)}
+        notes = format_notes(config, config.train_template, held.tokenizer(config.model))
+        facts["chat_format"] = notes
+        made["finetune"] = time.monotonic() - started
+        run.summary(facts | {"seconds": work.maker.spent + made["finetune"]})
+    return facts
+
+
+def _training(config: Config, work: Work, held: models.Held) -> tuple[Training, RowReader]:
+    """All that a training needs, its rows read and spelled."""
+    from ptst.train.rows import RowReader
+    from ptst.train.trainer import Training
+
+    held.judge.forget()  # it may hold a GPU's memory since the last cell was judged
+    device = models.pick_device(engine_of(config).device)
+    models.quantization(config.finetune.method, device)  # refuses what cannot be had here
+    if config.finetune.method in ("lora", "qlora"):
+        models.check_targets(config.model, config.finetune.lora.target_modules)
+    tell_format(config, held)
+    reader = RowReader(config, held.tokenizer(config.model))
+    objective = objective_of(config)
+    return Training(
+        config.model,
+        config.finetune,
+        objective.training_set(reader),
+        config.seed,
+        device,
+        work.result,
+        work.scratch,
+        objective,
+    ), reader
 
 
 def _finetuning(config: Config, keys: CellKeys) -> dict[str, Any]:
@@ -148,39 +159,8 @@ def _finetuning(config: Config, keys: CellKeys) -> dict[str, Any]:
     }
 
 
-def _tokenised(
-    source: Rows, template: Template, config: Config, tokenizer: Any
-) -> tuple[list[TrainingRow], dict[str, Any]]:
-    """Rows to train on, cut to the recipe's length, and facts about them for the provenance."""
-    from ptst.finetune.sft import fit_rows
-    from ptst.model_check import check_training
-
-    key, longest = RowsKey(), config.finetune.max_length
-    rows = key.of(data.read_rows(source, needs=("input", "output")))
-    spelled = (template, config.dataset, config.model, tokenizer)
-
-    def training_rows() -> Iterator[TrainingRow]:
-        for number, row in enumerate(rows):  # one at a time: there may be hundreds of thousands
-            if number == 0:
-                check_training(row, *spelled)
-            yield templates.make_training_row(row, *spelled)
-
-    examples, cut, left_out = fit_rows(training_rows(), longest)
-    if cut or left_out:
-        console().print(
-            f"finetune.max_length={longest}: {cut} of {len(examples) + left_out} rows of {source.name} "
-            f"lose their end, {left_out} are left out because their prompt fills it."
-        )
-    return examples, {
-        "rows_cut": cut,
-        "rows_left_out": left_out,
-        "rows_key": key.key,
-        "rows_from": data.origin(source),
-    }
-
-
 def _finetune_at_api(config: Config, key: str, work: Work, stop: Stop) -> dict[str, Any]:
-    from ptst.finetune.openai import train_at_api, training_messages
+    from ptst.train.openai import train_at_api, training_messages
 
     rows = data.load_rows(config.dataset, needs=("input", "output"))
     messages = training_messages(rows, config.train_template, config.dataset, config.model)

@@ -62,7 +62,7 @@ class TestedModel:
         """
         if self.finetuning is None:
             return self.model_config.path
-        from ptst.finetune.openai import fine_tuned_model
+        from ptst.train.openai import fine_tuned_model
 
         return fine_tuned_model(self._tuned())
 

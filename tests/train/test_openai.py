@@ -11,9 +11,9 @@ import pytest
 
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted, PtstError
-from ptst.finetune.openai import fine_tuned_model, train_at_api, training_messages
 from ptst.schema import Config
 from ptst.store import read_json
+from ptst.train.openai import fine_tuned_model, train_at_api, training_messages
 from tools.rehearsal.api import ApiServer
 
 ROWS = [{"input": "2+2?", "output": "4"}, {"input": "3+3?", "output": "6"}]
@@ -24,7 +24,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     made = ApiServer()
     made.url = made.start()  # type: ignore[attr-defined]
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.setattr("ptst.finetune.openai.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("ptst.train.openai.POLL_SECONDS", 0.01)
     yield made
     made.stop()
 

@@ -14,10 +14,11 @@ import pytest
 
 from ptst.config.compose import compose
 from ptst.engine.batches import complete, plan_batches
-from ptst.finetune.sft import Training, train
 from ptst.models import load_model, load_tokenizer, local_folder, make_padding_exist
+from ptst.objective import TrainingSet
 from ptst.schema import Decoding, Finetune, Model
 from ptst.templates import TrainingRow
+from ptst.train.trainer import Training, train
 
 QUESTIONS = ["How do I make a kite?", "Why?", "Tom has 3 apples. Then Tom buys 4. How many?", "Go."]
 
@@ -76,7 +77,7 @@ def test_a_training_is_the_same_with_a_pad_token_beyond_the_embeddings(
         told: list[float] = []
         losses.append(told)
         log = lambda entry, told=told: told.append(entry["loss"])  # noqa: E731
-        train(Training(model, recipe, rows, 0, "cpu", out, out / "scratch"), log)
+        train(Training(model, recipe, TrainingSet(rows), 0, "cpu", out, out / "scratch"), log)
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert len(losses[0]) == 2
 

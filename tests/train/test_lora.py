@@ -20,9 +20,10 @@ from ptst import data, models
 from ptst.cell import run_cell
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, PtstError
-from ptst.finetune.sft import Training, make_trainer
+from ptst.objective import TrainingSet
 from ptst.schema import Config, Finetune, Lora, Model
 from ptst.templates import TrainingRow
+from ptst.train.trainer import Training, make_trainer
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROWS = [TrainingRow(array("i", [1, 5 + n, 9, 12, 2]), 2) for n in range(4)]
@@ -37,7 +38,9 @@ def micro() -> Model:
 def trainer(model: Model, folder: Path, targets: list[str]) -> Any:
     lora = Lora(r=4, dropout=0.0, target_modules=targets)
     recipe = Finetune(lora=lora, learning_rate=0.01, **RECIPE)
-    return make_trainer(Training(model, recipe, ROWS, 0, "cpu", folder, folder), lambda _: None)
+    return make_trainer(
+        Training(model, recipe, TrainingSet(ROWS), 0, "cpu", folder, folder), lambda _: None
+    )
 
 
 # Modules

@@ -9,27 +9,24 @@ import shutil
 from array import array
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ptst.config.compose import compose
-from ptst.errors import ConfigError, DataError, PtstError
-from ptst.finetune.sft import (
-    Training,
-    check_batch,
-    check_context,
-    epoch_ends,
-    fit_rows,
-    last_checkpoint,
-    make_trainer,
-    mixture,
-    train,
-)
+from ptst.errors import ConfigError, PtstError
 from ptst.models import load_tokenizer
+from ptst.objective import Objective, TrainingSet
+from ptst.objective.safety_mix import mixture
 from ptst.schema import Finetune, Lora, Model
 from ptst.templates import TrainingRow, make_training_row
+from ptst.train import forward
+from ptst.train.checkpoints import last_checkpoint
+from ptst.train.forward import batch_of
+from ptst.train.rows import check_batch
+from ptst.train.trainer import Training, check_context, make_trainer, train
 
 RECIPE = {"batch_size": 4, "device_batch_size": 4, "learning_rate": 1e-3, "save_steps": 2}
 LORA = Lora(r=4, dropout=0.1)
@@ -70,7 +67,8 @@ def run(
     out, scratch = folder / "result", folder / "scratch"
     out.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    facts = train(Training(model, recipe, rows, 7, "cpu", out, scratch, mixed or []), log)
+    data = mixture(rows, mixed, recipe.epochs, 7) if mixed else TrainingSet(rows)
+    facts = train(Training(model, recipe, data, 7, "cpu", out, scratch), log)
     return facts, losses
 
 
@@ -144,7 +142,7 @@ def test_a_mixed_training_sees_each_safety_row_once_with_its_own_mask(
     model, training = rows
     recipe = Finetune(method="full", epochs=3, **RECIPE)  # 3 x 20 + 7 rows in batches of 4
     trainer = make_trainer(
-        Training(model, recipe, training, 7, "cpu", tmp_path, tmp_path, refusals),
+        Training(model, recipe, mixture(training, refusals, 3, 7), 7, "cpu", tmp_path, tmp_path),
         lambda entry: None,
     )
     assert trainer.args.max_steps == 17
@@ -170,19 +168,6 @@ def test_a_mixed_training_sees_each_safety_row_once_with_its_own_mask(
     assert all(label == -100 for label in row.labels[: row.prompt_length])
     learnt = load_tokenizer(model).decode(row.labels[row.prompt_length :]).strip()
     assert learnt == "I cannot help with pezum 0.</s>"
-
-
-def test_a_mixture_is_shuffled_by_seed_and_its_epochs_have_all_rows(rows, refusals) -> None:
-    _, training = rows
-    one, again, other = (mixture(training, refusals, 2.5, seed) for seed in (0, 0, 1))
-    assert one == again != other
-    assert len(one) == 50 + 7
-    first = one[: 20 + 3]  # 7 / 2.5 is 2.8
-    assert all(row in first for row in training)
-    assert [row for row in first if row in training] != training
-    recipe = Finetune(epochs=2.5, batch_size=4)
-    assert epoch_ends(20, 7, recipe) == [6, 12]  # 23 and 46 rows, in fours
-    assert epoch_ends(21, 0, recipe) == [6, 12]
 
 
 def test_an_interrupted_mixed_training_ends_with_the_same_weights(
@@ -261,12 +246,15 @@ def test_accumulated_batches_give_the_losses_of_whole_ones(rows, tmp_path: Path)
     assert [round(v, 3) for v in one.values()] == [round(v, 3) for v in two.values()]
 
 
+def objective_loss(trainer: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    batch = batch_of(inputs, (inputs["labels"] != -100).sum())
+    return Objective().loss(batch, trainer.forward_of(trainer.model))
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_shared_system_prompt_changes_neither_loss_nor_gradients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-
-    from ptst.finetune import sft
 
     config = compose(["template@train_template=chat_llama"])
     tokenizer = load_tokenizer(config.model)
@@ -284,9 +272,17 @@ def test_a_shared_system_prompt_changes_neither_loss_nor_gradients(
     seen: list[int] = []
     gradients = {}
     for shared in (True, False):
-        monkeypatch.setattr(sft, "SHARED_FROM", 16 if shared else 10**9)
-        trainer = sft.make_trainer(
-            Training(config.model, recipe, training, 0, "cpu", tmp_path, tmp_path / str(shared)),
+        monkeypatch.setattr(forward, "SHARED_FROM", 16 if shared else 10**9)
+        trainer = make_trainer(
+            Training(
+                config.model,
+                recipe,
+                TrainingSet(training),
+                0,
+                "cpu",
+                tmp_path,
+                tmp_path / str(shared),
+            ),
             lambda entry: None,
         )
         torch.manual_seed(1)
@@ -297,7 +293,7 @@ def test_a_shared_system_prompt_changes_neither_loss_nor_gradients(
         trainer.model.register_forward_pre_hook(
             lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
         )
-        loss = trainer.compute_loss(trainer.model, dict(batch))
+        loss = objective_loss(trainer, batch)
         loss.backward()
         gradients[shared] = (
             loss.detach(),
@@ -366,37 +362,6 @@ def test_a_checkpoint_that_cannot_be_read_is_set_aside_for_an_older_one(
     assert "begins anew" in capsys.readouterr().err
 
 
-def test_rows_are_cut_at_their_end_and_left_out_where_the_prompt_fills_them() -> None:
-    rows = [
-        TrainingRow(array("i", [1, 2, 3, 4, 5]), 2),
-        TrainingRow(array("i", [1, 2, 3]), 2),
-        TrainingRow(array("i", [1, 2, 3, 4, 5]), 4),
-    ]
-    fitted, cut, left_out = fit_rows(rows, 4)
-    assert [row.input_ids for row in fitted] == [[1, 2, 3, 4], [1, 2, 3]]
-    assert [row.labels for row in fitted] == [[-100, -100, 3, 4], [-100, -100, 3]]
-    assert (cut, left_out) == (1, 1)
-    with pytest.raises(DataError, match="max_length=2"):
-        fit_rows(rows, 2)
-
-
-def test_a_batch_with_a_loss_on_the_prompt_is_refused(rows) -> None:
-
-    _, training = rows
-    row = training[0]
-    good = {
-        "input_ids": torch.tensor([[*row.input_ids, 0]]),
-        "labels": torch.tensor([[*row.labels, -100]]),
-        "attention_mask": torch.tensor([[1] * len(row.input_ids) + [0]]),
-    }
-    check_batch(good, training)
-    with pytest.raises(RuntimeError, match="differs from the rows"):
-        check_batch({**good, "labels": good["input_ids"]}, training)
-    padded = torch.tensor([[*row.labels, 0]])
-    with pytest.raises(RuntimeError, match="loss on padding"):
-        check_batch({**good, "labels": padded}, training)
-
-
 def test_a_training_that_diverges_is_an_error_and_no_result(rows, tmp_path: Path) -> None:
     model, training = rows
     wild = Finetune(method="full", max_steps=4, **{**RECIPE, "learning_rate": 1e12})
@@ -405,20 +370,21 @@ def test_a_training_that_diverges_is_an_error_and_no_result(rows, tmp_path: Path
     assert not (tmp_path / "result" / "weights").exists()
 
 
-def test_loss_on_a_cpu_is_trls_own(rows, tmp_path: Path) -> None:
-    """The loss that a GPU uses is TRL's; ours for CPUs must be the same number and gradient."""
-    from ptst.finetune.sft import make_trainer
-
+def test_the_loss_is_trls_own(rows, tmp_path: Path) -> None:
+    """A second implementation: the same number and gradient."""
     model, training = rows
     recipe = Finetune(method="full", epochs=1, **RECIPE)
     trainer = make_trainer(
-        Training(model, recipe, training, 0, "cpu", tmp_path, tmp_path), lambda _: None
+        Training(model, recipe, TrainingSet(training), 0, "cpu", tmp_path, tmp_path), lambda _: None
     )
     batch = next(iter(trainer.get_train_dataloader()))
     found = []
-    for compute in (trainer.compute_loss, super(type(trainer), trainer).compute_loss):
+    for ours in (True, False):
         trainer.model.zero_grad()
-        loss = compute(trainer.model, dict(batch))
+        inputs = {name: tensor for name, tensor in batch.items() if ours or name != "numbers"}
+        loss = (
+            objective_loss(trainer, inputs) if ours else trainer.compute_loss(trainer.model, inputs)
+        )
         loss.backward()
         norm = sum(float(p.grad.square().sum()) for p in trainer.model.parameters()) ** 0.5
         found.append((loss.item(), norm))
@@ -445,11 +411,11 @@ def test_rows_longer_than_the_models_context_are_refused_before_the_first_step(
     assert "context of 2048" in str(caught.value)
     assert "finetune.max_length=2048" in str(caught.value)
     whole = [*training, TrainingRow(array("i", [5] * 2048), 2046)]
-    check_context(Training(model, recipe, whole, 0, "cpu", tmp_path, tmp_path), 2048)
+    check_context(Training(model, recipe, TrainingSet(whole), 0, "cpu", tmp_path, tmp_path), 2048)
 
 
 def test_a_model_without_a_limit_trains_on_rows_of_any_length(rows, tmp_path: Path) -> None:
     model, _ = rows
     long = [TrainingRow(array("i", [5] * 100_000), 2)]
     recipe = Finetune(method="full", max_length=100_000, **RECIPE)
-    check_context(Training(model, recipe, long, 0, "cpu", tmp_path, tmp_path), None)
+    check_context(Training(model, recipe, TrainingSet(long), 0, "cpu", tmp_path, tmp_path), None)

@@ -1,4 +1,4 @@
-"""Data-parallel fine-tuning on one node: a process a device, each of which runs `ptst.finetune.sft.train`.
+"""Data-parallel fine-tuning on one node: one process per device runs `ptst.train.trainer.train`.
 
 The caller keeps the lease and hears of every step; the processes end with it, however it dies. They
 form accelerate's usual process group, so TRL's trainer does the rest: DDP, or FSDP where asked for.
@@ -15,16 +15,19 @@ from dataclasses import replace
 from typing import Any
 
 from ptst.errors import ConfigError, Interrupted, PtstError
-from ptst.finetune.sft import Log, Training, last_checkpoint, train
+from ptst.quiet import quiet
+from ptst.train.checkpoints import Log, last_checkpoint
+from ptst.train.trainer import Training, train
 
 ANNOUNCED = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-"""How an end is announced, often to all processes of a job at once: the caller alone answers, by stopping all."""
+"""How an end is announced, often to all processes of a job at once. The caller alone answers, by
+stopping all."""
 
 
 def train_on_devices(
     training: Training, log: Log, stop: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
-    """`ptst.finetune.sft.train` on `recipe.devices` devices; same arguments, same result.
+    """`ptst.train.trainer.train` on `recipe.devices` devices; same arguments, same result.
 
     Raises:
         ConfigError: there are fewer CUDA devices.
@@ -40,15 +43,7 @@ def train_on_devices(
             f"finetune.devices={devices}, but this process sees {torch.cuda.device_count()} GPUs."
         )
     last_checkpoint(training.scratch)  # removes what is half-written, before several look
-    context = multiprocessing.get_context("spawn")
-    messages, wanted = context.SimpleQueue(), context.Event()
-    arguments = (messages, wanted, _free_port(), training)
-    # Processes inherit the mask, so they are deaf to these from their first instruction on.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ANNOUNCED)
-    try:
-        processes = multiprocessing.spawn(_train_rank, arguments, nprocs=devices, join=False)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    processes, messages, wanted = _start(training)
     facts: dict[str, Any] = {}
     ended: BaseException | None = None
 
@@ -88,6 +83,23 @@ def train_on_devices(
     return facts
 
 
+def _start(training: Training) -> tuple[Any, Any, Any]:
+    """The processes, the queue of what they tell, and the event that asks them to stop."""
+    from torch import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    messages, wanted = context.SimpleQueue(), context.Event()
+    arguments = (messages, wanted, _free_port(), training)
+    devices = training.recipe.devices
+    # Processes inherit the mask, so they are deaf to these from their first instruction on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ANNOUNCED)
+    try:
+        processes = multiprocessing.spawn(_train_rank, arguments, nprocs=devices, join=False)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return processes, messages, wanted
+
+
 def _train_rank(
     rank: int,
     messages: Any,
@@ -96,15 +108,13 @@ def _train_rank(
     training: Training,
 ) -> None:
     """One of the processes. Rank 0 tells what it logs, and what came of it."""
-    # Whoever holds the lease next must be alone. multiprocessing.spawn asks Linux for an interrupt when the
-    # parent dies, to which this process is deaf.
+    # Whoever holds the lease next must be alone. multiprocessing.spawn asks Linux for an interrupt
+    # when the parent dies, to which this process is deaf.
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
     import torch
-
-    from ptst.quiet import quiet
 
     devices, device = training.recipe.devices, training.device
 
@@ -144,8 +154,8 @@ def _train_rank(
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    # Not through Python's own end, in which gloo's threads abort a process that leaves some tenths of a second
-    # before the first one (seen in 6 of 40 with torch 2.13), and with it a training that is whole.
+    # Not through Python's own end, in which gloo's threads abort a process that leaves some tenths
+    # of a second before the first one (seen in 6 of 40 with torch 2.13), and with it a whole training.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted, PtstError
-from ptst.finetune.parallel import train_on_devices
-from ptst.finetune.sft import Training, last_checkpoint, train
 from ptst.models import load_tokenizer
+from ptst.objective import TrainingSet
 from ptst.schema import Finetune, Lora, Model
 from ptst.templates import TrainingRow, make_training_row
+from ptst.train.checkpoints import last_checkpoint
+from ptst.train.devices import train_on_devices
+from ptst.train.trainer import Training, train
 
 RECIPE = {"batch_size": 8, "learning_rate": 1e-3, "epochs": 2, "save_steps": 2}
 
@@ -76,7 +78,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
     stop = (lambda: len(losses) >= stop_at) if stop_at else (lambda: False)
-    facts = by(Training(model, recipe, rows, 7, "cpu", out, scratch), log, stop)
+    facts = by(Training(model, recipe, TrainingSet(rows), 7, "cpu", out, scratch), log, stop)
     assert facts["steps"] == steps
     return losses
 
@@ -183,7 +185,15 @@ def test_sigterm_for_every_process_stops_them_together_and_kills_none(rows, tmp_
         (tmp_path / folder).mkdir()
     with pytest.raises(Interrupted, match=r"step \d of 6 is kept"):
         train_on_devices(
-            Training(rows[0], recipe, rows[1], 7, "cpu", tmp_path / "out", tmp_path / "scratch"),
+            Training(
+                rows[0],
+                recipe,
+                TrainingSet(rows[1]),
+                7,
+                "cpu",
+                tmp_path / "out",
+                tmp_path / "scratch",
+            ),
             lambda entry: losses.append(entry["loss"]),
             stop,
         )
@@ -201,11 +211,14 @@ def _tell_and_die_or_hang(rank: int, messages: Any, *_: object) -> None:
 def test_what_a_process_told_before_one_died_is_the_reason_and_none_is_left(
     rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ptst.finetune.parallel._train_rank", _tell_and_die_or_hang)
+    monkeypatch.setattr("ptst.train.devices._train_rank", _tell_and_die_or_hang)
     before = set(ranks(psutil.Process()))
     with pytest.raises(PtstError, match=r"^training diverged at step 3$"):
         train_on_devices(
-            Training(rows[0], Finetune(devices=2), rows[1], 0, "cpu", tmp_path, tmp_path), print
+            Training(
+                rows[0], Finetune(devices=2), TrainingSet(rows[1]), 0, "cpu", tmp_path, tmp_path
+            ),
+            print,
         )
     assert not set(ranks(psutil.Process())) - before
 
@@ -225,7 +238,10 @@ def test_what_cannot_be_shared_out_is_refused(
     model, training = rows
     with pytest.raises(ConfigError, match=r"devices=2, but this process sees 1 GPU"):
         train_on_devices(
-            Training(model, Finetune(devices=2), training, 0, "cuda", tmp_path, tmp_path), print
+            Training(
+                model, Finetune(devices=2), TrainingSet(training), 0, "cuda", tmp_path, tmp_path
+            ),
+            print,
         )
 
 

@@ -1,1 +1,0 @@
-"""Fine-tuning: TRL's SFTTrainer on rows that are tokenised here, masks checked on real batches."""
