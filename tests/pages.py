@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -52,6 +53,10 @@ def clone(folder: Path) -> Path:
     binaries.mkdir(parents=True)
     (folder / ".venv" / ".ready").touch()
     put_ptst(binaries)
+    (binaries / "pytest").write_text(
+        f'#!/bin/bash\nexec {sys.executable} -m pytest -p no:randomly "$@"\n'
+    )
+    (binaries / "pytest").chmod(0o755)
     return folder
 
 
