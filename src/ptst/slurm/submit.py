@@ -240,9 +240,9 @@ class _Planner:
         return "generate" in cell.config.stages and bool(self._lacking(cell))
 
     def _lacking(self, cell: GridCell) -> list[str]:
-        """Keys of the cell's completions that are not there."""
-        keys = [own.generate for own in cell.keys.evaluations.values()]
-        return [key for key in keys if not self.store.has("generate", key)]
+        """Keys of the cell's completions and analyses that are not there."""
+        made = [own for own in cell.keys.artifacts if own.made_by == "generate"]
+        return [own.key for own in made if not self.store.has(own.stage, own.key)]
 
     def _completed_by(self, cell: GridCell) -> Sources:
         """The tasks that are to make completions that a cell lacks."""
@@ -358,15 +358,16 @@ class _Planner:
 
 def _items_of(cell: GridCell) -> list[Item]:
     """What a cell is made of, whichever of its stages it is to walk."""
-    generations = [("generate", own.generate) for own in cell.keys.evaluations.values()]
+    made = [own.key for own in cell.keys.artifacts if own.made_by == "generate"]
+    generations = [("generate", key) for key in made]
     return [("finetune", str(cell.keys.finetune)), *generations, ("judge", cell.keys.cell)]
 
 
 def _completions(cells: Sequence[GridCell]) -> tuple[str, ...]:
-    """Keys of the completions that a job of these cells makes."""
+    """Keys of the completions and analyses that a job of these cells makes."""
     generating = [cell for cell in cells if "generate" in cell.config.stages]
-    keys = (own.generate for cell in generating for own in cell.keys.evaluations.values())
-    return tuple(dict.fromkeys(keys))
+    made = (own for cell in generating for own in cell.keys.artifacts if own.made_by == "generate")
+    return tuple(dict.fromkeys(own.key for own in made))
 
 
 def _sharing(cell: GridCell, cells_per_job: int | None) -> str:

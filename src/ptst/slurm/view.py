@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ptst.cell import is_done
 from ptst.progress import say
 from ptst.slurm import cluster, ledger
 from ptst.slurm.cluster import Job, SlurmError
@@ -109,11 +110,11 @@ def jobs_of(grid: Grid, store: Store) -> dict[str, CellJob]:
 def _next_items(cell: GridCell, store: Store) -> list[tuple[str, str]]:
     """What of a cell's stages comes next, as its own job or, after that, another cell's has it."""
     keys = cell.keys
-    if store.has("cell", keys.cell):
+    if is_done(keys, cell.config.stages, store):
         return []
     if keys.finetune and not store.has("finetune", keys.finetune):
         return [("finetune", keys.finetune)]
-    completions = [own.generate for own in keys.evaluations.values()]
-    if lacking := [key for key in completions if not store.has("generate", key)]:
+    made = [own for own in keys.artifacts if own.made_by == "generate"]
+    if lacking := [own.key for own in made if not store.has(own.stage, own.key)]:
         return [("generate", key) for key in (keys.cell, *lacking)]
     return [("judge", keys.cell)]
