@@ -19,8 +19,15 @@ from statsmodels.stats.proportion import proportion_confint
 from ptst.cli import main
 from ptst.errors import ConfigError
 from ptst.metrics import share
-from ptst.report import results as module
-from ptst.report.results import Published, Results, Table, load_results
+from ptst.report.results import (
+    Published,
+    Results,
+    Table,
+    load_results,
+    paper_rows,
+    published,
+    scores,
+)
 from ptst.schema import Sweep
 from ptst.status.states import CellState, states_of
 from ptst.store import Store
@@ -110,11 +117,11 @@ def loaded(folder: Path, answers: Mapping[str, Any], *overrides: str) -> Results
 
 def test_a_big_store_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = loaded(tmp_path / "whole", ANSWERS)
-    monkeypatch.setattr(module, "KEPT", 2)
+    monkeypatch.setattr(scores, "KEPT", 2)
     assert loaded(tmp_path / "again", ANSWERS).contrasts == whole.contrasts
     grid = quick()
     store, _ = filled(grid, tmp_path / "third", by_ends(ANSWERS))
-    read = module.reader(store)
+    read = scores.reader(store)
     cells = [cell for cell in grid.distinct if store.has("cell", cell.keys.cell)]
     found = [read(cell, "hazards") for cell in cells]
     assert read(cells[-1], "hazards") is found[-1]
@@ -461,14 +468,14 @@ def test_the_paper_s_kinds_of_fine_tuning_stand_beside_their_own_numbers(tmp_pat
         entries = [e for t in results.tables if t.metric == "hazards/asr" for e in t.entries.values()]  # fmt: skip
         return {(e.coordinates["finetune"], e.paper and e.paper.mean) for e in entries}
 
-    mixed = [row for row in module.paper_rows() if (row["table"], row["finetune"], row["train_template"], row["test_template"], row["metric"]) == ("6b", "safety_mix", "chat_vanilla", "chat_vanilla", "directharm4/asr")]  # fmt: skip
-    plain = [row for row in module.paper_rows() if (row["table"], row["finetune"], row["train_template"], row["test_template"], row["metric"]) == ("6b", "sft", "chat_vanilla", "chat_vanilla", "directharm4/asr")]  # fmt: skip
+    mixed = [row for row in paper_rows() if (row["table"], row["finetune"], row["train_template"], row["test_template"], row["metric"]) == ("6b", "safety_mix", "chat_vanilla", "chat_vanilla", "directharm4/asr")]  # fmt: skip
+    plain = [row for row in paper_rows() if (row["table"], row["finetune"], row["train_template"], row["test_template"], row["metric"]) == ("6b", "sft", "chat_vanilla", "chat_vanilla", "directharm4/asr")]  # fmt: skip
     with_them = dict(papers())
     assert with_them["safety_mix"] == float(mixed[0]["mean"])
     assert with_them["full"] == float(plain[0]["mean"]) != float(mixed[0]["mean"])
     for own, kind in (([], "safety_mix"), (["+template@finetune.mix.template=chat_llama"], None)):
         (cell,) = expand(["finetune=safety_mix", *own]).cells
-        assert module._kind(cell) == kind
+        assert published._kind(cell) == kind
 
 
 def test_seeds_of_a_query_are_one_unit_of_the_test(tmp_path: Path) -> None:
@@ -542,13 +549,13 @@ def test_cells_under_other_seeds_are_not_paired(tmp_path: Path) -> None:
 
 def test_no_file_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: Counter[Path] = Counter()
-    whole = module.read_jsonl
+    whole = scores.read_jsonl
 
     def counted(path: Path) -> list[dict[str, Any]]:
         read[path] += 1
         return whole(path)
 
-    monkeypatch.setattr(module, "read_jsonl", counted)
+    monkeypatch.setattr(scores, "read_jsonl", counted)
     loaded(tmp_path, ANSWERS, "seed=0,1")
     assert len(read) > 8
     assert set(read.values()) == {1}

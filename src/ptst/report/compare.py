@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from ptst.errors import ConfigError
 from ptst.metrics import Metric, scale_in_words, shown
 from ptst.report.agreement import COMPLIED
-from ptst.report.results import Contrast, paired, reader, untested
+from ptst.report.results.contrasts import paired, untested
+from ptst.report.results.scores import reader
+from ptst.report.results.types import Contrast
 from ptst.report.statistics import holm
 from ptst.report.tables import difference_interval, p_in_words
 from ptst.stages.summarise import Metrics, read_metrics

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ptst.report.results import PAPER, Results
+from ptst.report.results import Results
+from ptst.report.results.published import PAPER
 from ptst.store import Store, fingerprint, key_of, read_json, write_atomic, write_bytes, write_json
 from ptst.sweep.grid import Grid
 
@@ -21,6 +22,7 @@ def write_report(results: Results, store: Store) -> Path:
     here = Path(__file__).parent
     folder = Path(grid.reports).expanduser() / grid.report_name
     made = _made(grid, store)
+    code = sorted([*here.rglob("*.py"), *here.rglob("*.j2")])
     key = key_of(
         {
             "sweep": [dataclasses.asdict(grid.sweep), grid.scale],
@@ -29,7 +31,7 @@ def write_report(results: Results, store: Store) -> Path:
             ],
             "made": made,
             "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
-            "code": [fingerprint(file) for file in sorted(here.glob("*.[pj]*"))],
+            "code": [fingerprint(file) for file in code],
             "audit": [table.audit for table in results.tables],
             "paper": fingerprint(PAPER),
         }

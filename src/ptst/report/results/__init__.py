@@ -1,0 +1,20 @@
+"""What a sweep came to: one entry per cell and metric, over seeds, beside the paper's number."""
+
+from ptst.report.results.cut_off import cut_off_note, cut_off_warnings
+from ptst.report.results.load import load_results
+from ptst.report.results.published import also, paper_rows
+from ptst.report.results.types import Contrast, Entry, Published, Results, Run, Table
+
+__all__ = [
+    "Contrast",
+    "Entry",
+    "Published",
+    "Results",
+    "Run",
+    "Table",
+    "also",
+    "cut_off_note",
+    "cut_off_warnings",
+    "load_results",
+    "paper_rows",
+]

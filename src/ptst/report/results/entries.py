@@ -1,0 +1,194 @@
+"""The tables of a metric: one entry per place, over its seeds, and the same by category."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+
+from ptst.keys import Parts, judge_parts
+from ptst.metrics import (
+    NO_CATEGORY,
+)
+from ptst.report.results.layout import place_of
+from ptst.report.results.published import PaperRow, caption, published, rows_for
+from ptst.report.results.scores import (
+    ReadScores,
+    evaluation_of,
+    label_of,
+    scale_of,
+    value_of,
+)
+from ptst.report.results.types import Entry, Place, Run, Table
+from ptst.report.statistics import (
+    mean_and_std,
+    pooled_interval,
+)
+from ptst.schema import Evaluation, Sweep, TableMetric
+from ptst.sweep.grid import GridCell
+from ptst.wording import judge_name, micro_note
+
+
+def reported(cell: GridCell, metric: str) -> Evaluation | None:
+    """The evaluation that gives a metric of a cell; None where the cell does not report it."""
+    name, _, own = metric.partition("/")
+    evaluation = cell.config.evaluations.get(name)
+    return evaluation if evaluation and own in evaluation.metrics else None
+
+
+def table_of(
+    sweep: Sweep,
+    metric: str,
+    shown: TableMetric,
+    split: dict[str, str],
+    runs: Sequence[Run],
+    read: ReadScores,
+    paper: Sequence[PaperRow],
+    judges: Mapping[str, Parts],
+) -> Table:
+    places: dict[Place, list[Run]] = {}
+    for run in runs:
+        places.setdefault(place_of(run.cell, sweep), []).append(run)
+    rows, columns = (
+        tuple(sorted(dict.fromkeys(place[side] for place in places), key=lambda v: v != "none"))
+        for side in (0, 1)
+    )
+    theirs = {place: rows_for(at[0].cell, metric, shown, paper) for place, at in places.items()}
+    evaluation = reported(runs[0].cell, metric)
+    assert evaluation is not None
+    by_category = _by_category(
+        metric, shown, evaluation.measures, split, (rows, columns), places, read, judges
+    )
+    return Table(
+        metric,
+        shown.title,
+        evaluation.measures,
+        split,
+        rows,
+        columns,
+        {place: _entry(metric, at, read, theirs[place], judges) for place, at in places.items()},
+        caption([rows[0] for rows in theirs.values() if rows]),
+        by_category,
+        world=micro_note((run.cell.config for run in runs), [metric.partition("/")[0]]),
+    )
+
+
+def _by_category(
+    metric: str,
+    shown: TableMetric,
+    measures: str,
+    split: dict[str, str],
+    axes: tuple[tuple[str, ...], tuple[str, ...]],
+    places: Mapping[Place, Sequence[Run]],
+    read: ReadScores,
+    judges: Mapping[str, Parts],
+) -> Table | None:
+    """The table of a metric by category; None where no run that is done has categories."""
+    found = {
+        name
+        for runs in places.values()
+        for run in runs
+        if run.metric
+        for name in run.metric.categories
+    }
+    if not found:
+        return None
+    categories = tuple(sorted(found, key=lambda name: (name == NO_CATEGORY, name)))
+    entries: dict[Place, Entry] = {}
+    for place in product(*axes):
+        for category in categories if place in places else ():
+            runs = [
+                replace(run, metric=run.metric and run.metric.categories.get(category))
+                for run in places[place]
+            ]
+            entries[" → ".join(place), category] = _entry(metric, runs, read, (), judges, category)
+    rows = tuple(dict.fromkeys(row for row, _ in entries))
+    return Table(
+        metric, f"{shown.title}, by category", measures, split, rows, categories, entries, None
+    )
+
+
+def _entry(
+    metric: str,
+    runs: Sequence[Run],
+    read: ReadScores,
+    paper: Sequence[PaperRow],
+    judges: Mapping[str, Parts],
+    category: str | None = None,
+) -> Entry:
+    """An entry over its runs; with `category`, which the runs' metrics are of, also the interval's answers."""
+    coordinates = {k: v for k, v in runs[0].cell.coordinates.items() if k != "seed"}
+    metrics = [run.metric for run in runs if run.metric]
+    values = [metric.value for metric in metrics if metric.value is not None]
+    mean, std, over, low, high = None, None, None, None, None
+    if len(values) == len(runs):
+        mean, std = mean_and_std(values)
+        over = None if std is None else "train_seed"
+        low, high = metrics[0].ci_low, metrics[0].ci_high
+        if len(runs) > 1:
+            low, high = _interval(metric, runs, read, category)
+        elif metrics[0].std is not None:
+            std, over = metrics[0].std, "decoding_seed"
+    return Entry(
+        coordinates,
+        metric,
+        tuple(runs),
+        _status(runs),
+        mean,
+        std,
+        sum(metric.n for metric in metrics),
+        sum(metric.missing for metric in metrics),
+        low,
+        high,
+        published(paper),
+        scale_of(runs[0].cell, metric),
+        over,
+        judge_name(judge_parts(evaluation_of(runs[0].cell, metric).judge), judges),
+        max((metric.units for metric in metrics), default=0),
+    )
+
+
+def _status(runs: Sequence[Run]) -> str:
+    """The worst of an entry's runs, and of several how many it befell."""
+    words = [_word(run) for run in runs]
+    worst = (
+        "damaged",
+        "failed",
+        "blocked",
+        "running",
+        "queued",
+        "waiting",
+        "not judged",
+        "no score",
+        "partly scored",
+        "done",
+    )
+    word = next(word for word in worst if word in words)
+    many = len(runs) > 1 and word != "done"
+    return f"{word} ({words.count(word)} of {len(runs)} seeds)" if many else word
+
+
+def _word(run: Run) -> str:
+    if run.state.state != "done":
+        return run.state.state
+    if run.metric is None:
+        return "not judged"
+    if run.metric.value is None:
+        return "no score"
+    return "partly scored" if run.metric.missing else "done"
+
+
+def _interval(
+    metric: str, runs: Sequence[Run], read: ReadScores, category: str | None
+) -> tuple[float, float] | tuple[None, None]:
+    values, units = [], []
+    for run in runs:
+        scored = read(run.cell, metric.partition("/")[0])
+        if scored is None:
+            return None, None
+        for answer in scored.values():
+            value = value_of(answer, label_of(run.cell, metric))
+            if value is not None and category in (None, answer.category):
+                values.append(value)
+                units.append(answer.unit)
+    return pooled_interval(values, units, scale_of(runs[0].cell, metric))

@@ -1,0 +1,72 @@
+"""The scores behind a metric, read from the store, and what each counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ptst.metrics import (
+    MEAN,
+    Answer,
+    Scale,
+)
+from ptst.schema import Evaluation
+from ptst.stages.completions import answer_of
+from ptst.stages.summarise import scale_of_metric
+from ptst.store import Store, read_jsonl
+from ptst.sweep.grid import GridCell
+
+Scored = dict[tuple[str, int], Answer]
+"""The scores of one query set under one model: (query id, sample) -> what the judge said."""
+
+ReadScores = Callable[[GridCell, str], Scored | None]
+"""read(cell, evaluation); None where the store has the cell's metrics and not (any more) its scores."""
+
+KEPT = 500
+"""Files of scores in memory at a time: those of a table, and not those of a whole store (0.1 MB each)."""
+
+
+def reader(store: Store) -> ReadScores:
+    """A function that reads a cell's scores; the last `KEPT` files are not read again."""
+    known: dict[tuple[str | None, ...], Scored | None] = {}
+
+    def read(cell: GridCell, evaluation: str) -> Scored | None:
+        keys, setting = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation]
+        place = keys.judge, setting.unit, setting.category
+        if place not in known:
+            if len(known) == KEPT:
+                del known[next(iter(known))]
+            known[place] = _scored(store, keys.generate, keys.judge, setting)
+        return known[place]
+
+    return read
+
+
+def _scored(store: Store, generate: str, judge: str, setting: Evaluation) -> Scored | None:
+    several = setting.decoding.samples > 1
+    alone = not (setting.unit or setting.category or several)  # the scores say it all
+    if not store.has("judge", judge) or not (alone or store.has("generate", generate)):
+        return None
+    scores = read_jsonl(store.path("judge", judge) / "scores.jsonl")
+    rows = scores if alone else read_jsonl(store.path("generate", generate) / "completions.jsonl")
+    answers = [answer_of(row, score, setting) for row, score in zip(rows, scores, strict=True)]
+    return {(s["id"], a.sample): a for s, a in zip(scores, answers, strict=True)}
+
+
+def value_of(answer: Answer, what: str) -> float | None:
+    """What an answer counts in a metric: 1 or 0 for a label, the judge's value for a mean; None is missing."""
+    if answer.label is None:
+        return None
+    return answer.value if what == MEAN else float(answer.label == what)
+
+
+def evaluation_of(cell: GridCell, metric: str) -> Evaluation:
+    return cell.config.evaluations[metric.partition("/")[0]]
+
+
+def label_of(cell: GridCell, metric: str) -> str:
+    return evaluation_of(cell, metric).metrics[metric.partition("/")[2]]
+
+
+def scale_of(cell: GridCell, metric: str) -> Scale:
+    name, _, own = metric.partition("/")
+    return scale_of_metric(cell.config.evaluations[name], own)

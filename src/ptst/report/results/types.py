@@ -1,0 +1,195 @@
+"""The tables and contrasts of a report as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ptst.metrics import (
+    Metric,
+    Scale,
+    known_sum,
+    lower_is_better,
+)
+from ptst.report.results.scores import label_of
+from ptst.status.states import CellState
+from ptst.sweep.grid import Grid, GridCell
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of an entry. `metric` is None unless the cell is done."""
+
+    cell: GridCell
+    state: CellState
+    metric: Metric | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number of the paper (sweeps/paper): percent, BERTScore from 0 to 1."""
+
+    mean: float
+    std: float | None
+    n_runs: int | None
+    std_over: str | None
+    also: tuple[tuple[str, float], ...] = ()
+    """("Table 6b", mean) of other tables that print the same with another number: the paper contradicts itself."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A place in a table: a cell over its seeds, in one metric.
+
+    Attributes:
+        coordinates: the cells' coordinates but the seed.
+        status: "done", or what keeps the entry from a number: "damaged", "failed", "blocked", "running", "queued", "waiting", "not judged"
+            (done as far as `stages` go), "no score"; or, beside a number, "partly scored". With several
+            seeds the worst of them and how many it befell: "failed (1 of 3 seeds)".
+        mean: over seeds; None unless every run is done and scored. Nothing is averaged away.
+        std: population standard deviation, over what `std_over` says; None for one run of one sample.
+        n: scored answers over all runs.
+        missing: answers without a score, over all runs.
+        ci_low, ci_high: 95 % interval of the pooled number (Wilson's for a share, Student's for a mean; over
+            units).
+        paper: the paper's number, or None where it has none.
+        scale: what mean, std and interval are on: None is percent (of std: points).
+        std_over: "train_seed"; "decoding_seed" for one run whose queries were answered several times; None
+            without `std`.
+        judge: its name in conf/judge, with what differs from that file (`ptst.wording.judge_name`).
+        units: of the run with the most of them; seeds share their units.
+    """
+
+    coordinates: dict[str, str]
+    metric: str
+    runs: tuple[Run, ...]
+    status: str
+    mean: float | None
+    std: float | None
+    n: int
+    missing: int
+    ci_low: float | None
+    ci_high: float | None
+    paper: Published | None
+    scale: Scale = None
+    std_over: str | None = None
+    judge: str = ""
+    units: int = 0
+
+    @property
+    def unfinished(self) -> int | None:
+        """Answers over all runs that were cut off at max_new_tokens; None where metrics of one do not say."""
+        return known_sum(run.metric.unfinished for run in self.runs if run.metric)
+
+    @property
+    def repeats(self) -> int:
+        """How many numbers `std` is over."""
+        if self.std_over == "decoding_seed" and self.runs[0].metric:
+            return self.runs[0].metric.samples
+        return len(self.runs)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One metric over rows and columns of the sweep.
+
+    Attributes:
+        metric: "<evaluation>/<metric>".
+        measures: helpfulness, safety or over_refusal.
+        split: coordinates that set this table apart from others of the same metric (a model, say).
+        rows, columns: values of the sweep's row and column coordinates, in its order; a row without
+            fine-tuning comes first.
+        entries: by (row, column); a place that the grid does not have is absent.
+        paper: what the paper's numbers beside ours are: "Llama-2-7B-chat, GSM8K: DirectHarm4 ASR
+            (Table 1c)"; None where there are none.
+        by_category: the same by category: a row for each place of this table ("train → test"), a column for each
+            category; None where the queries have none.
+        audit: what is to be known of the judge: what it cannot see, and of an ASR what each annotator says of it.
+        settings: what the command line set otherwise than the sweep does, and no coordinate or judge says.
+        world: what is of the micro world in its numbers, in a sentence or two; None where nothing is.
+    """
+
+    metric: str
+    title: str
+    measures: str
+    split: dict[str, str]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    entries: dict[tuple[str, str], Entry]
+    paper: str | None
+    by_category: Table | None = None
+    audit: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    world: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The judge's label whose share it shows, or `mean`; None for a table without cells."""
+        runs = [run for entry in self.entries.values() for run in entry.runs]
+        return label_of(runs[0].cell, self.metric) if runs else None
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        """None where neither a low nor a high number is good news."""
+        return lower_is_better(self.measures, self.label or "")
+
+    @property
+    def scale(self) -> Scale:
+        """What its numbers are on."""
+        return next((entry.scale for entry in self.entries.values()), None)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """PTST's claim on the same queries: `with_prompt` minus `without`, in one safety metric.
+
+    Attributes:
+        metric: "<evaluation>/<metric>".
+        kind: "safety prompt at test time" (T → T against T → S), or "left out of training" (S → S against
+            T → S); T is a template without safety prompt, S one with.
+        a, b: "train → test" of the two entries; `b` is always T → S.
+        split: as in Table.
+        n: queries answered in both, over all seeds. units: of the test.
+        only_a, only_b: queries where the metric's label was given in the one and not in the other; of a mean,
+            where the value is higher in the one.
+        difference: mean of b minus mean of a over those queries, percentage points; of a mean, on its scale.
+        ci_low, ci_high: its 95 % interval (`ptst.report.statistics.paired_interval`); None where there is none.
+        p: McNemar's exact test, in its sign-flip form over units. p_holm: after Holm's correction over all
+            contrasts of the sweep that are tested. All None where one of the two entries is not there. A mean has a
+            test where the judge's values are whole numbers, and of each evaluation one metric is tested, ASR
+            where it reports one: the others ask the same answers the same question. Else p is None, and `status`
+            says so.
+        status: "done", or why there is no number; or, beside a number, "partly scored" and how many
+            queries are left out for it, or why there is no test.
+    """
+
+    metric: str
+    kind: str
+    a: str
+    b: str
+    split: dict[str, str]
+    n: int
+    units: int
+    only_a: int
+    only_b: int
+    difference: float | None
+    p: float | None
+    p_holm: float | None
+    status: str
+    scale: Scale = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report shows."""
+
+    grid: Grid
+    states: dict[str, CellState]
+    """By cell key."""
+    tables: tuple[Table, ...]
+    contrasts: tuple[Contrast, ...]
+
+
+Place = tuple[str, str]
+"""Row and column."""
