@@ -20,16 +20,13 @@ from ptst.cli import main
 from ptst.errors import ConfigError
 from ptst.judge import keywords
 from ptst.metrics import wilson
-from ptst.report.agreement import (
+from ptst.report.agreement import _judges, _pair, audit_of, load_agreement
+from ptst.report.reliability import (
     Interval,
-    _judges,
-    _pair,
-    audit_of,
     bootstrapped,
     cohens_kappa,
     coincidences,
     krippendorff_alpha,
-    load_agreement,
 )
 from ptst.store import Store, read_jsonl, write_json, write_jsonl
 from ptst.sweep.grid import Grid, expand

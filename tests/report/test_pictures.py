@@ -15,8 +15,13 @@ from xml.etree import ElementTree
 import pytest
 
 from ptst.metrics import Metric
-from ptst.report import pictures
 from ptst.report.pictures import draw_all, scatter_pairs, should_be_low
+from ptst.report.pictures.along import along
+from ptst.report.pictures.draw import _saved
+from ptst.report.pictures.heatmap import heatmap
+from ptst.report.pictures.loss import loss_curves
+from ptst.report.pictures.scatter import _label_places, scatter
+from ptst.report.pictures.style import OKABE_ITO, WARM
 from ptst.report.results import Contrast, Entry, Published, Results, Run, Table, load_results
 from ptst.status.states import CellState
 from ptst.store import Store, write_json, write_jsonl
@@ -260,7 +265,7 @@ def test_equal_numbers_have_equal_colours_in_ours_and_in_the_papers(
     from matplotlib.patches import Rectangle
 
     results, _ = report
-    figure = pictures._heatmap(results.tables[1], {"chat_llama"})
+    figure = heatmap(results.tables[1], {"chat_llama"})
     ours, paper = figure.axes
 
     def colours(axes: Any) -> dict[tuple[float, float], str]:
@@ -268,7 +273,7 @@ def test_equal_numbers_have_equal_colours_in_ours_and_in_the_papers(
         return {patch.get_xy(): to_hex(patch.get_facecolor()) for patch in places}
 
     assert colours(ours)[0, 1] == colours(paper)[0, 1]  # 75 and 75
-    assert colours(ours)[0, 0] == pictures.WARM[0]  # 0
+    assert colours(ours)[0, 0] == WARM[0]  # 0
     assert colours(ours)[0, 1] != colours(ours)[1, 1]  # 75 and 25
 
 
@@ -297,7 +302,7 @@ def test_each_arrow_starts_at_the_untouched_model_under_the_same_test_template(
 ) -> None:
     results, _ = report
     ((safety, helpfulness),) = scatter_pairs(results)
-    figure = pictures._scatter(results, safety, helpfulness)
+    figure = scatter(results, safety, helpfulness)
     assert figure is not None
     vanilla, llama = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
@@ -315,7 +320,7 @@ def test_each_arrow_starts_at_the_untouched_model_under_the_same_test_template(
         assert {tuple(map(float, line.get_xydata()[0])) for line in axes.lines} == {start, end}
         faces = {tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in axes.lines}
         # hollow: no safety prompt at test time
-        assert faces[end] == ("white" if test == "chat_vanilla" else pictures.OKABE_ITO[0])
+        assert faces[end] == ("white" if test == "chat_vanilla" else OKABE_ITO[0])
     assert any("2 places have no number" in text.get_text() for text in figure.texts)
 
 
@@ -323,7 +328,7 @@ def test_points_that_pile_up_have_names_that_do_not() -> None:
     names = ["chat_vanilla", "text_alpaca", "chat_llama", "chat_mpt", "none"]
     size = (2.75, 2.3)
     for points in ([(2.6, 2.1)] * 5, [(0.1, 0.1)] * 5, [(i / 4, 2.0) for i in range(5)]):
-        places = pictures._label_places(points, names, size)
+        places = _label_places(points, names, size)
         boxes = [
             (x, y - 0.07, x + 0.064 * len(name), y + 0.07)
             for (x, y), name in zip(places, names, strict=True)
@@ -338,14 +343,14 @@ def test_points_that_pile_up_have_names_that_do_not() -> None:
 
 def test_loss_curves_are_those_of_the_store(report: tuple[Results, Store]) -> None:
     results, store = report
-    figure = pictures._loss_curves(results, store)
+    figure = loss_curves(results, store)
     assert figure is not None
     (axes,) = figure.axes
     # chat_llama's fine-tuning is not in the store.
     (line,) = axes.lines
     assert list(line.get_xdata()) == [1, 2, 3]
     assert list(line.get_ydata()) == [2.0, 1.0, 0.5]
-    assert line.get_color() == pictures.OKABE_ITO[0]
+    assert line.get_color() == OKABE_ITO[0]
 
 
 def test_a_sweep_along_epochs_is_drawn_over_them_from_the_untouched_model_at_0(
@@ -354,7 +359,7 @@ def test_a_sweep_along_epochs_is_drawn_over_them_from_the_untouched_model_at_0(
     grid = expand(["+sweeps=figure2", "evaluation=[hazards]", "tracking=none"])
     states = {cell.keys.cell: CellState("waiting") for cell in grid.cells}
     results = load_results(grid, Store(tmp_path), states)
-    assert pictures._along(results) is None  # nothing of ours yet
+    assert along(results) is None  # nothing of ours yet
 
     def measured(entry: Entry) -> Entry:
         epoch = float(entry.coordinates.get("finetune.epoch", 0))
@@ -368,7 +373,7 @@ def test_a_sweep_along_epochs_is_drawn_over_them_from_the_untouched_model_at_0(
         replace(t, entries={place: measured(e) for place, e in t.entries.items()})
         for t in results.tables
     ]
-    figure = pictures._along(replace(results, tables=tuple(filled)))
+    figure = along(replace(results, tables=tuple(filled)))
     assert figure is not None
     _, safety = figure.axes
     ours = [line for line in safety.lines if line.get_linestyle() == "-"]
@@ -389,13 +394,13 @@ def test_a_sweep_along_epochs_is_drawn_over_them_from_the_untouched_model_at_0(
         "paper",
     ]
     assert safety.get_xlabel() == "epoch"
-    (tmp_path / "along.png").write_bytes(pictures._saved(figure, "png"))
+    (tmp_path / "along.png").write_bytes(_saved(figure, "png"))
 
 
 def test_a_table_of_templates_is_not_drawn_along_anything(
     report: tuple[Results, Store],
 ) -> None:
-    assert pictures._along(report[0]) is None
+    assert along(report[0]) is None
 
 
 def test_seeds_of_a_template_have_its_colour(tmp_path: Path) -> None:
@@ -403,10 +408,10 @@ def test_seeds_of_a_template_have_its_colour(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for key in {cell.keys.finetune for cell in grid.cells if cell.keys.finetune}:
         put(store, "finetune", key, {"log.jsonl": [{"step": 1, "loss": 1.0}]}, {})
-    figure = pictures._loss_curves(Results(grid, {}, (), ()), store)
+    figure = loss_curves(Results(grid, {}, (), ()), store)
     assert figure is not None
     colours = Counter(line.get_color() for line in figure.axes[0].lines)
-    assert colours == {pictures.OKABE_ITO[0]: 2, pictures.OKABE_ITO[1]: 2}
+    assert colours == {OKABE_ITO[0]: 2, OKABE_ITO[1]: 2}
 
 
 def test_an_empty_store_has_heat_maps_of_words_only(

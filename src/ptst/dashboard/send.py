@@ -13,12 +13,12 @@ from typing import Any
 from urllib.parse import quote
 
 from ptst.dashboard.definition import (
-    CHART_ROWS,
     Dashboard,
     View,
     chart_variables,
     view_variables,
 )
+from ptst.dashboard.panels import CHART_ROWS
 from ptst.errors import PtstError
 from ptst.progress import say
 from ptst.tracking import check_key

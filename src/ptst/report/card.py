@@ -7,31 +7,36 @@ machine: a local file or folder counts by its content there, as it does in the k
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ptst.chat import chat_source
 from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
-from ptst.metrics import Metric, decimals, scale_in_words, shown
+from ptst.metrics import scale_in_words
 from ptst.models import local_folder
 from ptst.report.agreement import COMPLIED
-from ptst.schema import Config, Evaluation, Finetune, Model, Rows, Template
+from ptst.report.card_sources import (
+    indented,
+    licence_of,
+    mixed_in,
+    source_of_model,
+    source_of_rows,
+    spelled_by,
+)
+from ptst.report.place import metric_in_words
+from ptst.schema import Config, Evaluation, Finetune, Template
 from ptst.stages.summarise import Metrics, read_metrics
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store, key_of, read_json
 from ptst.wording import decoding_in_words, judge_name, known_judges, micro_note, rows_in_words
 
 LIBRARY = {"full": "transformers", "lora": "peft", "qlora": "peft"}
+
 RELATION = {"full": "finetune", "lora": "adapter", "qlora": "adapter"}
 """`library_name` and `base_model_relation` of the hub's metadata, by method."""
 
@@ -79,7 +84,7 @@ def model_card(config: Config, store: Store) -> str:
     facts = read_json(folder / "provenance.json")
     measured = _measured(config, keys, store)
     title = f"{made.model.name}-{made.dataset.name}-{made.train_template.name}"
-    licence = _licence(made.model)
+    licence = licence_of(made.model)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -90,15 +95,15 @@ def model_card(config: Config, store: Store) -> str:
         title=title,
         made=made,
         epoch=tested_epoch(config.finetune),
-        base=_source_of_model(made.model, keys.finetune_parts, facts),
+        base=source_of_model(made.model, keys.finetune_parts, facts),
         page=None if local_folder(made.model) else f"https://huggingface.co/{made.model.path}",
         licence=licence.get("license_name") or licence.get("license"),
-        trained_on=_source_of_rows(made.dataset, keys.finetune_parts["rows"], facts),
-        mixed=_mixed(made.finetune, keys.finetune_parts),
-        spelled=_spelled(made.model),
-        template=_indented(made.train_template),
+        trained_on=source_of_rows(made.dataset, keys.finetune_parts["rows"], facts),
+        mixed=mixed_in(made.finetune, keys.finetune_parts),
+        spelled=spelled_by(made.model),
+        template=indented(made.train_template),
         others={
-            row.template: _indented(row.spelled)
+            row.template: indented(row.spelled)
             for one in measured
             for row in (*one.tuned, *one.untouched)
             if not row.trained
@@ -210,15 +215,15 @@ def _advice(measured: Measured) -> str | None:
     named = " and ".join(_called(row) for row in best)
     low = best[0].metrics[metric]
     if len(rows) == 1:
-        return f"{where}: only {named} was tested: {metric} {_in_words(low)}."
-    said = f"{where}: {metric} is lowest under {named}, {_in_words(low)}"
+        return f"{where}: only {named} was tested: {metric} {metric_in_words(low)}."
+    said = f"{where}: {metric} is lowest under {named}, {metric_in_words(low)}"
     trained = next((row for row in rows if row.trained), None)
     if trained is None:
         return f"{said}. The template of the training was not tested."
     if trained in best:
         return f"{said}."
     theirs = trained.metrics[metric]
-    said = f"{said}; under {_called(trained)}, {_in_words(theirs)}."
+    said = f"{said}; under {_called(trained)}, {metric_in_words(theirs)}."
     if low.ci_high is not None and theirs.ci_low is not None and low.ci_high >= theirs.ci_low:
         said += " The intervals overlap: these queries do not tell the two apart."
     return said
@@ -226,17 +231,6 @@ def _advice(measured: Measured) -> str | None:
 
 def _called(row: Row) -> str:
     return f"`{row.template}`{' (of the training)' if row.trained else ''}"
-
-
-def _in_words(metric: Metric) -> str:
-    """ "35.0 (25–46)", or why there is no number."""
-    if metric.value is None:
-        return "no score"
-    number = shown(metric.value, metric.scale)
-    if metric.ci_low is None or metric.ci_high is None:
-        return number
-    digits = decimals(metric.scale) - 1
-    return f"{number} ({metric.ci_low:.{digits}f}–{metric.ci_high:.{digits}f})"
 
 
 def _table(measured: Measured) -> dict[str, Any]:
@@ -258,7 +252,7 @@ def _table(measured: Measured) -> dict[str, Any]:
             [
                 which,
                 _called(row),
-                *(_in_words(row.metrics[name]) for name in names),
+                *(metric_in_words(row.metrics[name]) for name in names),
                 *_counts(row),
             ]
             for row, which in rows
@@ -326,79 +320,3 @@ def _metadata(
         model_name=title,
         eval_results=results or None,
     )
-
-
-def _licence(model: Model) -> dict[str, str]:
-    """The licence that the base model's own card names, where that card is on this machine."""
-    from huggingface_hub import ModelCard, try_to_load_from_cache
-
-    folder = local_folder(model)
-    file = (
-        folder / "README.md"
-        if folder
-        else try_to_load_from_cache(model.path, "README.md", revision=model.revision)
-    )
-    if not isinstance(file, str | Path) or not Path(file).is_file():
-        return {}
-    try:
-        data = ModelCard.load(Path(file), ignore_metadata_errors=True).data
-    except (
-        ValueError,
-        TypeError,
-        yaml.YAMLError,
-    ):  # no card, or one that says nothing that can be read
-        return {}
-    names = ("license", "license_name", "license_link")
-    return {name: str(value) for name in names if (value := data.get(name))}
-
-
-def _source_of_model(model: Model, parts: Parts, facts: Mapping[str, Any]) -> str:
-    if "sha256" in parts["model"]:
-        return f"{model.name}, a local folder (SHA-256 of its files {parts['model']['sha256'][:16]}...)"
-    commit = (facts.get("model_from") or {}).get("commit") or model.revision
-    return f"[{model.path}](https://huggingface.co/{model.path}), {_commit(commit)}"
-
-
-def _spelled(model: Model) -> str:
-    """What spells the model's chats, without a place on this machine."""
-    if model.chat is None:
-        return "its tokenizer's own chat template says"
-    if model.chat.endswith(".jinja"):
-        digest = hashlib.sha256((chat_source(model) or "").encode()).hexdigest()
-        return f"a Jinja template of its own says (SHA-256 {digest[:16]}...)"
-    return f"`{model.chat}`"
-
-
-def _source_of_rows(rows: Rows, parts: Parts, facts: Mapping[str, Any]) -> str:
-    if rows.source == "hub":
-        commit = (facts.get("rows_from") or {}).get("commit") or rows.revision
-        return (
-            f"[{rows.path}](https://huggingface.co/datasets/{rows.path}), split {rows.split}, "
-            f"{_commit(commit)}"
-        )
-    if rows.source == "local":
-        return f"{rows.name}, a local file (SHA-256 {parts['sha256'][:16]}...)"
-    return rows_in_words(rows)
-
-
-def _mixed(recipe: Finetune, parts: Parts) -> str | None:
-    if recipe.mix is None:
-        return None
-    return _source_of_rows(recipe.mix.rows, parts["recipe"]["mix"]["rows"], {})
-
-
-def _commit(commit: str | None) -> str:
-    return f"commit {commit}" if commit else "of no pinned commit"
-
-
-def _indented(template: Template) -> str:
-    """What a template's YAML says, by indentation: nothing in it can end the block."""
-    from omegaconf import OmegaConf
-
-    silent = dataclasses.asdict(Template(template.name, template.mode, user=template.user))
-    said = {
-        key: value
-        for key, value in dataclasses.asdict(template).items()
-        if key in ("name", "mode", "user") or value != silent[key]
-    }
-    return textwrap.indent(OmegaConf.to_yaml(OmegaConf.create(said)), "    ")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from ptst.errors import ConfigError
 from ptst.metrics import Metric, scale_in_words, shown
 from ptst.report.agreement import COMPLIED
+from ptst.report.place import figures_of
 from ptst.report.results.contrasts import paired, untested
-from ptst.report.results.scores import reader
+from ptst.report.results.scores import ReadScores, reader
 from ptst.report.results.types import Contrast
 from ptst.report.statistics import holm
-from ptst.report.tables import difference_interval, p_in_words
 from ptst.stages.summarise import Metrics, read_metrics
 from ptst.store import Store
 from ptst.sweep.grid import GridCell, expand
@@ -77,29 +77,13 @@ def compare(a: str, b: str, overrides: Sequence[str]) -> list[Line]:
             ]
             for cells, store in zip(pair, stores, strict=True)
         ]
+        label = _named([own for own in key if own[0] in varying or own[0].endswith("_template")])
         for metric in _metrics_of_both(pair):
-            label = _named(
-                [own for own in key if own[0] in varying or own[0].endswith("_template")]
-            )
             scale = _scale(metrics, metric)
             nothing = Contrast(
                 metric, "", a, label, {}, 0, 0, 0, 0, None, None, None, "done", scale
             )
-            lacking = [
-                f"{word}: {len(cells) - len(own)} of {len(cells)} cells are not done"
-                for word, cells, own in zip((a, b), pair, metrics, strict=True)
-                if len(own) < len(cells)
-            ]
-            seeds = [[cell.coordinates.get("seed") for cell in cells] for cells in pair]
-            if lacking:
-                found = replace(nothing, status="; ".join(lacking))
-            elif seeds[0] != seeds[1]:
-                found = replace(nothing, status="not paired: the seeds are not the same")
-            else:
-                found = paired(nothing, list(zip(*pair, strict=True)), *reads)
-            asked = _tested(pair, metric)
-            if metric != asked and found.p is not None:
-                found = untested(found, asked)
+            found = _tested(nothing, pair, reads, _lacking((a, b), pair, metrics))
             lines.append((found, _mean(metrics[0], metric), _mean(metrics[1], metric)))
     adjusted = iter(holm([found.p for found, _, _ in lines if found.p is not None]))
     return [
@@ -152,12 +136,36 @@ def _metrics_of_both(pair: Pair) -> list[str]:
     ]
 
 
-def _tested(pair: Pair, metric: str) -> str:
-    """The one metric of an evaluation that is tested: the others ask the same answers the same question."""
-    name = metric.partition("/")[0]
-    own = [m for m in _metrics_of_both(pair) if m.startswith(f"{name}/")]
+def _lacking(
+    words: tuple[str, str], pair: Pair, metrics: Sequence[Sequence[Metrics]]
+) -> str | None:
+    """Why a pair of cells, over their seeds, has no difference."""
+    lacking = [
+        f"{word}: {len(cells) - len(own)} of {len(cells)} cells are not done"
+        for word, cells, own in zip(words, pair, metrics, strict=True)
+        if len(own) < len(cells)
+    ]
+    a, b = ([cell.coordinates.get("seed") for cell in cells] for cells in pair)
+    if not lacking and a != b:
+        return "not paired: the seeds are not the same"
+    return "; ".join(lacking) or None
+
+
+def _tested(
+    nothing: Contrast, pair: Pair, reads: tuple[ReadScores, ReadScores], lacking: str | None
+) -> Contrast:
+    """The difference, with a test in one metric of an evaluation.
+
+    The other metrics ask the same answers the same question.
+    """
+    if lacking:
+        return replace(nothing, status=lacking)
+    found = paired(nothing, list(zip(*pair, strict=True)), *reads)
+    name = nothing.metric.partition("/")[0]
+    own = [metric for metric in _metrics_of_both(pair) if metric.startswith(f"{name}/")]
     labels = pair[0][0].config.evaluations[name].metrics
-    return min(own, key=lambda m: labels[m.partition("/")[2]] != COMPLIED)
+    asked = min(own, key=lambda metric: labels[metric.partition("/")[2]] != COMPLIED)
+    return untested(found, asked) if nothing.metric != asked and found.p is not None else found
 
 
 def _mean(cells: Sequence[Metrics], metric: str) -> float | None:
@@ -186,21 +194,13 @@ def show(lines: Sequence[Line], a: str, b: str, out: Console) -> None:
             table.add_column(head, justify="right", no_wrap=True)
         for found, *means in own:
             numbers = ["missing" if value is None else shown(value, scale) for value in means]
-            if found.difference is None:
+            figures = figures_of(found)
+            if figures is None:
                 table.add_row(Text(f"{found.b}\n{found.status}"), *numbers)
                 continue
             said = "" if found.status == "done" else f"\n{found.status}"
-            difference = shown(found.difference, scale, signed=bool(found.difference))
-            counts = str(found.n), str(found.units)
-            p = p_in_words(found.p), p_in_words(found.p_holm)
-            table.add_row(
-                Text(f"{found.b}{said}"),
-                *numbers,
-                difference,
-                difference_interval(found),
-                *counts,
-                *p,
-            )
+            numbers += [figures.difference, figures.interval, figures.n, figures.units]
+            table.add_row(Text(f"{found.b}{said}"), *numbers, figures.p, figures.p_holm)
         out.print()
         out.print(table)
     out.print(Text(f"\na: {a}; b: {b}. {NOTE}", "dim"))

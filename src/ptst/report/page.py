@@ -9,15 +9,14 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptst.metrics import Scale, decimals, known_sum, many_cut_off, shown
+from ptst.metrics import shown
 from ptst.report.pictures import (
     ALONG,
     LOSS,
     heatmap_name,
-    in_words,
     named,
     on_ramp,
     scale_note,
@@ -25,29 +24,24 @@ from ptst.report.pictures import (
     scatter_pairs,
     should_be_low,
 )
-from ptst.report.results import Contrast, Entry, Published, Results, Table, also
+from ptst.report.place import figures_of, place_of
+from ptst.report.provenance import configured, costs_of, counted, made_by
+from ptst.report.results import Contrast, Entry, Results, Table
 from ptst.report.rows import cut, render, rows_file
-from ptst.report.tables import (
+from ptst.report.tables.captions import (
     about_contrasts,
     about_table,
     contrasts_of,
-    difference_interval,
     heading,
     world_of_all,
 )
 from ptst.status.states import STATES
-from ptst.store import Store, read_json
-from ptst.sweep.grid import Grid, GridCell
-from ptst.wording import (
-    evaluation_in_words,
-    judge_in_full,
-    known_judges,
-    recipe_in_words,
-    rows_in_words,
-)
+from ptst.store import Store
+from ptst.sweep.grid import Grid
 
 TINT = {True: "215, 67, 43", False: "0, 114, 178"}
 """Red, green, blue of places that should be low, and high: the middle of the heat maps' ramps."""
+
 DARK = {
     "#ffffff": "#14161a",
     "#1a1a1a": "#e8eaee",
@@ -59,12 +53,15 @@ DARK = {
 }
 """A picture's ground, ink, soft ink and lines -> what they are on the dark page; and the train templates' colours that
 are too dark on it."""
+
 CONTRAST_FIGURES = ("n", "only A", "only B", "B − A", "95 % interval", "p", "Holm’s p")
+
 BETTER = {
     True: "lower is better",
     False: "higher is better",
     None: "neither a low nor a high number is better",
 }
+
 LEADS = {
     "safety prompt at test time": "Adding the safety prompt at test time only",
     "left out of training": "Having left it out of training",
@@ -108,9 +105,9 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
             for name, keys in cell.keys.evaluations.items()
             if rows_file(cell, name, store)
         },
-        costs=_costs(grid, store),
-        made=_made(grid, store),
-        configured=_configured(grid),
+        costs=costs_of(grid, store),
+        made=made_by(grid, store),
+        configured=configured(grid),
         store=str(store.root),
         cells=[(cell, results.states.get(cell.keys.cell)) for cell in grid.distinct],
     )
@@ -138,9 +135,6 @@ def _image(pictures: Mapping[str, bytes], name: str) -> dict[str, Any] | None:
     }
 
 
-# --- what the sweep is ----------------------------------------------------------------------------
-
-
 def _about(results: Results) -> str:
     def several(key: str) -> list[str]:
         values = (cell.coordinates.get(key, "none") for cell in results.grid.cells)
@@ -149,12 +143,12 @@ def _about(results: Results) -> str:
     models, datasets, seeds = several("model"), several("dataset"), several("seed")
     trains, tests = several("train_template"), several("test_template")
     untouched = any(cell.coordinates["train_template"] == "none" for cell in results.grid.cells)
-    tested = f"tested with {_counted(len(tests), 'test template')}"
+    tested = f"tested with {counted(len(tests), 'test template')}"
     if not trains:
         return f"With the sizes of scale={results.grid.scale}: {_listed(models)}, {tested}."
     return (
         f"With the sizes of scale={results.grid.scale}: {_listed(models)}, fine-tuned on {_listed(datasets)} with "
-        f"{_counted(len(trains), 'train template')} and {_counted(len(seeds), 'seed')} "
+        f"{counted(len(trains), 'train template')} and {counted(len(seeds), 'seed')} "
         f"({_listed(seeds)}), {tested}{', and so without fine-tuning' if untouched else ''}."
     )
 
@@ -166,13 +160,6 @@ def _counts(results: Results) -> dict[str, int]:
 
 def _listed(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-# --- the contrast ---------------------------------------------------------------------------------
 
 
 def _contrasts(results: Results) -> list[dict[str, Any]]:
@@ -206,17 +193,11 @@ def _contrasts(results: Results) -> list[dict[str, Any]]:
 
 def _figures(contrast: Contrast) -> dict[str, str] | None:
     """A contrast's numbers under their names; None where it has none."""
-    if contrast.difference is None:
+    said = figures_of(contrast)
+    if said is None:
         return None
     counts = (f"{count:,}" for count in (contrast.n, contrast.only_a, contrast.only_b))
-    difference = shown(contrast.difference, contrast.scale, signed=bool(contrast.difference))
-    figures = (
-        *counts,
-        difference,
-        difference_interval(contrast),
-        _p(contrast.p),
-        _p(contrast.p_holm),
-    )
+    figures = (*counts, said.difference, said.interval, _p(contrast.p), _p(contrast.p_holm))
     return dict(zip(CONTRAST_FIGURES, figures, strict=True))
 
 
@@ -224,7 +205,7 @@ def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
     """ "“ASR” is lower in 3 of 4 comparisons, by 9.6 to 92.1 points (3 with Holm’s p < 0.05)"."""
     there = [c for c in contrasts if c.difference is not None]
     absent = len(contrasts) - len(there)
-    waits = f" {_counted(absent, 'comparison')} cannot be made yet." if absent else ""
+    waits = f" {counted(absent, 'comparison')} cannot be made yet." if absent else ""
     if not there:
         return f"“{title}” has no number yet.{waits}"
     parts = []
@@ -240,12 +221,12 @@ def _in_a_sentence(title: str, contrasts: Sequence[Contrast]) -> str:
             if all(c.p is None for c in moved):
                 tested = "not tested, see there"
             parts.append(
-                f"{word} in {len(moved)} of {_counted(len(there), 'comparison')}, by {span} {points} "
+                f"{word} in {len(moved)} of {counted(len(there), 'comparison')}, by {span} {points} "
                 f"({tested})"
             )
     same = sum(c.difference == 0 for c in there)
     if same:
-        parts.append(f"without a difference in {same} of {_counted(len(there), 'comparison')}")
+        parts.append(f"without a difference in {same} of {counted(len(there), 'comparison')}")
     return f"“{title}” is {'; '.join(parts)}.{waits}"
 
 
@@ -253,9 +234,6 @@ def _p(p: float | None) -> str:
     if p is None:
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-# --- tables ---------------------------------------------------------------------------------------
 
 
 def _table(
@@ -279,9 +257,7 @@ def _table(
             {
                 "name": named(row),
                 "safe": row in safe,
-                "places": [
-                    _place(table.entries.get((row, column)), low, store) for column in table.columns
-                ],
+                "places": [_place(table, row, column, low, store) for column in table.columns],
             }
             for row in table.rows
         ],
@@ -296,8 +272,7 @@ def _categories(table: Table, low: bool, store: Store, world: str | None) -> dic
     return {
         "columns": table.columns,
         "rows": [
-            (row, [_place(table.entries.get((row, c)), low, store) for c in table.columns])
-            for row in table.rows
+            (row, [_place(table, row, c, low, store) for c in table.columns]) for row in table.rows
         ],
         "about": " ".join(about_table(table, world=world is None)),
     }
@@ -307,40 +282,32 @@ def _axis(coordinate: str) -> str:
     return {"train_template": "train", "test_template": "test"}.get(coordinate, coordinate)
 
 
-def _place(entry: Entry | None, low: bool, store: Store) -> dict[str, Any] | None:
-    if entry is None:
+def _place(table: Table, row: str, column: str, low: bool, store: Store) -> dict[str, Any] | None:
+    """The words of a place, with its colour, and what leads to the rows behind it."""
+    place = place_of(table, row, column)
+    if place is None:
         return None
-    reasons = {
-        run.state.reason
-        for run in entry.runs
-        if run.state.state in ("damaged", "failed", "blocked")
-        and run.state.reason
-        and entry.mean is None
-    }
-    place = {
-        "words": in_words(entry),
-        "there": entry.mean is not None,
-        "spread": None,
-        "tint": None,
-        "reasons": sorted(cut(reason, 160)[0] for reason in reasons),
-        "progress": None if entry.mean is not None else _progress(entry),
-        "unscored": f"{entry.n} of {entry.n + entry.missing} scored" if entry.missing else None,
-        "cut_off": f"{entry.unfinished} of {entry.n + entry.missing} cut off"
-        if entry.unfinished
-        else None,
-        "many_cut_off": many_cut_off(entry.unfinished, entry.n + entry.missing),
-        "rows": _rows_of(entry, store),
-        "paper": None if entry.paper is None else _published(entry.paper, entry.scale),
-    }
+    entry = table.entries[row, column]
+    tint = None
     if entry.mean is not None:
         # At most 0.62, so that the text's own colour stays readable on it, light or dark.
-        place["tint"] = f"{TINT[low]}, {0.03 + 0.59 * on_ramp(entry.mean, entry.scale):.3f}"
-        if entry.std is not None:
-            place["spread"] = f"± {shown(entry.std, entry.scale)}"
-        elif entry.ci_low is not None and entry.ci_high is not None:
-            digits = decimals(entry.scale) - 1
-            place["spread"] = f"{entry.ci_low:.{digits}f}–{entry.ci_high:.{digits}f}"
-    return place
+        tint = f"{TINT[low]}, {0.03 + 0.59 * on_ramp(entry.mean, entry.scale):.3f}"
+    return {
+        "said": place,
+        "spread": place.short_spread.strip("()"),
+        "tint": tint,
+        "reasons": [] if place.number else _reasons(entry),
+        "progress": None if place.number else _progress(entry),
+        "rows": _rows_of(entry, store),
+    }
+
+
+def _reasons(entry: Entry) -> list[str]:
+    """What went wrong with the runs of an entry."""
+    states = [run.state for run in entry.runs]
+    went_wrong = ("damaged", "failed", "blocked")
+    reasons = {state.reason for state in states if state.state in went_wrong and state.reason}
+    return sorted(cut(reason, 160)[0] for reason in reasons)
 
 
 def _rows_of(entry: Entry, store: Store) -> list[tuple[str, str]]:
@@ -360,125 +327,3 @@ def _progress(entry: Entry) -> str | None:
             so_far = f", {run.state.done or 0} of {run.state.total}" if run.state.total else ""
             return f"{run.state.stage}{so_far}"
     return None
-
-
-def _published(paper: Published, scale: Scale) -> str:
-    spread = "" if paper.std is None else f" ± {shown(paper.std, scale)}"
-    return shown(paper.mean, scale) + spread + also(paper, scale)
-
-
-# --- costs and provenance -------------------------------------------------------------------------
-
-
-def _artifacts(grid: Grid) -> dict[tuple[str, str], tuple[str, GridCell]]:
-    """(stage, key) of every artifact of the grid, once: what people call it, and a cell of it."""
-    found: dict[tuple[str, str], tuple[str, GridCell]] = {}
-    for cell in grid.distinct:
-        if cell.keys.finetune:
-            found.setdefault(("finetune", cell.keys.finetune), ("fine-tune", cell))
-        for name, keys in cell.keys.evaluations.items():
-            found.setdefault(("generate", keys.generate), (f"generate {name}", cell))
-            found.setdefault(("judge", keys.judge), (f"judge {name}", cell))
-    return found
-
-
-def _provenances(grid: Grid, store: Store) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(what it is called, stage, provenance) of the artifacts that are there."""
-    for (stage, key), (called, _) in _artifacts(grid).items():
-        path = store.path(stage, key) / "provenance.json"
-        if path.is_file():
-            yield called, stage, read_json(path)
-
-
-def _costs(grid: Grid, store: Store) -> dict[str, Any]:
-    """Seconds and tokens by stage; None where an artifact does not say (what a model behind an API read)."""
-    rows: dict[str, dict[str, Any]] = {}
-    for called, stage, facts in _provenances(grid, store):
-        row = rows.setdefault(called, {"artifacts": 0, "seconds": 0.0, "read": 0, "written": 0})
-        row["artifacts"] += 1
-        row["seconds"] += facts.get("seconds", 0.0)
-        if stage == "finetune":
-            row["read"] = known_sum((row["read"], facts.get("trained_tokens")))
-        elif stage == "generate":
-            row["read"] = known_sum((row["read"], facts["prompt_tokens"]))
-            row["written"] = known_sum((row["written"], facts["completion_tokens"]))
-    order = sorted(rows, key=lambda called: ("fgj".index(called[0]), called))
-    total = {
-        key: known_sum(row[key] for row in rows.values())
-        for key in ("artifacts", "read", "written")
-    }
-    seconds = sum(row["seconds"] for row in rows.values())
-    return {
-        "rows": [
-            (called, {**rows[called], "time": _time(rows[called]["seconds"])}) for called in order
-        ],
-        "total": {**total, "time": _time(seconds)},
-    }
-
-
-def _time(seconds: float) -> str:
-    """ "9.3 s", "4 min 05 s", "3 h 20 min"."""
-    whole = round(seconds)
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
-
-
-def _made(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What made the artifacts: each fact's distinct values, with how many artifacts have it."""
-    facts: dict[str, Counter[str]] = {}
-    times: list[str] = []
-
-    def count(name: str, value: str) -> None:
-        facts.setdefault(name, Counter())[value] += 1
-
-    for _, _, found in _provenances(grid, store):
-        git = found.get("git")
-        if git:
-            state = "with uncommitted changes" if git.get("dirty") else "clean"
-            count("git commit", f"{git.get('commit')}, {state}")
-        else:
-            count("git commit", "not recorded (no git checkout)")
-        hardware = found.get("hardware") or {}
-        cpu, cores, gpu = (hardware.get(name) for name in ("cpu", "cores", "gpu"))
-        count("hardware", f"{cpu or 'unknown CPU'}, {cores} cores, {gpu or 'no GPU'}")
-        count("python", str(found.get("python")))
-        for line in found.get("chat_format") or []:
-            count("chat format", line)
-        for package, version in (found.get("packages") or {}).items():
-            count(package, str(version or "not installed"))
-        if found.get("finished_at"):
-            times.append(found["finished_at"])
-    listed = [
-        (name, [(value, _counted(number, "artifact")) for value, number in sorted(values.items())])
-        for name, values in facts.items()
-    ]
-    if times:
-        span = min(times) if len(set(times)) == 1 else f"{min(times)} to {max(times)}"
-        listed.insert(1, ("made", [(span, _counted(len(times), "artifact"))]))
-    return listed
-
-
-def _configured(grid: Grid) -> list[tuple[str, list[str]]]:
-    """The models, data, recipes and judges of the grid: each distinct value."""
-    facts: dict[str, dict[str, None]] = {}
-    known = known_judges()
-
-    def note(name: str, value: str) -> None:
-        facts.setdefault(name, {})[value] = None
-
-    for cell in grid.distinct:
-        config = cell.config
-        revision = f"@{config.model.revision}" if config.model.revision else ""
-        note("model", f"{config.model.name}: {config.model.path}{revision}")
-        if config.finetune.method != "none":
-            note("trained on", rows_in_words(config.dataset))
-            note("fine-tuning", recipe_in_words(config.finetune))
-        for name, evaluation in config.evaluations.items():
-            note(f"evaluation {name}", evaluation_in_words(evaluation))
-            note(f"judge of {name}", judge_in_full(evaluation.judge, known))
-    for key, value in grid.settings.items():
-        note("set on the command line", f"{key}={value}")
-    return [(name, list(values)) for name, values in facts.items()]

@@ -2,7 +2,7 @@
 
 from ptst.report.results.cut_off import cut_off_note, cut_off_warnings
 from ptst.report.results.load import load_results
-from ptst.report.results.published import also, paper_rows
+from ptst.report.results.published import paper_rows
 from ptst.report.results.types import Contrast, Entry, Published, Results, Run, Table
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Results",
     "Run",
     "Table",
-    "also",
     "cut_off_note",
     "cut_off_warnings",
     "load_results",

@@ -5,10 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 
-from ptst.metrics import (
-    Scale,
-    shown,
-)
 from ptst.paths import ROOT
 from ptst.report.results.layout import is_tuned
 from ptst.report.results.scores import (
@@ -128,12 +124,6 @@ def published(rows: Sequence[PaperRow]) -> Published | None:
             if float(other["mean"]) != float(row["mean"])
         ),
     )
-
-
-def also(paper: Published, scale: Scale) -> str:
-    """ " (Table 6b: 0.8)": what the paper prints elsewhere, behind its number; empty where it is of one mind."""
-    said = [f"{where}: {shown(mean, scale)}" for where, mean in paper.also]
-    return f" ({'; '.join(said)})" if said else ""
 
 
 def _where(rows: Sequence[PaperRow]) -> str:

@@ -1,0 +1,29 @@
+"""The pictures of a report: heat maps beside the paper's, safety against helpfulness, loss curves."""
+
+from ptst.report.pictures.draw import ALONG, LOSS, draw_all
+from ptst.report.pictures.scatter import scatter_pairs
+from ptst.report.pictures.style import (
+    CALM,
+    WARM,
+    heatmap_name,
+    named,
+    on_ramp,
+    scale_note,
+    scatter_name,
+    should_be_low,
+)
+
+__all__ = [
+    "ALONG",
+    "CALM",
+    "LOSS",
+    "WARM",
+    "draw_all",
+    "heatmap_name",
+    "named",
+    "on_ramp",
+    "scale_note",
+    "scatter_name",
+    "scatter_pairs",
+    "should_be_low",
+]

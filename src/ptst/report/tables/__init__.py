@@ -1,0 +1,11 @@
+"""The tables of a report as text: Markdown, LaTeX, tidy CSV, and for a terminal.
+
+All of them say the same of every place (`ptst.report.place`), and the same around it (`captions`).
+"""
+
+from ptst.report.tables.latex import latex
+from ptst.report.tables.markdown import markdown
+from ptst.report.tables.terminal import show
+from ptst.report.tables.tidy import category_csv, tidy_csv
+
+__all__ = ["category_csv", "latex", "markdown", "show", "tidy_csv"]

@@ -1,0 +1,131 @@
+"""The tables of a report in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ptst.report.place import Place, figures_of, place_of
+from ptst.report.results import Contrast, Results, Table
+from ptst.report.tables.captions import (
+    about_table,
+    contrasts_of,
+    corner_of,
+    heading,
+    name_of,
+    state_lines,
+    test_note,
+    world_of_all,
+)
+
+
+def show(results: Results, out: Console) -> None:
+    """Print the tables and contrasts in a terminal; 80 columns are enough for five templates."""
+    world = world_of_all(results)
+    for table in results.tables:
+        out.print()
+        out.print(Text(heading(table), "bold"))
+        for grid in _pieces(results, table, out.width):
+            out.print(grid)
+        out.print(Text("\n".join(about_table(table, world=world is None)), "dim"))
+    for table in results.tables:
+        if chosen := contrasts_of(results, table):
+            out.print()
+            out.print(Text(f"{heading(table)}: b against a, on the same queries", "bold"))
+            out.print(_contrasts(chosen))
+    if results.contrasts:
+        out.print(Text(test_note(results.contrasts), "dim"))
+    out.print()
+    for line in state_lines(results):
+        out.print(Text(line, "yellow"))
+    if world is not None:
+        out.print(Text(world))
+
+
+def _pieces(results: Results, table: Table, width: int) -> list[RichTable]:
+    """The table, in two lines a place if that fits, else in three; in pieces if that does not either."""
+    corner = corner_of(results).replace("\\ ", "\\\n")
+    rows = [name_of(table, 0, row).replace("no fine", "no\nfine") for row in table.rows]
+    for break_names_from, between in ((13, " "), (10, "\n")):
+        firsts = [_broken(row, 13) for row in rows]
+        heads = [_broken(name_of(table, 1, column), break_names_from) for column in table.columns]
+        places = {
+            (row, column): _place(place_of(table, row, column), between)
+            for row in table.rows
+            for column in table.columns
+        }
+        first = max(map(_width, [corner, *firsts]))
+        widths = [
+            max(_width(head), *(_width(places[row, column].plain) for row in table.rows))
+            for head, column in zip(heads, table.columns, strict=True)
+        ]
+        if first + sum(widths) + len(widths) <= width:
+            break
+    pieces: list[list[int]] = [[]]
+    for i in range(len(widths)):
+        so_far = first + sum(widths[j] + 1 for j in pieces[-1])
+        if pieces[-1] and so_far + widths[i] + 1 > width:
+            pieces.append([])
+        pieces[-1].append(i)
+    made = []
+    for piece in pieces:
+        grid = RichTable(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        grid.add_column(Text(corner, "dim"))
+        for i in piece:
+            grid.add_column(Text(heads[i]), justify="right", vertical="top")
+        for row, name in zip(table.rows, firsts, strict=True):
+            grid.add_row(Text(name), *(places[row, table.columns[i]] for i in piece))
+        made.append(grid)
+    return made
+
+
+def _place(place: Place | None, between: str) -> Text:
+    if place is None:
+        return Text("")
+    if not place.number:
+        text = Text(place.status.replace(" (", "\n(").replace(" seeds)", ")"), "red")
+    else:
+        text = Text(between.join(filter(None, (place.number, place.short_spread))))
+        if place.scored:
+            text.append(f"\n{place.scored}", "yellow")
+    if place.paper:
+        text.append(f"\npaper {place.paper}", "dim")
+        if place.paper_also:
+            text.append(f"\n{place.paper_also}", "dim")
+    return text
+
+
+def _contrasts(contrasts: Sequence[Contrast]) -> RichTable:
+    grid = RichTable(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for end in ("a (train → test)", "b"):
+        grid.add_column(end, overflow="fold")
+    for head in ("only a", "only b", "b − a", "p", "Holm"):
+        grid.add_column(head, justify="right", no_wrap=True)
+    kind = None
+    for contrast in contrasts:
+        if contrast.kind != kind:
+            kind = contrast.kind
+            grid.add_row(Text(kind, "italic"))
+        ends = Text(contrast.a), Text(contrast.b)
+        figures = figures_of(contrast)
+        if figures is None:
+            ends[1].append(f"\n{contrast.status}", "yellow")
+            grid.add_row(*ends)
+            continue
+        difference = f"{figures.difference}\n{figures.interval}".strip()
+        numbers = (figures.only_a, figures.only_b, difference, figures.p, figures.p_holm)
+        grid.add_row(*ends, *map(Text, numbers))
+    return grid
+
+
+def _broken(name: str, longest: int) -> str:
+    """A name of more than `longest` - 1 characters, broken after its last underscore."""
+    head, underscore, tail = name.rpartition("_")
+    return f"{head}{underscore}\n{tail}" if underscore and len(name) >= longest else name
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.split("\n")))
