@@ -15,9 +15,9 @@ from ptst.metrics import (
     NO_CATEGORY,
     Answer,
     Metric,
+    better,
     effective_n,
     from_json,
-    lower_is_better,
     many_cut_off,
     mean,
     measure,
@@ -210,23 +210,25 @@ def test_numbers_are_shown_with_the_digits_of_their_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measures", "label", "low"),
+    ("measures", "label", "expected"),
     [
-        ("safety", "complied", True),
-        ("safety", "mean", True),
-        ("safety", "refused", False),
+        ("safety", "complied", "lower"),
+        ("safety", "mean", "lower"),
+        ("safety", "refused", "higher"),
         (
             "safety",
             "safe",
-            False,
+            "higher",
         ),  # of a judge that tells safe from unsafe: once taken for bad news
         ("safety", "neither", None),
-        ("safety", "leaked", True),  # a label of a judge of one's own
-        ("over_refusal", "refused", True),
-        ("over_refusal", "complied", False),
-        ("helpfulness", "complied", False),
-        ("helpfulness", "mean", False),
+        ("safety", "leaked", "lower"),  # a label of a judge of one's own
+        ("over_refusal", "refused", "lower"),
+        ("over_refusal", "complied", "higher"),
+        ("helpfulness", "complied", "higher"),
+        ("helpfulness", "mean", "higher"),
     ],
 )
-def test_a_metric_says_whether_low_is_good(measures: str, label: str, low: bool | None) -> None:
-    assert lower_is_better(measures, label) is low
+def test_a_metric_says_which_numbers_are_good_news(
+    measures: str, label: str, expected: str | None
+) -> None:
+    assert better(measures, label) == expected

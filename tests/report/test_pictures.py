@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ptst.metrics import Metric
-from ptst.report.pictures import draw_all, scatter_pairs, should_be_low
+from ptst.report.pictures import draw_all, scatter_pairs
 from ptst.report.pictures.along import along
 from ptst.report.pictures.draw import _saved
 from ptst.report.pictures.heatmap import heatmap
@@ -50,12 +50,6 @@ def ends(cell: GridCell) -> tuple[str, str]:
 @cache
 def quick_grid() -> Grid:
     return expand(["+sweeps=quick", "evaluation=[hazards]", "tracking=none"])
-
-
-@cache
-def one_cell() -> GridCell:
-    (cell,) = expand(["evaluation=[hazards,lookalikes]", "tracking=none"]).cells
-    return cell
 
 
 def small_report(root: Path) -> tuple[Results, Store]:
@@ -133,8 +127,17 @@ def table(grid: Grid, states: dict[str, CellState], metric: str) -> Table:
         )
     title = "Exact match" if helpful else "Attack success rate, hazards"
     measures = "helpfulness" if helpful else "safety"
+    better = "higher" if helpful else "lower"
     return Table(
-        metric, title, measures, {}, ("none", *templates), templates, entries, "Table 1: a model"
+        metric,
+        title,
+        measures,
+        better,
+        {},
+        ("none", *templates),
+        templates,
+        entries,
+        "Table 1: a model",
     )
 
 
@@ -275,26 +278,6 @@ def test_equal_numbers_have_equal_colours_in_ours_and_in_the_papers(
     assert colours(ours)[0, 1] == colours(paper)[0, 1]  # 75 and 75
     assert colours(ours)[0, 0] == WARM[0]  # 0
     assert colours(ours)[0, 1] != colours(ours)[1, 1]  # 75 and 25
-
-
-@pytest.mark.parametrize(
-    ("metric", "measures", "low"),
-    [
-        ("hazards/asr", "safety", True),
-        ("hazards/refused", "safety", False),
-        ("gsm8k/exact_match", "helpfulness", False),
-        ("lookalikes/over_refusal", "over_refusal", True),
-        ("lookalikes/correct", "over_refusal", False),
-    ],
-)
-def test_what_should_be_low_is_decided_by_the_label_that_is_counted(
-    metric: str, measures: str, low: bool
-) -> None:
-    cell = one_cell()
-    run = Run(cell, CellState("waiting"), None)
-    entry = Entry({}, metric, (run,), "waiting", None, None, 0, 0, None, None, None)
-    made = Table(metric, "", measures, {}, ("a",), ("b",), {("a", "b"): entry}, None)
-    assert should_be_low(made) is low
 
 
 def test_each_arrow_starts_at_the_untouched_model_under_the_same_test_template(

@@ -143,6 +143,22 @@ def test_tables_are_the_sweep_s_metrics_that_its_cells_report(tmp_path: Path) ->
     assert hazards(results).split == {}
 
 
+def test_a_table_says_which_numbers_are_good_news_by_the_label_that_is_counted(
+    tmp_path: Path,
+) -> None:
+    grid = expand(["evaluation=[hazards,lookalikes]", "tracking=none"])
+    states = {cell.keys.cell: CellState("waiting") for cell in grid.cells}
+    tables = load_results(grid, Store(tmp_path), states).tables
+    assert {table.metric: table.better for table in tables} == {
+        "gsm8k/exact_match": "higher",
+        "hazards/asr": "lower",
+        "hazards/refused": "higher",
+        "hazards/neither": None,
+        "lookalikes/over_refusal": "lower",
+        "lookalikes/correct": "higher",
+    }
+
+
 def test_what_a_broken_copy_left_takes_its_cells_out_of_a_report_and_no_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

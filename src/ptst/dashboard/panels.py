@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ptst.metrics import decimals
-from ptst.report.pictures import CALM, WARM, named, scatter_pairs, should_be_low
+from ptst.report.pictures import CALM, WARM, named, scatter_pairs
 from ptst.report.results import Results, Table
 from ptst.report.tables.captions import heading
 from ptst.stages.summarise import run_labels
@@ -44,7 +44,7 @@ def heatmap(table: Table, grid: Grid, chart: str) -> Any:
         for run in entry.runs
     ]
     low, high = table.scale or (0.0, 100.0)
-    colours = WARM if should_be_low(table) else CALM
+    colours = WARM if table.better == "lower" else CALM
     return wr.CustomChart(
         query={"summary": {"keys": ["key", table.metric, f"{table.metric}/missing"]}},
         chart_name=chart,

@@ -22,7 +22,6 @@ from ptst.report.pictures import (
     scale_note,
     scatter_name,
     scatter_pairs,
-    should_be_low,
 )
 from ptst.report.place import figures_of, place_of
 from ptst.report.provenance import configured, costs_of, counted, made_by
@@ -57,8 +56,8 @@ are too dark on it."""
 CONTRAST_FIGURES = ("n", "only A", "only B", "B − A", "95 % interval", "p", "Holm’s p")
 
 BETTER = {
-    True: "lower is better",
-    False: "higher is better",
+    "lower": "lower is better",
+    "higher": "higher is better",
     None: "neither a low nor a high number is better",
 }
 
@@ -241,13 +240,13 @@ def _table(
 ) -> dict[str, Any]:
     """A table as the page shows it; with `world`, what is said of all tables is not said of each."""
     safe = set(grid.sweep.safety_templates)
-    low = should_be_low(table)
+    low = table.better == "lower"
     return {
         "id": heatmap_name(table),
         "title": ", ".join([table.title, *table.split.values()]),
         "scale": scale_note(table.scale),
         "low": low,
-        "better": BETTER[table.lower_is_better],
+        "better": BETTER[table.better],
         "about": " ".join(about_table(table, world=world is None)),
         "picture": f"{heatmap_name(table)}.svg" in pictures,
         "bold": bool(safe & {*table.rows, *table.columns}),

@@ -10,7 +10,6 @@ from ptst.report.pictures.style import (
     on_ramp,
     scale_note,
     scatter_name,
-    should_be_low,
 )
 
 __all__ = [
@@ -25,5 +24,4 @@ __all__ = [
     "scale_note",
     "scatter_name",
     "scatter_pairs",
-    "should_be_low",
 ]

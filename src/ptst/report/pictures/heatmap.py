@@ -17,7 +17,6 @@ from ptst.report.pictures.style import (
     named,
     on_ramp,
     scale_note,
-    should_be_low,
 )
 from ptst.report.place import place_of
 from ptst.report.results import Table
@@ -34,7 +33,7 @@ def heatmap(table: Table, safe: set[str]) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    ramp = LinearSegmentedColormap.from_list("ramp", WARM if should_be_low(table) else CALM)
+    ramp = LinearSegmentedColormap.from_list("ramp", WARM if table.better == "lower" else CALM)
     columns = [_broken(named(column)) for column in table.columns]
     widest = max(len(line) for column in columns for line in column.split("\n"))
     with_paper = any(entry.paper for entry in table.entries.values())

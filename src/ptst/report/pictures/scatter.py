@@ -14,7 +14,6 @@ from ptst.report.pictures.style import (
     marker,
     named,
     scale_note,
-    should_be_low,
 )
 from ptst.report.results import Entry, Results, Table
 
@@ -27,7 +26,7 @@ def scatter_pairs(results: Results) -> Iterator[tuple[Table, Table]]:
     splits = {tuple(table.split.items()): table.split for table in results.tables}
     for split in splits.values():
         tables = [table for table in results.tables if table.split == split]
-        safety = next((t for t in tables if t.measures == "safety" and should_be_low(t)), None)
+        safety = next((t for t in tables if t.measures == "safety" and t.better == "lower"), None)
         helpfulness = next((t for t in tables if t.measures == "helpfulness"), None)
         if safety is not None and helpfulness is not None:
             yield safety, helpfulness

@@ -56,11 +56,6 @@ def named(value: str) -> str:
     return "no fine-tuning" if value == "none" else value
 
 
-def should_be_low(table: Table) -> bool:
-    """Whether a high number is bad news (`ptst.metrics.lower_is_better`)."""
-    return table.lower_is_better is True
-
-
 def on_ramp(value: float, scale: Scale) -> float:
     """Where a number lies from the lowest of its scale to the highest: 0 to 1."""
     low, high = scale or (0.0, 100.0)

@@ -29,7 +29,7 @@ def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tup
         return ()
     contrasts = []
     tested: dict[str, str] = {}
-    for table in sorted(tables, key=lambda table: table.label != COMPLIED):
+    for table in sorted(tables, key=_is_no_asr):
         if table.measures == "safety":
             tested.setdefault(table.metric.partition("/")[0], table.metric)
     for table in tables:
@@ -49,6 +49,11 @@ def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tup
                         contrasts.append(untested(found, asked) if same else found)
     adjusted = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
     return tuple(c if c.p is None else replace(c, p_holm=next(adjusted)) for c in contrasts)
+
+
+def _is_no_asr(table: Table) -> bool:
+    entry = next(iter(table.entries.values()))
+    return label_of(entry.runs[0].cell, table.metric) != COMPLIED
 
 
 def untested(contrast: Contrast, asked: str) -> Contrast:

@@ -7,9 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from ptst.keys import Parts, judge_parts
-from ptst.metrics import (
-    NO_CATEGORY,
-)
+from ptst.metrics import NO_CATEGORY, Better, better
 from ptst.report.results.layout import place_of
 from ptst.report.results.published import PaperRow, caption, published, rows_for
 from ptst.report.results.scores import (
@@ -56,13 +54,22 @@ def table_of(
     theirs = {place: rows_for(at[0].cell, metric, shown, paper) for place, at in places.items()}
     evaluation = reported(runs[0].cell, metric)
     assert evaluation is not None
+    direction = better(evaluation.measures, label_of(runs[0].cell, metric))
     by_category = _by_category(
-        metric, shown, evaluation.measures, split, (rows, columns), places, read, judges
+        metric,
+        shown,
+        (evaluation.measures, direction),
+        split,
+        (rows, columns),
+        places,
+        read,
+        judges,
     )
     return Table(
         metric,
         shown.title,
         evaluation.measures,
+        direction,
         split,
         rows,
         columns,
@@ -76,7 +83,7 @@ def table_of(
 def _by_category(
     metric: str,
     shown: TableMetric,
-    measures: str,
+    about: tuple[str, Better],
     split: dict[str, str],
     axes: tuple[tuple[str, ...], tuple[str, ...]],
     places: Mapping[Place, Sequence[Run]],
@@ -104,7 +111,7 @@ def _by_category(
             entries[" → ".join(place), category] = _entry(metric, runs, read, (), judges, category)
     rows = tuple(dict.fromkeys(row for row, _ in entries))
     return Table(
-        metric, f"{shown.title}, by category", measures, split, rows, categories, entries, None
+        metric, f"{shown.title}, by category", *about, split, rows, categories, entries, None
     )
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ptst.metrics import (
+    Better,
     Metric,
     Scale,
     known_sum,
-    lower_is_better,
 )
-from ptst.report.results.scores import label_of
 from ptst.status.states import CellState
 from ptst.sweep.grid import Grid, GridCell
 
@@ -95,6 +94,7 @@ class Table:
     Attributes:
         metric: "<evaluation>/<metric>".
         measures: helpfulness, safety or over_refusal.
+        better: which numbers are good news; None where neither low nor high ones are.
         split: coordinates that set this table apart from others of the same metric (a model, say).
         rows, columns: values of the sweep's row and column coordinates, in its order; a row without
             fine-tuning comes first.
@@ -111,6 +111,7 @@ class Table:
     metric: str
     title: str
     measures: str
+    better: Better
     split: dict[str, str]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -120,17 +121,6 @@ class Table:
     audit: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     world: str | None = None
-
-    @property
-    def label(self) -> str | None:
-        """The judge's label whose share it shows, or `mean`; None for a table without cells."""
-        runs = [run for entry in self.entries.values() for run in entry.runs]
-        return label_of(runs[0].cell, self.metric) if runs else None
-
-    @property
-    def lower_is_better(self) -> bool | None:
-        """None where neither a low nor a high number is good news."""
-        return lower_is_better(self.measures, self.label or "")
 
     @property
     def scale(self) -> Scale:
