@@ -78,7 +78,7 @@ class Metric:
 class Answer:
     """One scored answer: what the judge said, and to which query it belongs.
 
-    `label` None is missing, and so is for a mean `value` None. `unit` says which queries belong together,
+    `label` None is missing, and so is for a mean `value` None, or a name that is not in `values`. `unit` says which queries belong together,
     `unfinished` whether the answer was cut off at max_new_tokens (None: not recorded).
     """
 
@@ -88,6 +88,19 @@ class Answer:
     sample: int = 0
     category: str = NO_CATEGORY
     unfinished: bool | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+def value_of(answer: Answer, what: str, scale: Scale) -> float | None:
+    """What an answer counts in a metric; None is missing.
+
+    It is 1 or 0 for a label, whose share has no scale; else the judge's value, or the one named `what`.
+    """
+    if answer.label is None:
+        return None
+    if scale is None:
+        return float(answer.label == what)
+    return answer.value if what == MEAN else answer.values.get(what)
 
 
 def measure(
@@ -96,16 +109,15 @@ def measure(
     """A metric of an evaluation: over all answers, its spread over samples, and by category.
 
     Args:
-        what: the label whose share is meant, or `MEAN`.
-        scale: of the judge's values, for a mean.
+        what: the label whose share is meant, `MEAN`, or the name of one of the judge's values.
+        scale: of the values whose mean is meant; None for a share.
     """
 
     def one(part: Sequence[Answer]) -> Metric:
         units = [answer.unit for answer in part]
-        if what != MEAN:
+        if scale is None:
             return share([answer.label for answer in part], what, units)
-        assert scale is not None
-        return mean([answer.value if answer.label else None for answer in part], units, scale)
+        return mean([value_of(answer, what, scale) for answer in part], units, scale)
 
     def spread(part: Sequence[Answer]) -> Metric:
         by_sample = _grouped(part, lambda answer: answer.sample)

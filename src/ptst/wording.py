@@ -15,7 +15,9 @@ import yaml
 from ptst import data
 from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
+from ptst.judge import load_judge
 from ptst.keys import Parts, judge_parts
+from ptst.metrics import MEAN
 from ptst.models import local_folder
 from ptst.paths import CONF, MICRO
 from ptst.schema import Config, Decoding, Evaluation, Finetune, Model, Rows
@@ -129,8 +131,12 @@ def evaluation_in_words(evaluation: Evaluation) -> str:
     """The queries of an evaluation, how they read and are answered, and what is counted."""
     said = [rows_in_words(evaluation.queries), decoding_in_words(evaluation.decoding)]
     said += [f"asked as {evaluation.question!r}"] if evaluation.question is not None else []
-    said += [", ".join(f"{metric} = share of {label!r}" if label != "mean" else f"{metric} = mean value"
-                       for metric, label in evaluation.metrics.items())]  # fmt: skip
+    scales = load_judge(evaluation.judge, "judge").scales
+    counted = {metric: f"share of {what!r}" for metric, what in evaluation.metrics.items()}
+    for metric, what in evaluation.metrics.items():
+        if what == MEAN or what in scales:
+            counted[metric] = "mean value" if what == MEAN else f"mean of {what}"
+    said += [", ".join(f"{metric} = {what}" for metric, what in counted.items())]
     said += [f"unit: {evaluation.unit or 'the query'}"]
     return "; ".join(said)
 

@@ -40,8 +40,12 @@ def check_evaluation(where: str, evaluation: Evaluation) -> None:
     # A harmless query's answer is no better or worse for not being harmful.
     harm = judge.judges_harm and evaluation.measures != "safety"
     labels = [label for label in judge.labels if not (harm and label == "complied")]
-    if judge.scale is not None:
-        labels.append(MEAN)
+    if both := sorted({*judge.labels, MEAN} & {*judge.scales}):
+        raise ConfigError(
+            f"{where}.judge: {both[0]!r} is a label and one of its named values; rename the value in "
+            f"`scales` of {type(judge).__name__}."
+        )
+    labels += [*([] if judge.scale is None else [MEAN]), *judge.scales]
     given = {m: label for m, label in evaluation.metrics.items() if label in labels}
     lacking = {m: label for m, label in evaluation.metrics.items() if m not in given}
     for metric, label in lacking.items():

@@ -54,6 +54,7 @@ def rows_frame(found: Iterable[Artifact]) -> pd.DataFrame:
             columns = _cell_columns(cell, evaluation)
             for row, score in labelled(cell.store, key):
                 verdict = {name: score.get(name) for name in ("label", "value", "reason")}
+                verdict |= {f"value/{k}": v for k, v in score.get("values", {}).items()}
                 lines.append({**columns, **row, **verdict})
     if not lines:
         columns_of_none = ["cell", *COORDINATES, "evaluation", "judge", "id", "completion", "label"]

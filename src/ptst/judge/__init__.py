@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptst.component import Component, load
 from ptst.errors import PtstError
+from ptst.metrics import MEAN, Scale
 
 if TYPE_CHECKING:
     from ptst.models import BaseModel
@@ -36,6 +38,8 @@ class Score:
     reason: str = ""
     final: bool = False
     """Only for a missing score."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Further values by name, each of `Judge.scales`; a name that is absent is missing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class Judge(Component):
     needs: ClassVar[tuple[str, ...]] = ()
     """Columns that every query must have for it."""
     scale: ClassVar[tuple[float, float] | None] = None
-    """The lowest and the highest `Score.value` that it gives; None: it gives labels only."""
+    """The lowest and the highest `Score.value` that it gives; None: it gives no value."""
+    scales: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({})
+    """The lowest and the highest of each of `Score.values`, by name."""
     judges_harm: ClassVar[bool] = False
     """Whether `complied` means a harmful answer, so that on a harmless query it says nothing."""
     caveat: ClassVar[str] = ""
@@ -80,6 +86,10 @@ class Judge(Component):
         Raises:
             ConfigError: saying which judge, or which evaluation, would be right.
         """
+
+    def scale_of(self, what: str) -> Scale:
+        """The scale of what a metric counts: `mean` or a named value; None for a label's share."""
+        return self.scale if what == MEAN else self.scales.get(what)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuse a query that it could judge no answer to: its reference is empty.
@@ -109,7 +119,8 @@ def checked(
 ) -> Iterator[Score]:
     """What a judge gave, once it is known to be one score for each answer, each of which it may give.
 
-    A label that it does not declare would count as "not complied", a value off its scale would move a mean.
+    A label that it does not declare would count as "not complied"; a value off its scale would move a
+    mean.
 
     Args:
         items: what the judge was asked, as `Judge.scores` gets it.
@@ -151,12 +162,23 @@ def _not_allowed(judge: Judge, score: object) -> str:
         )
     if not isinstance(score.reason, str):
         return f"reason {score.reason!r}; it must be text"
-    scale = judge.scale
-    if score.value is None:
-        return ""
-    if scale is None:
+    if score.value is not None and judge.scale is None:
         return f"value {score.value!r}; it must be null, for the class has no `scale`"
-    is_number = isinstance(score.value, int | float) and not isinstance(score.value, bool)
-    if not is_number or math.isnan(score.value) or not scale[0] <= score.value <= scale[1]:
-        return f"value {score.value!r}; it must be from {scale[0]:g} to {scale[1]:g}, or null"
+    if score.value is not None and judge.scale and not _is_on(score.value, judge.scale):
+        low, high = judge.scale
+        return f"value {score.value!r}; it must be from {low:g} to {high:g}, or null"
+    if not isinstance(score.values, Mapping):
+        return f"values {score.values!r}; they must be a dict"
+    for name, value in score.values.items():
+        if name not in judge.scales:
+            may = f"may be named {' or '.join(judge.scales)}" if judge.scales else "has no place"
+            return f"value {name!r}; it {may}: see the class's `scales`"
+        if not _is_on(value, judge.scales[name]):
+            low, high = judge.scales[name]
+            return f"{name} {value!r}; it must be from {low:g} to {high:g}, or absent"
     return ""
+
+
+def _is_on(value: object, scale: tuple[float, float]) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and not math.isnan(value) and scale[0] <= value <= scale[1]  # type: ignore[arg-type, operator]

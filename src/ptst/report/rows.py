@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ptst.judge import load_judge
 from ptst.metrics import MEAN, Metric, shown
 from ptst.stages.completions import is_cut_off
 from ptst.stages.summarise import read_metrics
@@ -148,9 +149,16 @@ def _row(row: Mapping[str, Any], score: Mapping[str, Any], told: list[str]) -> d
         "completion": completion,
         "more": more,
         "cut_off": is_cut_off(row),
-        "value": score.get("value"),
+        "value": _values(score),
         "reason": cut(score.get("reason") or "", LONGEST_REASON)[0],
     }
+
+
+def _values(score: Mapping[str, Any]) -> str | None:
+    """ "0.5", "specificity 2, convincingness 0.5"; None where the judge gave no value."""
+    said = [] if score.get("value") is None else [str(score["value"])]
+    said += [f"{name} {value}" for name, value in score.get("values", {}).items()]
+    return ", ".join(said) or None
 
 
 def _number(metric: Metric) -> str:
@@ -170,7 +178,7 @@ def _unsafe_labels(name: str, cell: GridCell, grid: Grid) -> set[str]:
     if evaluation.measures != "safety":
         return set()
     metrics = [m.partition("/")[2] for m in grid.sweep.metrics if m.partition("/")[0] == name]
-    no_label = {"refused", MEAN}
+    no_label = {"refused", MEAN, *load_judge(evaluation.judge, "judge").scales}
     counted = {evaluation.metrics[m] for m in metrics if m in evaluation.metrics} - no_label
     return counted or set(evaluation.metrics.values()) - no_label
 

@@ -51,7 +51,8 @@ def answer_of(row: Mapping[str, Any], score: Mapping[str, Any], evaluation: Eval
         category = value_in(row, evaluation.category, f"category={evaluation.category}")
     named = NO_CATEGORY if category is None or not str(category).strip() else str(category)
     sample = row["sample"] if evaluation.decoding.samples > 1 else 0
-    return Answer(score["label"], score.get("value"), unit, sample, named, is_cut_off(row))
+    value, values = score.get("value"), score.get("values", {})
+    return Answer(score["label"], value, unit, sample, named, is_cut_off(row), values)
 
 
 def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:

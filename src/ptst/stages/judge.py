@@ -26,7 +26,7 @@ def judge(
     stop: Stop = never,
     held: models.Held | None = None,
 ) -> None:
-    """Stage 3: completions -> scores.jsonl, one row (id, label, value, reason) per query.
+    """Stage 3: completions -> scores.jsonl, one row (id, label, value, reason[, values]) per query.
 
     A label is null where the judge was asked and has no score to give; see `ptst.judge.Score`. What an API
     withheld says nothing of the model: it is missing, and no judge is asked.
@@ -87,6 +87,7 @@ def judge(
                     "label": score.label,
                     "value": score.value,
                     "reason": score.reason,
+                    **({"values": dict(score.values)} if score.values else {}),
                 }
                 for row, score in zip(rows, scores, strict=True)
             ],

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptst.judge import load_judge
 from ptst.keys import CellKeys, judge_parts
-from ptst.metrics import MEAN, Metric, Scale, from_json, known_sum, measure
+from ptst.metrics import Metric, Scale, from_json, known_sum, measure
 from ptst.schema import Config, Evaluation
 from ptst.stages.analyse import read_analyses
 from ptst.stages.base import title, write_provenance
@@ -117,7 +117,5 @@ def read_metrics(store: Store, key: str) -> Metrics:
 
 
 def scale_of_metric(evaluation: Evaluation, metric: str) -> Scale:
-    """What a metric's numbers are on: the scale of the judge's values for a mean, else percent."""
-    if evaluation.metrics[metric] != MEAN:
-        return None
-    return load_judge(evaluation.judge, "judge").scale
+    """What a metric's numbers are on: the scale of the values for a mean; None for a share."""
+    return load_judge(evaluation.judge, "judge").scale_of(evaluation.metrics[metric])

@@ -7,11 +7,11 @@ from dataclasses import replace
 from math import fsum
 from typing import Any
 
+from ptst.metrics import value_of
 from ptst.report.agreement import COMPLIED
 from ptst.report.results.scores import (
     ReadScores,
     label_of,
-    value_of,
 )
 from ptst.report.results.types import Contrast, Place, Table
 from ptst.report.statistics import (
@@ -111,8 +111,8 @@ def paired(
         }:
             return replace(nothing, status="not paired: the queries are not the same")
         for query, answer in in_a.items():
-            value_a = value_of(answer, label_of(cell_a, metric))
-            value_b = value_of(in_b[query], label_of(cell_b, metric))
+            value_a = value_of(answer, label_of(cell_a, metric), scale)
+            value_b = value_of(in_b[query], label_of(cell_b, metric), scale)
             if value_a is None or value_b is None:
                 left_out += 1
                 continue

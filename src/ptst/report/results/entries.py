@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from ptst.keys import Parts, judge_parts
-from ptst.metrics import NO_CATEGORY, Better, better
+from ptst.metrics import NO_CATEGORY, Better, better, value_of
 from ptst.report.results.layout import place_of
 from ptst.report.results.published import PaperRow, caption, published, rows_for
 from ptst.report.results.scores import (
@@ -15,7 +15,6 @@ from ptst.report.results.scores import (
     evaluation_of,
     label_of,
     scale_of,
-    value_of,
 )
 from ptst.report.results.types import Entry, Place, Run, Table
 from ptst.report.statistics import (
@@ -188,14 +187,14 @@ def _word(run: Run) -> str:
 def _interval(
     metric: str, runs: Sequence[Run], read: ReadScores, category: str | None
 ) -> tuple[float, float] | tuple[None, None]:
-    values, units = [], []
+    values, units, scale = [], [], scale_of(runs[0].cell, metric)
     for run in runs:
         scored = read(run.cell, metric.partition("/")[0])
         if scored is None:
             return None, None
         for answer in scored.values():
-            value = value_of(answer, label_of(run.cell, metric))
+            value = value_of(answer, label_of(run.cell, metric), scale)
             if value is not None and category in (None, answer.category):
                 values.append(value)
                 units.append(answer.unit)
-    return pooled_interval(values, units, scale_of(runs[0].cell, metric))
+    return pooled_interval(values, units, scale)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ptst.metrics import (
-    MEAN,
     Answer,
     Scale,
 )
@@ -50,13 +49,6 @@ def _scored(store: Store, generate: str, judge: str, setting: Evaluation) -> Sco
     rows = scores if alone else read_jsonl(store.path("generate", generate) / "completions.jsonl")
     answers = [answer_of(row, score, setting) for row, score in zip(rows, scores, strict=True)]
     return {(s["id"], a.sample): a for s, a in zip(scores, answers, strict=True)}
-
-
-def value_of(answer: Answer, what: str) -> float | None:
-    """What an answer counts in a metric: 1 or 0 for a label, the judge's value for a mean; None is missing."""
-    if answer.label is None:
-        return None
-    return answer.value if what == MEAN else float(answer.label == what)
 
 
 def evaluation_of(cell: GridCell, metric: str) -> Evaluation:
