@@ -313,6 +313,17 @@ class TableMetric:
 
 
 @dataclass
+class DeclaredContrast:
+    """Two places of a sweep to compare, by their coordinates."""
+
+    name: str = ""
+    a: dict[str, str] = field(default_factory=dict)
+    b: dict[str, str] = field(default_factory=dict)
+    """{coordinate: value}, of the same coordinates as `a`: every cell of the one is compared with
+    the cell of the other that is equal in all other coordinates."""
+
+
+@dataclass
 class Sweep:
     """A grid of cells, and how its tables are laid out; one YAML file each in sweeps/."""
 
@@ -333,6 +344,8 @@ class Sweep:
     metrics: dict[str, TableMetric] = field(default_factory=dict)
     """By "<evaluation>/<metric>", in the tables' order. Those of evaluations that are not part of the cells are left
     out; an evaluation of which none is named has tables of all its metrics, after the others."""
+    contrasts: list[DeclaredContrast] = field(default_factory=list)
+    """What is compared beside the PTST contrast, in every metric."""
 
 
 @dataclass

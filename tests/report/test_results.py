@@ -19,6 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 from ptst.cli import main
 from ptst.errors import ConfigError
 from ptst.metrics import share
+from ptst.report.page import page
 from ptst.report.results import (
     Published,
     Results,
@@ -28,7 +29,8 @@ from ptst.report.results import (
     published,
     scores,
 )
-from ptst.schema import Sweep
+from ptst.report.tables import markdown
+from ptst.schema import DeclaredContrast, Sweep
 from ptst.status.states import CellState, states_of
 from ptst.store import Store
 from ptst.sweep.grid import Grid, GridCell, expand
@@ -197,8 +199,8 @@ def test_what_a_broken_copy_left_takes_its_cells_out_of_a_report_and_no_others(
         assert cell["reason"].startswith(f"damaged: {broken[cell['cell']]}: ")
     assert main(["report", *own]) == 0
     assert "3 damaged" not in capsys.readouterr().err
-    (markdown,) = (tmp_path / "reports").glob("*/table.md")
-    text = markdown.read_text()
+    (table_md,) = (tmp_path / "reports").glob("*/table.md")
+    text = table_md.read_text()
     assert text.count("damaged") >= 6 and "Traceback" not in text  # three cells, two tables
     table = hazards(load_results(grid, store, states_of(grid, store)))
     statuses = Counter(entry.status for entry in table.entries.values())
@@ -428,6 +430,69 @@ def test_an_evaluation_that_the_sweep_does_not_know_has_its_tables_after_the_oth
         "hazards/asr",
         *(f"lookalikes/{metric}" for metric in own),
     ]
+
+
+def test_a_declared_contrast_pairs_all_cells_that_are_equal_in_every_other_coordinate(
+    tmp_path: Path,
+) -> None:
+    grid = quick()
+    store, states = filled(grid, tmp_path, by_ends(ANSWERS))
+    prompt = DeclaredContrast(
+        "the test template", {"test_template": "chat_vanilla"}, {"test_template": "chat_llama"}
+    )
+    results = load_results(
+        replace(grid, sweep=replace(grid.sweep, contrasts=[prompt])), store, states
+    )
+    known, declared = results.contrasts[:2], results.contrasts[2:]
+    assert [c.kind for c in known] == ["safety prompt at test time", "left out of training"]
+    assert {c.kind for c in declared} == {"the test template"}
+    found = {(c.metric, c.a, c.b): (c.only_a, c.only_b, c.difference, c.p) for c in declared}
+    ends = [
+        (f"{train} → chat_vanilla", f"{train} → chat_llama")
+        for train in ("none", "chat_vanilla", "chat_llama")
+    ]
+    assert list(found) == [
+        (metric, *pair) for metric in ("gsm8k/exact_match", "hazards/asr") for pair in ends
+    ]
+    same = (0, 0, 0.0, 1.0)  # two of four right in every cell
+    assert [found["gsm8k/exact_match", *pair] for pair in ends] == [same, same, same]
+    # 1 of 8 against 0, in one unit; 8 against 0, in seven; 0 against 4, in a, b and c
+    assert [found["hazards/asr", *pair] for pair in ends] == [
+        (1, 0, -12.5, 1.0),
+        (8, 0, -100.0, 2 / 2**7),
+        (0, 4, 50.0, 2 / 2**3),
+    ]
+    assert known[0].p_holm == pytest.approx(8 * 2 / 2**7)  # all eight are one family
+
+
+def test_a_declared_contrast_may_be_of_what_sets_tables_apart(tmp_path: Path) -> None:
+    grid = quick("finetune=full,lora")
+
+    def answers(cell: GridCell) -> str:
+        return "ccrrrrrr" if cell.coordinates["finetune"] == "lora" else "rrrccrrr"
+
+    store, states = filled(grid, tmp_path, answers)
+    recipe = DeclaredContrast("recipe", {"finetune": "full"}, {"finetune": "lora"})
+    sweep = replace(grid.sweep, contrasts=[recipe], safety_templates=[])
+    results = load_results(replace(grid, sweep=sweep), store, states)
+    found = [c for c in results.contrasts if c.metric == "hazards/asr"]
+    assert [(c.a, c.b) for c in found] == [
+        (f"{ends}, finetune full", f"{ends}, finetune lora")
+        for ends in (
+            "chat_vanilla → chat_vanilla",
+            "chat_vanilla → chat_llama",
+            "chat_llama → chat_vanilla",
+            "chat_llama → chat_llama",
+        )
+    ]
+    for contrast in found:  # two of hazard a against one each of b and c
+        assert (contrast.only_a, contrast.only_b, contrast.difference) == (2, 2, 0.0)
+        assert (contrast.split, contrast.units) == ({"finetune": "lora"}, 7)
+    text = markdown(results)
+    assert "| recipe | chat_vanilla → chat_vanilla, finetune full | " in text
+    assert "Ours: micro, fine-tuned (full, lora) on gsm8k" in text
+    html = page(results, store, {})
+    assert "<h2>Contrasts</h2>" in html and "B is always trained without" not in html
 
 
 def test_a_sweep_without_a_file_shows_all_metrics_without_the_paper(tmp_path: Path) -> None:

@@ -367,6 +367,11 @@ def test_a_mistake_on_the_command_line_is_named(overrides: Sequence[str], messag
         ("sweep: {name: x, metrics: {hazards/ars: {title: ASR}}}", r"reports no 'ars', but: asr, neither, refused"),
         ("sweep: {name: x, grids: [{scale: [micro, paper]}]}", r"sweeps/.*yaml: grids\[0\]: scale: scale is the same"),
         ("sweep: {name: x, safety_templates: [chat_lama]}", r"there is no template chat_lama"),
+        ("sweep: {name: x, contrasts: [{name: c, a: {templat: chat_llama}, b: {templat: chat_mpt}}]}", r"sweeps/.*yaml: sweep.contrasts\[0\].a.templat: there is no such coordinate .* are: model, dataset"),
+        ("sweep: {name: x, contrasts: [{name: c, a: {test_template: chat_vanilla}, b: {test_template: chat_lama}}]}", r"sweep.contrasts\[0\].b.test_template=chat_lama: no cell .* are: chat_vanilla"),
+        ("sweep: {name: x, contrasts: [{name: c, a: {seed: 0}, b: {seed: 1}}]}", r"sweep.contrasts\[0\].a.seed: there is no such coordinate"),
+        ("sweep: {name: x, contrasts: [{name: c, a: {test_template: chat_vanilla}}]}", r"sweep.contrasts\[0\]: it needs a name, and two different values of the same"),
+        ("sweep: {name: x, contrasts: [{a: {test_template: a}, b: {test_template: b}}]}", r"sweep.contrasts\[0\]: it needs a name"),
         ("sweep: {name: x, grids: [{seed: 1}]}", r"sweeps/.*yaml: grids\[0\]: seed is fixed to 1; seed=0 gives"),
     ],
 )  # fmt: skip
@@ -376,6 +381,16 @@ def test_a_mistake_in_a_sweep_file_is_named_with_file_and_key(
     name = sweep_file(text)
     with pytest.raises(ConfigError, match=message):
         expand([f"+sweeps={name}", *(["seed=0"] if "fixed" in message else [])])
+
+
+def test_a_contrast_stands_when_the_command_line_leaves_out_one_of_its_sides(sweep_file) -> None:
+    contrast = "{name: c, a: {test_template: chat_vanilla}, b: {test_template: chat_llama}}"
+    grids = "[{template@test_template: [chat_vanilla, chat_llama]}]"
+    name = sweep_file(f"sweep: {{name: x, grids: {grids}, contrasts: [{contrast}]}}")
+    grid = expand([f"+sweeps={name}", "template@test_template=chat_vanilla"])
+    (found,) = grid.sweep.contrasts
+    assert found.b == {"test_template": "chat_llama"}
+    assert {cell.coordinates["test_template"] for cell in grid.cells} == {"chat_vanilla"}
 
 
 def test_two_different_cells_in_one_place_of_a_table_are_refused(own_conf: Path) -> None:

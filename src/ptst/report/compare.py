@@ -80,9 +80,7 @@ def compare(a: str, b: str, overrides: Sequence[str]) -> list[Line]:
         label = _named([own for own in key if own[0] in varying or own[0].endswith("_template")])
         for metric in _metrics_of_both(pair):
             scale = _scale(metrics, metric)
-            nothing = Contrast(
-                metric, "", a, label, {}, 0, 0, 0, 0, None, None, None, "done", scale
-            )
+            nothing = Contrast(metric, "", a, label, {}, scale=scale)
             found = _tested(nothing, pair, reads, _lacking((a, b), pair, metrics))
             lines.append((found, _mean(metrics[0], metric), _mean(metrics[1], metric)))
     adjusted = iter(holm([found.p for found, _, _ in lines if found.p is not None]))

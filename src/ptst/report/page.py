@@ -83,6 +83,7 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         counts=_counts(results),
         contrasts=_contrasts(results),
         contrast_figures=CONTRAST_FIGURES,
+        of_safety_prompts=all(contrast.kind in LEADS for contrast in results.contrasts),
         about_contrasts=[
             f"{heading(table)}: {' '.join(about_contrasts(table, chosen, world=False))}"
             for table in results.tables

@@ -32,7 +32,7 @@ from ptst.sweep.axes import (
     values_of,
 )
 from ptst.sweep.frozen import composition_key, configurations
-from ptst.sweep.layout import check_layout, check_metrics
+from ptst.sweep.layout import check_contrasts, check_layout, check_metrics
 from ptst.sweep.settings import decisive_settings, report_name
 
 BASICS = ("model", "dataset", "finetune")
@@ -127,6 +127,7 @@ def expand(overrides: Sequence[str]) -> Grid:
     for line in left_out(cell.config for cell in cells):
         say(line)
     check_metrics(sweep, base.scale.name, cells, file, options(raw.folders, "evaluation"))
+    check_contrasts(sweep, cells, file)
     tuned = [cell for cell in cells if cell.coordinates["finetune"] != "none"]
     varies = tuple(key for key in BASICS if len({c.coordinates[key] for c in tuned}) > 1)
     cells = [replace(cell, varies=varies) for cell in _unique(cells, file)]

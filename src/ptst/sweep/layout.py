@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ptst.config.check import check_name
 from ptst.errors import ConfigError
 from ptst.schema import Sweep
+from ptst.sweep.axes import values_of
 
 if TYPE_CHECKING:
     from ptst.sweep.grid import GridCell
@@ -58,3 +59,35 @@ def check_metrics(
                 f"{file}: sweep.{side}={getattr(sweep, side)} is no coordinate of these cells, which "
                 f"are: {', '.join(cells[0].coordinates)}."
             )
+
+
+def check_contrasts(sweep: Sweep, cells: Sequence[GridCell], file: str) -> None:
+    """Refuse a contrast that can be of no cells of the sweep, whatever the command line leaves out of it."""
+    known: dict[str, set[str]] = {}
+    for cell in cells:
+        for key, value in cell.coordinates.items():
+            known.setdefault(key, set()).add(value)
+    known.pop("seed", None)
+    for grid in sweep.grids:
+        for key, value in grid.items():
+            if (name := key.lstrip("+").rpartition("@")[2]) in known:
+                known[name].update(values_of(value, file))
+    for number, contrast in enumerate(sweep.contrasts):
+        where = f"{file}: sweep.contrasts[{number}]"
+        if not contrast.name or contrast.a.keys() != contrast.b.keys() or contrast.a == contrast.b:
+            raise ConfigError(
+                f"{where}: it needs a name, and two different values of the same coordinates: "
+                "{name: ..., a: {test_template: ...}, b: {test_template: ...}}."
+            )
+        for side, named in (("a", contrast.a), ("b", contrast.b)):
+            for key, value in named.items():
+                if key not in known:
+                    raise ConfigError(
+                        f"{where}.{side}.{key}: there is no such coordinate to contrast; the coordinates "
+                        f"are: {', '.join(known)}."
+                    )
+                if value not in known[key]:
+                    raise ConfigError(
+                        f"{where}.{side}.{key}={value}: no cell of the sweep has it; the values are: "
+                        f"{', '.join(sorted(known[key]))}."
+                    )

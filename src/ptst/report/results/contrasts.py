@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from math import fsum
 from typing import Any
 
@@ -13,42 +14,86 @@ from ptst.report.results.scores import (
     ReadScores,
     label_of,
 )
-from ptst.report.results.types import Contrast, Place, Table
+from ptst.report.results.types import Contrast, Entry, Place, Table
 from ptst.report.statistics import (
     holm,
     paired_interval,
     sign_flip,
 )
-from ptst.schema import Sweep
+from ptst.schema import DeclaredContrast, Sweep
 from ptst.sweep.grid import GridCell
 
 
 def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple[Contrast, ...]:
-    """The contrasts of a sweep; those that are tested are one family for Holm's correction."""
-    if (sweep.rows, sweep.columns) != ("train_template", "test_template"):
-        return ()
-    contrasts = []
-    tested: dict[str, str] = {}
+    """The contrasts of a sweep; those that are tested are one family for Holm's correction.
+
+    The PTST contrast is of safety metrics. Those that the sweep declares are of all its metrics, and come
+    after it.
+    """
+    asked: dict[str, str] = {}
     for table in sorted(tables, key=_is_no_asr):
-        if table.measures == "safety":
-            tested.setdefault(table.metric.partition("/")[0], table.metric)
-    for table in tables:
-        if table.measures != "safety":
-            continue
-        asked = tested[table.metric.partition("/")[0]]
-        tuned = [row for row in table.rows if row not in ("none", *sweep.safety_templates)]
-        for safe in sweep.safety_templates:
-            for kind, ends in (
-                ("safety prompt at test time", [(train, train) for train in tuned]),
-                ("left out of training", [(safe, safe) for _ in tuned]),
-            ):
-                for train, a in zip(tuned, ends, strict=True):
-                    if a in table.entries and (train, safe) in table.entries:
-                        found = _contrast(table, kind, a, (train, safe), read)
-                        same = table.metric != asked and found.p is not None
-                        contrasts.append(untested(found, asked) if same else found)
+        asked.setdefault(table.metric.partition("/")[0], table.metric)
+    pairs = [
+        pair
+        for table in tables
+        for declared in _of_safety_prompts(sweep, table)
+        for pair in _pairs(declared, [table])
+    ]
+    for metric in dict.fromkeys(table.metric for table in tables):
+        of_metric = [table for table in tables if table.metric == metric]
+        pairs += [pair for declared in sweep.contrasts for pair in _pairs(declared, of_metric)]
+    contrasts = []
+    for pair in pairs:
+        found = _contrast(pair, sweep, read)
+        first = asked[found.metric.partition("/")[0]]
+        same = found.metric != first and found.p is not None
+        contrasts.append(untested(found, first) if same else found)
     adjusted = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
     return tuple(c if c.p is None else replace(c, p_holm=next(adjusted)) for c in contrasts)
+
+
+def _of_safety_prompts(sweep: Sweep, table: Table) -> Iterator[DeclaredContrast]:
+    """PTST's claim, for each safety template S and each train template T of the table without one.
+
+    b is always trained with T and tested with S; a has T at both ends, or S at both ends.
+    """
+    if table.measures != "safety":
+        return
+    if (sweep.rows, sweep.columns) != ("train_template", "test_template"):
+        return
+    trains = [row for row in table.rows if row not in ("none", *sweep.safety_templates)]
+    for safe in sweep.safety_templates:
+        for name, alike in (("safety prompt at test time", None), ("left out of training", safe)):
+            for train in trains:
+                end = alike or train
+                a = {"train_template": end, "test_template": end}
+                yield DeclaredContrast(name, a, {"train_template": train, "test_template": safe})
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two entries of a metric that differ in what a contrast names, and the table that b stands in."""
+
+    name: str
+    table: Table
+    a: tuple[Place, Entry]
+    b: tuple[Place, Entry]
+
+
+def _pairs(declared: DeclaredContrast, tables: Sequence[Table]) -> Iterator[_Pair]:
+    """Every entry with the coordinates of b, with the entry of a's that is equal in all others."""
+    entries: dict[frozenset[tuple[str, str]], tuple[Place, Entry, Table]] = {}
+    for table in tables:
+        for place in product(table.rows, table.columns):
+            if entry := table.entries.get(place):
+                # the untouched model may stand in many tables: once here
+                key = frozenset(entry.coordinates.items())
+                entries.setdefault(key, (place, entry, table))
+    for place, entry, table in entries.values():
+        if declared.b.items() <= entry.coordinates.items():
+            other = entries.get(frozenset({**entry.coordinates, **declared.a}.items()))
+            if other is not None:
+                yield _Pair(declared.name, table, other[:2], (place, entry))
 
 
 def _is_no_asr(table: Table) -> bool:
@@ -63,25 +108,36 @@ def untested(contrast: Contrast, asked: str) -> Contrast:
     return replace(contrast, p=None, status=said)
 
 
-def _contrast(table: Table, kind: str, a: Place, b: Place, read: ReadScores) -> Contrast:
-    first, second = table.entries[a], table.entries[b]
-    labels = " → ".join(a), " → ".join(b)
+def _contrast(pair: _Pair, sweep: Sweep, read: ReadScores) -> Contrast:
+    table, entries = pair.table, (pair.a[1], pair.b[1])
+    a, b = (entry.coordinates for entry in entries)
+    apart = [key for key in b if a[key] != b[key] and key not in (sweep.rows, sweep.columns)]
+    label_a, label_b = (
+        ", ".join([" → ".join(place), *(f"{key} {entry.coordinates[key]}" for key in apart)])
+        for place, entry in (pair.a, pair.b)
+    )
     nothing = Contrast(
-        table.metric, kind, *labels, table.split, 0, 0, 0, 0, None, None, None, "done", table.scale
+        table.metric,
+        pair.name,
+        label_a,
+        label_b,
+        table.split,
+        scale=table.scale,
+        entries=entries,
     )
     lacking = [
         f"{which}: {entry.status}"
-        for which, entry in (("a", first), ("b", second))
+        for which, entry in zip("ab", entries, strict=True)
         if entry.mean is None
     ]
     if lacking:
         return replace(nothing, status="; ".join(lacking))
-    cells = [
-        {run.cell.coordinates["seed"]: run.cell for run in entry.runs} for entry in (first, second)
-    ]
-    if cells[0].keys() != cells[1].keys():
+    in_a, in_b = (
+        {run.cell.coordinates.get("seed"): run.cell for run in entry.runs} for entry in entries
+    )
+    if in_a.keys() != in_b.keys():
         return replace(nothing, status="not paired: the seeds are not the same")
-    return paired(nothing, [(a, cells[1][seed]) for seed, a in cells[0].items()], read, read)
+    return paired(nothing, [(cell, in_b[seed]) for seed, cell in in_a.items()], read, read)
 
 
 def paired(

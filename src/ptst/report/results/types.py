@@ -130,14 +130,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Contrast:
-    """PTST's claim on the same queries: `with_prompt` minus `without`, in one safety metric.
+    """Two entries of a metric, a and b, on the same queries.
 
     Attributes:
         metric: "<evaluation>/<metric>".
-        kind: "safety prompt at test time" (T → T against T → S), or "left out of training" (S → S against
-            T → S); T is a template without safety prompt, S one with.
-        a, b: "train → test" of the two entries; `b` is always T → S.
-        split: as in Table.
+        kind: what is compared: "safety prompt at test time" (T → T against T → S) or "left out of
+            training" (S → S against T → S), with T a template without safety prompt and S one with; or
+            the name of a contrast that the sweep declares.
+        a, b: "train → test" of the two entries, with other coordinates that they differ in.
+        split: of the table that b stands in.
         n: queries answered in both, over all seeds. units: of the test.
         only_a, only_b: queries where the metric's label was given in the one and not in the other; of a mean,
             where the value is higher in the one.
@@ -157,17 +158,19 @@ class Contrast:
     a: str
     b: str
     split: dict[str, str]
-    n: int
-    units: int
-    only_a: int
-    only_b: int
-    difference: float | None
-    p: float | None
-    p_holm: float | None
-    status: str
+    n: int = 0
+    units: int = 0
+    only_a: int = 0
+    only_b: int = 0
+    difference: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    status: str = "done"
     scale: Scale = None
     ci_low: float | None = None
     ci_high: float | None = None
+    entries: tuple[Entry, ...] = field(default=(), repr=False, compare=False)
+    """a's and b's."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,12 @@ def about_contrasts(table: Table, contrasts: Sequence[Contrast], world: bool = T
     """What the numbers of a table of contrasts are, so that it can stand without the table of its metric."""
     ends = {end for contrast in contrasts for end in (contrast.a, contrast.b)}
     entries = {place: e for place, e in table.entries.items() if " → ".join(place) in ends}
+    for contrast in contrasts:  # some may stand in other tables
+        entries |= {
+            (name, table.metric): entry
+            for name, entry in zip((contrast.a, contrast.b), contrast.entries, strict=False)
+            if not any(entry is other for other in entries.values())
+        }
     own = replace(table, entries=entries)
     numbers = [entry for entry in entries.values() if entry.mean is not None]
     of = "in percentage points" if table.scale is None else f"of the {scale_in_words(table.scale)}"
