@@ -102,6 +102,23 @@ def test_every_template_judge_and_the_base_model_have_their_line(made: Made) -> 
     assert "system: You are a helpful, respectful and honest assistant." in made.card
 
 
+@pytest.mark.parametrize("stage", ["cell", "judge"])
+def test_a_damaged_cell_is_left_out_and_named_beside_the_card(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    shutil.copytree(made.store.root, tmp_path / "store")
+    store, keys = Store(tmp_path / "store"), made.cells["chat_llama"].keys
+    key = keys.cell if stage == "cell" else keys.evaluations["hazards"].judge
+    file = store.path(stage, key) / ("metrics.json" if stage == "cell" else "scores.jsonl")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert cli.main(["card", *made.own, f"paths.store={tmp_path}/store"]) == 0
+    card, told = capsys.readouterr()
+    assert "| fine-tuned | `chat_vanilla` (of the training) |" in card
+    assert "| base model | `chat_vanilla` (of the training) |" in card
+    assert "`chat_llama`" not in card and str(tmp_path) not in card
+    assert told.count(f"damaged: {file.parent}: ") == 1
+
+
 def test_where_it_comes_from_is_the_fine_tunings_own_provenance(made: Made) -> None:
     key = made.cells["chat_vanilla"].keys.finetune
     facts = read_json(made.store.path("finetune", str(key)) / "provenance.json")

@@ -19,6 +19,7 @@ from ptst.judge import load_judge
 from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
 from ptst.metrics import scale_in_words
 from ptst.models import local_folder
+from ptst.progress import say
 from ptst.report.agreement import COMPLIED
 from ptst.report.card_sources import (
     indented,
@@ -173,9 +174,19 @@ def _measured(config: Config, keys: CellKeys, store: Store) -> list[Measured]:
 
 
 def _evaluated(store: Store) -> Iterator[tuple[str, str, Any, Parts, Parts, Parts]]:
-    """Every evaluation of every cell: (cell, evaluation, parts of its model, of all but model and template,
-    of its test template, of its judge)."""
+    """Every evaluation of every cell that is whole.
+
+    Yields:
+        (cell, evaluation, parts of its model, of all but model and template, of its test template, of
+        its judge).
+    """
+    told: set[str] = set()
     for folder in sorted((store.root / "cell").glob("*")):
+        if problem := _damage(store, folder.name):
+            if problem not in told:
+                say(problem)
+                told.add(problem)
+            continue
         parts = read_json(folder / "key.json")
         if parts["format"] != CELL_FORMAT:  # a cell of today is another
             continue
@@ -186,6 +197,25 @@ def _evaluated(store: Store) -> Iterator[tuple[str, str, Any, Parts, Parts, Part
             judge = {"judge": dict(judged["judge"]), "version": judged["version"]}
             others = {**others, **judge, "unit": own["unit"], "category": own["category"]}
             yield folder.name, name, model, others, template, judge
+
+
+def _damage(store: Store, cell: str) -> str | None:
+    """What keeps a cell out of the card: it, or what it was counted from, is damaged or removed."""
+    if found := store.damage("cell", cell):
+        return found
+    parts = read_json(store.path("cell", cell) / "key.json")
+    if parts["format"] != CELL_FORMAT:
+        return None
+    for own in parts["evaluations"].values():
+        for stage in ("judge", "generate"):
+            key = own["scores"]
+            if stage == "generate":
+                key = read_json(store.path("judge", key) / "key.json")["generate"]
+            if found := store.damage(stage, key):
+                return found
+            if not store.has(stage, key):
+                return f"not there: {store.path(stage, key)}; cell {cell} is left out of the card."
+    return None
 
 
 def _named(by_template: Mapping[str, Row]) -> list[Row]:
