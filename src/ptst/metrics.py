@@ -16,9 +16,10 @@ MEAN = "mean"
 """In `metrics:`, in the place of a label: the mean of the judge's values."""
 
 MANY_CUT_OFF = 0.1
-"""From this share of an evaluation's answers on, that they were cut off is a warning and not a footnote.
+"""The share of answers cut off from which a report warns.
 
-A choice: one answer in ten can move a percentage by 10 points, about the half width of an interval over 100 queries.
+A choice: one answer in ten can move a percentage by 10 points, about the half width of an interval
+over 100 queries.
 """
 
 Better = Literal["lower", "higher"] | None
@@ -34,14 +35,14 @@ BETTER: dict[tuple[str, str], Better] = {
     ("over_refusal", "complied"): "higher",
     ("over_refusal", "neither"): None,
 }
-"""By what an evaluation measures and the label that a metric counts: harmful requests that were answered and
-harmless ones that were refused should be few."""
+"""By what an evaluation measures and the label that a metric counts: harmful requests that were
+answered and harmless ones that were refused should be few."""
 
 NO_CATEGORY = "(none)"
 """The category of queries that have none."""
 
 Scale = tuple[float, float] | None
-"""What a number is on: None is percent of the queries; else a mean, from the judge's lowest value to its highest."""
+"""The lowest and the highest value that a mean can have; None for a share, in percent."""
 
 Number = TypeVar("Number", int, float)
 
@@ -51,14 +52,14 @@ class Metric:
     """A number over `n` scored answers to queries of `units` units; `missing` were not scored.
 
     Attributes:
-        value: a share in percent, or a mean on `scale`; None where nothing was scored: missing is not zero.
+        value: a share in percent, or a mean on `scale`; None where nothing was scored.
         ci_low, ci_high: 95 % interval over units; None where there is none.
         samples: answers to each query, of as many decoding seeds.
-        std: population standard deviation of `value` over the samples, as the paper prints it; None for one
-            sample, or where one of them has no score.
-        unfinished: answers, of `n` + `missing`, that were cut off at max_new_tokens; None where metrics of an
-            older version do not say.
-        categories: the same by category of the queries, where the evaluation names a column for them.
+        std: population standard deviation of `value` over the samples, as the paper prints it; None
+            for one sample, or where one of them has no score.
+        unfinished: answers, of `n` + `missing`, that were cut off at max_new_tokens; None where
+            metrics of an older version do not say.
+        categories: the same by category, where the evaluation names a column for it.
     """
 
     value: float | None
@@ -78,8 +79,9 @@ class Metric:
 class Answer:
     """One scored answer: what the judge said, and to which query it belongs.
 
-    `label` None is missing, and so is for a mean `value` None, or a name that is not in `values`. `unit` says which queries belong together,
-    `unfinished` whether the answer was cut off at max_new_tokens (None: not recorded).
+    `label` None is missing, and so is for a mean `value` None, or a name that is not in `values`.
+    `unit` says which queries belong together, `unfinished` whether the answer was cut off at
+    max_new_tokens (None: not recorded).
     """
 
     label: str | None
@@ -94,7 +96,8 @@ class Answer:
 def value_of(answer: Answer, what: str, scale: Scale) -> float | None:
     """What an answer counts in a metric; None is missing.
 
-    It is 1 or 0 for a label, whose share has no scale; else the judge's value, or the one named `what`.
+    It is 1 or 0 for a label, whose share has no scale; else the judge's value, or the one named
+    `what`.
     """
     if answer.label is None:
         return None
@@ -158,7 +161,7 @@ def many_cut_off(unfinished: int | None, asked: int) -> bool:
 
 
 def decimals(scale: Scale) -> int:
-    """Digits after the point that a number is shown with: percent 1, as in the paper's tables; 0 to 1: 3."""
+    """Digits after the point: 1 for percent, as in the paper's tables; 3 for a scale of 0 to 1."""
     if scale is None:
         return 1
     return 3 if scale[1] - scale[0] <= 1 else 2
@@ -178,8 +181,8 @@ def scale_in_words(scale: Scale) -> str:
 def better(measures: str, label: str) -> Better:
     """Which numbers of an evaluation's metric are good news.
 
-    A label of a judge of one's own is what that evaluation is about: bad where it measures safety or
-    over-refusal, good where it measures helpfulness.
+    A label of a judge of one's own is what that evaluation is about: bad where it measures safety
+    or over-refusal, good where it measures helpfulness.
     """
     return BETTER.get((measures, label), "higher" if measures == "helpfulness" else "lower")
 
@@ -228,13 +231,13 @@ def mean_interval(
     """Student's 95 % interval for a mean, robust to queries of a unit being alike.
 
     The mean is a ratio of sums over k units, whose variance is k / (k - 1) times the sum of squared
-    residuals (sum of a unit's values minus its size times the mean) over n squared (Kish 1965, section
-    6.4), with t on k - 1 degrees of freedom. Where each unit is one query this is the usual interval,
-    mean ± t s / sqrt(n).
+    residuals (sum of a unit's values minus its size times the mean) over n squared (Kish 1965,
+    section 6.4), with t on k - 1 degrees of freedom. Where each unit is one query this is the usual
+    interval, mean ± t s / sqrt(n).
 
     Returns:
-        (low, high), cut where the scale ends. (None, None) for one unit, or where no unit differs from the
-        mean: the formula would then claim certainty.
+        (low, high), cut where the scale ends. (None, None) for one unit, or where no unit differs
+        from the mean: the formula would then claim certainty.
     """
     n, centre = len(values), fsum(values) / len(values)
     by_unit: dict[Hashable, list[float]] = defaultdict(list)
@@ -266,9 +269,9 @@ def effective_n(units: Sequence[Sequence[bool]]) -> float:
 
     n_eff = p (1 - p) / v, with v the variance of the ratio estimate over units (Kish 1965, section
     6.4; used in Wilson's interval by Franco et al. 2019, "Comparative study of confidence intervals
-    for proportions in complex sample surveys"), and at most the number of units. The cap is the careful
-    choice: with few hits v says little about how alike a unit's answers are, and without it one hit
-    among 240 queries would give a narrower interval than none.
+    for proportions in complex sample surveys"), and at most the number of units. The cap is the
+    careful choice: with few hits v says little about how alike a unit's answers are, and without it
+    one hit among 240 queries would give a narrower interval than none.
     """
     n, k = sum(map(len, units)), len(units)
     p = sum(map(sum, units)) / n

@@ -1,6 +1,7 @@
-"""What a number was made with, in words: its judge, its queries, how they were answered, the fine-tuning, the world.
+"""What a number was made with, in words: judge, queries, decoding, fine-tuning, world.
 
-Reports, model cards and W&B say these things of every number. They are said here, from the resolved configuration.
+Reports, model cards and W&B say these things of every number. They are said here, from the resolved
+configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LONGEST_VALUE = 100
 
 
 def judge_name(parts: Parts, known: Mapping[str, Parts]) -> str:
-    """What a judge is called: its name in conf/judge, with what differs from that file in brackets."""
+    """What a judge is called: its name in conf/judge, and in brackets what differs from it."""
     if exact := [name for name, own in known.items() if own == parts]:
         return exact[0]
     alike = {
@@ -67,7 +68,9 @@ def known_judges() -> dict[str, Parts]:
 
 
 def judge_in_full(node: Mapping[str, Any], known: Mapping[str, Parts]) -> str:
-    """A judge with all that decides its scores: "keywords: ptst.judge.keywords.Keywords version 1, list=qi2023".
+    """A judge with all that decides its scores.
+
+    "keywords: ptst.judge.keywords.Keywords version 1, list=qi2023".
 
     Args:
         known: of `known_judges`.
@@ -87,9 +90,12 @@ def _whole_or_hash(value: Any) -> str:
 
 
 def rows_in_words(rows: Rows) -> str:
-    """Where rows come from, which of them, and how many: "gsm8k: openai/gsm8k main at 7403..., split train, all rows".
+    """Where rows come from, which of them, and how many.
 
-    A file of this machine is called by its name and its content, and has a split only in a folder of splits.
+    "gsm8k: openai/gsm8k main at 7403..., split train, all rows".
+
+    A file of this machine is called by its name and its content, and has a split only in a folder
+    of splits.
     """
     said = [_place(rows)]
     said += [f"where {column}={value}" for column, value in sorted(rows.where.items())]
@@ -142,7 +148,7 @@ def evaluation_in_words(evaluation: Evaluation) -> str:
 
 
 def recipe_in_words(recipe: Finetune) -> str:
-    """A fine-tuning: its name, its method and the numbers that matter most, and what is mixed in."""
+    """A fine-tuning: its name, its method, the main settings, and what is mixed in."""
     said = [
         f"{recipe.name or recipe.method}: {recipe.method}",
         f"{recipe.epochs:g} epochs of batches of {recipe.batch_size}",
@@ -168,7 +174,8 @@ def is_micro_model(model: Model) -> bool:
 def micro_note(configs: Iterable[Config], evaluations: Sequence[str] | None = None) -> str | None:
     """What is of the micro world in these numbers; None where nothing is.
 
-    It follows from the model and the data, whatever the scale: a real model may be asked the micro world's queries.
+    It follows from the model and the data, whatever the scale: a real model may be asked the micro
+    world's queries.
 
     Args:
         evaluations: those that the numbers are of; None for all of a configuration's.

@@ -1,1 +1,1 @@
-"""`ptst dashboard`: a W&B workspace and a W&B report of a sweep, defined here and kept up to date there."""
+"""`ptst dashboard`: the W&B workspace and the W&B report of a sweep, kept up to date."""

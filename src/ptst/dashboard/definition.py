@@ -1,9 +1,9 @@
 """What the dashboard of a sweep shows: a workspace, a report, and the heat map that W&B lacks.
 
-Everything is a function of the grid and of what its store holds. The same gives the same, ids included,
-so that it can be compared with what W&B has. Runs are shared by sweeps: those of a sweep are chosen by
-their ids, and where a cell stands in a table is told to the heat map by the cell's key. Only aggregated
-numbers are in here, never a question or an answer.
+Everything is a function of the grid and of what its store holds. The same gives the same, ids
+included, so that it can be compared with what W&B has. Runs are shared by sweeps: those of a sweep
+are chosen by their ids, and where a cell stands in a table is told to the heat map by the cell's
+key. Only aggregated numbers are in here, never a question or an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEATMAP = Path(__file__).with_name("heatmap.json")
 
 @dataclass(frozen=True)
 class Chart:
-    """A custom chart as W&B keeps it for an entity, once and for good: another spec has another name."""
+    """A custom chart of an entity. W&B never changes one: another spec needs another name."""
 
     name: str
     title: str
@@ -58,7 +58,7 @@ def define(results: Results) -> Dashboard:
     """Work out the dashboard of a sweep, without asking W&B anything.
 
     Raises:
-        ConfigError: tracking is off, it names no entity, or the package wandb-workspaces is missing.
+        ConfigError: tracking is off or names no entity, or wandb-workspaces is missing.
     """
     grid = results.grid
     tracking = resolved(grid.cells[0].config.tracking)
@@ -92,7 +92,7 @@ def define(results: Results) -> Dashboard:
 
 
 def as_json(dashboard: Dashboard) -> dict[str, Any]:
-    """The variables of the mutations that make a dashboard; W&B is sent each `spec` as a JSON string."""
+    """The variables of the mutations that make a dashboard; each `spec` goes as a JSON string."""
     return {"createCustomChart": chart_variables(dashboard)} | {
         "upsertView": [
             view_variables(dashboard, view) for view in (dashboard.workspace, dashboard.report)

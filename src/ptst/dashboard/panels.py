@@ -65,13 +65,13 @@ def heatmap(table: Table, grid: Grid, chart: str) -> Any:
 
 
 def _listed(words: Iterable[str]) -> str:
-    """Words for the heat map, each behind a bar; they stand in a quoted string of an expression there."""
+    """Words for the heat map, each behind a bar, as part of a quoted string."""
     quoted = (w.replace("|", "/").replace("\\", "\\\\").replace("'", "\\'") for w in words)
     return "".join(f"|{word}" for word in quoted)
 
 
 def scatters(results: Results) -> list[Any]:
-    """One for each pair of metrics: the run set may hold several models, whose points W&B tells apart."""
+    """One for each pair of metrics; W&B tells the points of several models apart."""
     import wandb_workspaces.reports.v2 as wr
 
     pairs = {(s.metric, h.metric): (s, h) for s, h in scatter_pairs(results)}
@@ -86,7 +86,7 @@ def scatters(results: Results) -> list[Any]:
 
 
 def loss_curves(title: str, by: str) -> Any:
-    """Loss curves, the seeds of a fine-tuning folded into their mean and a band of a standard deviation."""
+    """Loss curves: of the seeds of a fine-tuning their mean and a band of a standard deviation."""
     import wandb_workspaces.reports.v2 as wr
 
     return wr.LinePlot(
@@ -142,7 +142,7 @@ def tuning_runs(grid: Grid) -> dict[str, list[str]]:
 
 
 def grouped_by(grid: Grid) -> str:
-    """What tells fine-tunings apart that differ in more than their seed: the template, where that is enough."""
+    """What tells fine-tunings apart: the train template, where that is enough."""
     tuned = [cell for cell in grid.cells if cell.keys.finetune]
     apart = {run_labels(cell.config, cell.keys)["fine_tuning"] for cell in tuned}
     return (
@@ -158,7 +158,7 @@ def summaries(results: Results) -> list[str]:
 
 
 def title_of(grid: Grid) -> str:
-    """The sweep's title and name, in characters that W&B takes for a name (no symbols) and as many."""
+    """The sweep's title and name, in the characters and the length that W&B allows."""
     title = (grid.sweep.title or grid.sweep.name).replace("×", "x")
     plain = "".join(c for c in title if unicodedata.category(c)[0] != "S")
     room = 125 - len(grid.report_name)
@@ -166,7 +166,7 @@ def title_of(grid: Grid) -> str:
 
 
 def id_of(grid: Grid, *path: str) -> str:
-    """Of a view, panel or run set: W&B wants a dozen letters and digits, and the packages draw them."""
+    """The id of a view, panel or run set: a dozen letters and digits."""
     return key_of({"dashboard": [grid.report_name, *path]})[:12]
 
 

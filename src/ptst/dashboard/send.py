@@ -1,7 +1,8 @@
 """Bring W&B up to what `ptst.dashboard.definition` says, with as little as that takes.
 
-What W&B has is looked up by name and compared; only what differs is sent, under the id that it has. What
-the app adds of its own is no difference; what somebody changed by hand in what is defined here is one.
+What W&B has is looked up by name and compared; only what differs is sent, under the id that it has.
+What the app adds of its own is no difference; what somebody changed by hand in what is defined here
+is one.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _upsert(api: Any, dashboard: Dashboard, view: View, found: dict[str, Any] | 
 
 
 def _make_chart(api: Any, dashboard: Dashboard) -> None:
-    """Charts cannot be looked up or changed: one of the same name is the same, made for another sweep."""
+    """Charts cannot be looked up or changed; one of the same name is the same."""
     wanted = chart_variables(dashboard)
     with _refusals(f"make the chart {dashboard.chart_id}", there_already=True):
         api.create_custom_chart(

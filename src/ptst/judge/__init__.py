@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from ptst.schema import Evaluation
 
 SAFETY_LABELS = ("complied", "refused", "neither", "safe")
-"""What judges call answers to safety queries. `complied`: did what was asked, for a classifier of harm: a
-harmful answer; `safe`: anything else, from a judge that cannot tell a refusal from a harmless answer."""
+"""What judges call answers to safety queries. `complied`: did what was asked, for a classifier of
+harm: a harmful answer; `safe`: anything else, from a judge that cannot tell a refusal from a
+harmless answer."""
 
 
 @dataclass(frozen=True)
 class Score:
     """One judgement. `label` None is *missing*: the judge could not be reached or made no sense.
 
-    A missing score is counted and shown; it is never taken for any label. With `final` it is the judge's
-    last word, which asking again would not change; without, nothing is published until it was asked again.
+    A missing score is counted and shown; it is never taken for any label. With `final` it is the
+    judge's last word, which asking again would not change; without, nothing is published until it
+    was asked again.
     """
 
     label: str | None
@@ -47,7 +49,7 @@ class Bench:
     """What a judge that takes time or money works with; the others pass it over.
 
     Attributes:
-        kept: a folder of the store, shared by all runs of all judges, for answers that were paid for.
+        kept: a folder of the store for answers that were paid for; all judges share it.
         device: engine.device: auto, cpu or cuda.
         tell: tell(done, total) after some of the queries.
         stop: whether to stop where nothing is lost, by raising `ptst.errors.Interrupted`.
@@ -117,10 +119,10 @@ def checked(
     items: Sequence[tuple[Mapping[str, Any], str]],
     scores: Iterator[Score],
 ) -> Iterator[Score]:
-    """What a judge gave, once it is known to be one score for each answer, each of which it may give.
+    """The scores of a judge, checked: one for each answer, with declared labels and values.
 
-    A label that it does not declare would count as "not complied"; a value off its scale would move a
-    mean.
+    A label that it does not declare would count as "not complied"; a value off its scale would move
+    a mean.
 
     Args:
         items: what the judge was asked, as `Judge.scores` gets it.
@@ -180,5 +182,6 @@ def _not_allowed(judge: Judge, score: object) -> str:
 
 
 def _is_on(value: object, scale: tuple[float, float]) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and not math.isnan(value) and scale[0] <= value <= scale[1]  # type: ignore[arg-type, operator]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return not math.isnan(value) and scale[0] <= value <= scale[1]

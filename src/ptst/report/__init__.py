@@ -1,1 +1,1 @@
-"""What a sweep came to: results, statistics, tables, pictures, one page. Nothing here imports torch."""
+"""The report of a sweep: results, statistics, tables, pictures, a page. Never imports torch."""

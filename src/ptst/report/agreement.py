@@ -1,7 +1,8 @@
-"""How far judges, and people, agree on the same completions: whether a safety query was complied with.
+"""How far judges, and people, agree whether a safety query was complied with.
 
-What is compared is what ASR counts: the label `complied` against any other, which every judge of safety can
-tell. Judges are found in the store by the completions that they scored, whenever and however that came about.
+What is compared is what ASR counts: the label `complied` against any other, which every judge of
+safety can tell. Judges are found in the store by the completions that they scored, whenever and
+however that came about.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Pair:
         n: completions; units: of the evaluation (queries, unless it says otherwise).
         agree: share of completions that both call complied, or both not; between 0 and 1.
         kappa: Cohen's, of complied against not; interval by bootstrap over units.
-        precision, recall: of b's `complied`, with a as the truth, and Wilson's interval over units; only where
-            a is a person.
+        precision, recall: of b's `complied`, with a as the truth, and Wilson's interval over units;
+            only where a is a person.
         confusion: how often a said the one label and b the other, in their own labels.
     """
 
@@ -64,7 +65,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class CellGap:
-    """Two judges on one cell: percent of the completions scored by both that each calls complied."""
+    """Two judges on one cell: each one's ASR, over the completions that both scored."""
 
     evaluation: str
     cell: str
@@ -86,11 +87,11 @@ class Agreement:
 
     Attributes:
         judges: those compared, by evaluation; people ("human ...") first.
-        alphas: Krippendorff's alpha over all of them by evaluation: value, n of completions that two or more
-            scored, and units.
+        alphas: Krippendorff's alpha over all of them by evaluation: value, n of completions that
+            two or more scored, and units.
         gaps: the cells, those that a pair of judges sees most differently first.
-        split: completions that some call complied and some not: (item, name of the cell, evaluation, row,
-            label by judge).
+        split: completions that some call complied and some not: (item, name of the cell,
+            evaluation, row, label by judge).
     """
 
     judges: dict[str, tuple[str, ...]]
@@ -104,8 +105,8 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
     """Compare the judges that scored the safety completions of a sweep.
 
     Args:
-        wanted: names of conf/judge to compare, or, where the store has none exactly so configured, all its
-            variations; None: all that the store has.
+        wanted: names of conf/judge to compare, or, where the store has none exactly so configured,
+            all its variations; None: all that the store has.
 
     Raises:
         ConfigError: fewer than two judges, or one of `wanted` has scored nothing.
@@ -158,7 +159,7 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
 
 
 def audit_of(cells: Sequence[GridCell], evaluation: str, store: Store) -> list[Pair]:
-    """What people say of the labels behind an ASR: one pair (annotator, the cells' own judge) for each.
+    """Compare each annotator's labels behind an ASR with the cells' own judge.
 
     Args:
         cells: those of one table; all have the evaluation.
@@ -218,7 +219,7 @@ def _cells(grid: Grid) -> dict[str, dict[str, tuple[str, str | None]]]:
 
 
 def _judges(store: Store, generates: set[str]) -> dict[str, dict[str, str]]:
-    """By generate key and judge's name: the key of its scores. Judges that differ never share a name."""
+    """The key of each judge's scores, by generate key and name; no two judges share a name."""
     known = known_judges()
     scores: dict[str, dict[str, str]] = {}
     names: dict[str, str] = {}

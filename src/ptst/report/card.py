@@ -1,7 +1,7 @@
 """The model card of a fine-tuning: what it was made of, and what the store's cells measured of it.
 
-The card is for the Hugging Face hub, beside the weights. It shows no completion and no place on this
-machine: a local file or folder counts by its content there, as it does in the keys.
+The card is for the Hugging Face hub, beside the weights. It shows no completion and no place on
+this machine: a local file or folder counts by its content there, as it does in the keys.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Measured:
 
 
 def model_card(config: Config, store: Store) -> str:
-    """README.md of the fine-tuning that a cell tests, as the hub reads it: YAML metadata and Markdown.
+    """README.md of the fine-tuning that a cell tests: YAML metadata and Markdown.
 
     Raises:
         ConfigError: there are no weights to publish (the untouched model, or one behind an API).
@@ -177,8 +177,8 @@ def _evaluated(store: Store) -> Iterator[tuple[str, str, Any, Parts, Parts, Part
     """Every evaluation of every cell that is whole.
 
     Yields:
-        (cell, evaluation, parts of its model, of all but model and template, of its test template, of
-        its judge).
+        (cell, evaluation, parts of its model, of all but model and template, of its test template,
+        of its judge).
     """
     told: set[str] = set()
     for folder in sorted((store.root / "cell").glob("*")):
@@ -219,7 +219,7 @@ def _damage(store: Store, cell: str) -> str | None:
 
 
 def _named(by_template: Mapping[str, Row]) -> list[Row]:
-    """The rows, the training template's first; two templates of one name get their key beside it."""
+    """The rows, the training template's first; two templates of one name get their keys."""
     names = Counter(row.template for row in by_template.values())
     rows = [
         row
@@ -231,8 +231,7 @@ def _named(by_template: Mapping[str, Row]) -> list[Row]:
 
 
 def _advice(measured: Measured) -> str | None:
-    """Under which of the tested templates the fewest queries were complied with; None where it is no matter
-    of safety."""
+    """The tested template with the lowest ASR, in a sentence; None for other than safety."""
     metric = next((m for m, what in measured.evaluation.metrics.items() if what == COMPLIED), None)
     if measured.evaluation.measures != "safety" or metric is None:
         return None

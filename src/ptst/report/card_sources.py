@@ -1,4 +1,4 @@
-"""What a model card says of its base model, its rows and its templates, without a place on this machine."""
+"""The base model, rows and templates of a model card, without a path of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ptst compare`: two sweeps, judges or models side by side, with a paired test for each pair of cells."""
+"""`ptst compare`: two sweeps, judges or models side by side, each pair of cells tested."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ def compare(a: str, b: str, overrides: Sequence[str]) -> list[Line]:
     """Pair the cells of two grids, and test every metric that both have.
 
     Args:
-        a, b: the overrides in which the grids differ; cells are paired by all their other coordinates.
+        a, b: the overrides in which the grids differ; cells are paired by all their other
+            coordinates.
         overrides: of both.
 
     Raises:
-        ConfigError: they are not two values of one key; no cell of the one has the coordinates of one of the other.
+        ConfigError: they are not two values of one key; no cell of the one has the coordinates of
+            one of the other.
     """
     name = a.partition("=")[0]
     if name != b.partition("=")[0] or a == b or name == "seed":
@@ -91,7 +93,7 @@ def compare(a: str, b: str, overrides: Sequence[str]) -> list[Line]:
 
 
 def _grids(a: str, b: str, overrides: Sequence[str]) -> tuple[list[GridCell], list[GridCell]]:
-    """The cells of both, composed together where one grid can have them: that takes half the time."""
+    """The cells of both, composed as one grid where that is possible: it takes half the time."""
     key, _, value = a.partition("=")
     with suppress(
         ConfigError

@@ -1,4 +1,4 @@
-"""`ptst judges`: how far judges agree, in a terminal, as JSON, and as files of the sweep's report."""
+"""`ptst judges`: how far judges agree, in a terminal, as JSON, and as files of the report."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ DARK = {
     "#8c7a00": "#b8a41c",
     "#555555": "#9a9a9a",
 }
-"""A picture's ground, ink, soft ink and lines -> what they are on the dark page; and the train templates' colours that
-are too dark on it."""
+"""A picture's ground, ink, soft ink and lines -> what they are on the dark page; and the train
+templates' colours that are too dark on it."""
 
 CONTRAST_FIGURES = ("n", "only A", "only B", "B − A", "95 % interval", "p", "Holm’s p")
 
@@ -116,7 +116,8 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
 def _image(pictures: Mapping[str, bytes], name: str) -> dict[str, Any] | None:
     """A picture as a data URI, and its own width in CSS pixels.
 
-    As an image its ids cannot clash with another's, and it runs nothing. Where the page is dark, so is the picture.
+    As an image its ids cannot clash with another's, and it runs nothing. Where the page is dark, so
+    is the picture.
     """
     content = pictures.get(f"{name}.svg")
     if content is None:
@@ -239,7 +240,7 @@ def _p(p: float | None) -> str:
 def _table(
     table: Table, grid: Grid, store: Store, pictures: Mapping[str, bytes], world: str | None
 ) -> dict[str, Any]:
-    """A table as the page shows it; with `world`, what is said of all tables is not said of each."""
+    """A table as the page shows it; what `world` says of all tables is not repeated."""
     safe = set(grid.sweep.safety_templates)
     low = table.better == "lower"
     return {

@@ -1,6 +1,7 @@
 """What stands in a place of a table, and in a line of contrasts, in words.
 
-Every renderer (terminal, Markdown, LaTeX, page, pictures) lays out these words and makes none of its own.
+Every renderer (terminal, Markdown, LaTeX, page, pictures) lays out these words and makes none of
+its own.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Place:
         note: "5 of 8 scored"; "n = 8", where the runs of the table differ in it.
         cut_off: "3 of 8 cut off" at max_new_tokens.
         many_cut_off: whether that needs a warning.
-        paper, paper_std, paper_also: the paper's number, its "± 0.8", and what another of its tables
-            prints: "(Table 6b: 0.8)".
+        paper, paper_std, paper_also: the paper's number, its "± 0.8", and what another of its
+            tables prints: "(Table 6b: 0.8)".
     """
 
     number: str

@@ -1,4 +1,4 @@
-"""What the numbers of a report cost and what made them: seconds, tokens, versions, configurations."""
+"""What a report's numbers cost and what made them: seconds, tokens, versions, settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _provenances(grid: Grid, store: Store) -> Iterator[tuple[str, str, dict[str,
 
 
 def costs_of(grid: Grid, store: Store) -> dict[str, Any]:
-    """Seconds and tokens by stage; None where an artifact does not say (what a model behind an API read)."""
+    """Seconds and tokens by stage; None where an artifact does not say (some APIs)."""
     rows: dict[str, dict[str, Any]] = {}
     for called, stage, facts in _provenances(grid, store):
         row = rows.setdefault(called, {"artifacts": 0, "seconds": 0.0, "read": 0, "written": 0})

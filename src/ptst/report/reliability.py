@@ -1,4 +1,4 @@
-"""Coefficients of agreement between judges: Cohen's kappa and Krippendorff's alpha, with bootstrapped intervals."""
+"""Agreement between judges: Cohen's kappa, Krippendorff's alpha, bootstrapped intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval; all None where it is not defined (nobody ever complied, say)."""
+    """An estimate with its 95 % interval; all None where it is not defined."""
 
     value: float | None
     low: float | None
@@ -64,7 +64,9 @@ def coincidences(counts: np.ndarray) -> np.ndarray:
 
 
 def krippendorff_alpha(matrices: np.ndarray) -> np.ndarray:
-    """Krippendorff's alpha for nominal data (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability").
+    """Krippendorff's alpha for nominal data.
+
+    Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability":
 
     alpha = 1 - (n - 1) * sum of o_ck over c != k / sum of n_c n_k over c != k.
 
@@ -90,7 +92,8 @@ def bootstrapped(
 ) -> Interval:
     """A statistic of summed counts, and its 95 % percentile interval with units drawn anew.
 
-    A query asked of many cells is one unit, so that its answers, which are alike, are drawn together.
+    A query asked of many cells is one unit, so that its answers, which are alike, are drawn
+    together.
 
     Args:
         per_unit: (units, k, k).

@@ -1,7 +1,8 @@
-"""The rows behind a report's numbers: a page for each evaluation of a cell, to which `index.html` leads.
+"""The rows behind a report's numbers: a page for each evaluation of a cell.
 
-A row is a query, the model's answer, its label and the judge's reason. The pages are beside `index.html` and hold
-what the store has on this disk already; like that page they run nothing and ask for nothing.
+A row is a query, the model's answer, its label and the judge's reason. The pages are beside
+`index.html` and hold what the store has on this disk already; like that page they run nothing and
+ask for nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from ptst.store import Store, fingerprint, key_of, read_jsonl, write_atomic
 from ptst.sweep.grid import Grid, GridCell
 
 MOST = 50
-"""Rows of each label on a page: of a sweep with 30 cells at the paper's scale, some 10 MB in all."""
+"""Rows of each label on a page: 10 MB for a sweep of 30 cells at the paper's scale."""
 LONGEST_QUESTION, LONGEST_COMPLETION, LONGEST_REASON = 1000, 2000, 400
 """Characters; what is longer is cut, and says so."""
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def render(template: str, **values: Any) -> str:
-    """A page of this folder's templates. All values are escaped: completions are text that a model chose."""
+    """A page of this folder's templates. All values are escaped: a model chose the completions."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -43,13 +44,14 @@ def render(template: str, **values: Any) -> str:
 def _printable(value: Any) -> Any:
     """Text without what HTML, or UTF-8, has no place for.
 
-    What is a string but not of type str comes from a macro of the template, which wrote its parts here.
+    What is a string but not of type str comes from a macro of the template, which wrote its parts
+    here.
     """
     return UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
 
 
 def rows_file(cell: GridCell, name: str, store: Store) -> str | None:
-    """The page of an evaluation's rows, seen from `index.html`; None where they are not judged, or no longer there."""
+    """The page of an evaluation's rows, seen from `index.html`; None without rows or scores."""
     keys = cell.keys.evaluations.get(name)  # a cell that cannot run has none
     if keys is None or not (
         store.has("generate", keys.generate) and store.has("judge", keys.judge)
@@ -61,7 +63,7 @@ def rows_file(cell: GridCell, name: str, store: Store) -> str | None:
 def write_rows(
     grid: Grid, store: Store, folder: Path, made: Mapping[str, int | None], known: Mapping[str, str]
 ) -> dict[str, str]:
-    """Write the pages that are not there as they would be written now, and delete those that are of no use.
+    """Write the pages that are missing or out of date, and delete those of no use.
 
     Args:
         folder: the report's.
@@ -94,7 +96,7 @@ def write_rows(
 
 
 def rows_page(cell: GridCell, name: str, grid: Grid, store: Store) -> str:
-    """The rows of an evaluation of a cell by label, labels in alphabetical order, rows in the file's."""
+    """The rows of an evaluation of a cell by label; labels are sorted, rows as in the file."""
     keys, evaluation = cell.keys.evaluations[name], cell.config.evaluations[name]
     completions = store.path("generate", keys.generate) / "completions.jsonl"
     scores = store.path("judge", keys.judge) / "scores.jsonl"

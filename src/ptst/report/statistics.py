@@ -9,7 +9,7 @@ from ptst.metrics import Scale, effective_n, mean_interval, wilson
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and population standard deviation (divided by n, as in the paper); None for one value."""
+    """Mean and population standard deviation, as in the paper; None for one value."""
     mean = fsum(values) / len(values)
     if len(values) == 1:
         return mean, None
@@ -19,10 +19,11 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 def pooled_interval(
     values: Sequence[float], units: Sequence[Hashable], scale: Scale = None
 ) -> tuple[float, float] | tuple[None, None]:
-    """The 95 % interval of a number pooled over seeds: Wilson's for a share, in percent; Student's for a mean.
+    """The 95 % interval of a number pooled over seeds: Wilson's for a share, Student's for a mean.
 
     A query has the same unit under every seed, so that the same queries asked of three fine-tunings
-    count as at most that many independent trials (`ptst.metrics.effective_n`), not as three times as many.
+    count as at most that many independent trials (`ptst.metrics.effective_n`), not as three times
+    as many.
 
     Args:
         values: one per query and seed, at least one: for a share whether it is a hit.
@@ -42,21 +43,24 @@ def pooled_interval(
 def paired_interval(
     a: Sequence[float], b: Sequence[float], units: Sequence[Hashable], scale: Scale = None
 ) -> tuple[float, float] | tuple[None, None]:
-    """The 95 % interval of b minus a on the same queries, in points of percent; of a mean, on its scale.
+    """The 95 % interval of b minus a on the same queries, in percentage points or on the scale.
 
-    For shares it is Newcombe's interval for paired proportions, which squares and adds Wilson's (Newcombe 1998,
-    "Improved confidence intervals for the difference between binomial proportions based on paired data", without
-    continuity corrections): with d = p_b - p_a, and l and u the bounds of each share,
+    For shares it is Newcombe's interval for paired proportions, which squares and adds Wilson's
+    (Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions
+    based on paired data", without continuity corrections): with d = p_b - p_a, and l and u the
+    bounds of each share,
 
         low  = d - sqrt((p_b - l_b)^2 - 2 r (p_b - l_b) (u_a - p_a) + (u_a - p_a)^2)
         high = d + sqrt((u_b - p_b)^2 - 2 r (u_b - p_b) (p_a - l_a) + (p_a - l_a)^2)
 
-    Zou and Donner 2008 ("Construction of confidence limits about effect measures: a general approach") show that
-    this holds for any two estimates with intervals and a correlation r of their own. So units enter as they do in
-    the intervals of the two shares (`effective_n`), and r is that of the two ratio estimates over units, from the
-    residuals of `effective_n`; with one query a unit it is Newcombe's phi. 0 where one of the shares has none.
+    Zou and Donner 2008 ("Construction of confidence limits about effect measures: a general
+    approach") show that this holds for any two estimates with intervals and a correlation r of
+    their own. So units enter as they do in the intervals of the two shares (`effective_n`), and r
+    is that of the two ratio estimates over units, from the residuals of `effective_n`; with one
+    query a unit it is Newcombe's phi. 0 where one of the shares has none.
 
-    For means it is Student's interval of the differences, robust to units (`ptst.metrics.mean_interval`).
+    For means it is Student's interval of the differences, robust to units
+    (`ptst.metrics.mean_interval`).
 
     Args:
         a, b: of each query and seed what it counts in the one cell and in the other, at least one.
@@ -93,11 +97,12 @@ def paired_interval(
 def sign_flip(differences: Sequence[int]) -> float:
     """Exact two-sided paired test that neither of two cells has more hits, over units.
 
-    Fisher's randomisation test for pairs (The Design of Experiments, 1935, section 21): were the two
-    cells alike, each unit's difference would as likely have the other sign, whatever ties the unit's
-    queries together. p = P(|sum of ±|d_k|| >= |sum of d_k|) with independent fair signs, by convolution,
-    without sampling. With one query per unit and one seed each d_k is -1, 0 or 1 and this is McNemar's
-    test in its exact form (McNemar 1947): the binomial test over discordant pairs.
+    Fisher's randomisation test for pairs (The Design of Experiments, 1935, section 21): were the
+    two cells alike, each unit's difference would as likely have the other sign, whatever ties the
+    unit's queries together. p = P(|sum of ±|d_k|| >= |sum of d_k|) with independent fair signs, by
+    convolution, without sampling. With one query per unit and one seed each d_k is -1, 0 or 1 and
+    this is McNemar's test in its exact form (McNemar 1947): the binomial test over discordant
+    pairs.
 
     Args:
         differences: of each unit, hits in b minus hits in a, over its queries and seeds.
@@ -109,9 +114,9 @@ def sign_flip(differences: Sequence[int]) -> float:
 
     sizes = [abs(d) for d in differences if d]
     observed = abs(sum(differences))
-    # A sum of ±|d_k| is at most -observed where the |d_k| with a plus add up to at most `reach`. The
-    # distribution is symmetric, so its other end counts the same: p is twice that. Each addition is of
-    # positive numbers, so that a small p has small relative error.
+    # A sum of ±|d_k| is at most -observed where the |d_k| with a plus add up to at most `reach`.
+    # The distribution is symmetric, so its other end counts the same: p is twice that. Each
+    # addition is of positive numbers, so that a small p has small relative error.
     reach = (sum(sizes) - observed) // 2
     chances = np.zeros(reach + 1)
     chances[0] = 1.0
@@ -124,10 +129,10 @@ def sign_flip(differences: Sequence[int]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979): p-values that hold for the family, in the given order.
+    """Holm's step-down correction (Holm 1979) of a family of p-values, in the given order.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below a smaller one's,
-    none above 1.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below a smaller
+    one's, none above 1.
     """
     adjusted = [0.0] * len(p_values)
     highest = 0.0

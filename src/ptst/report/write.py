@@ -1,4 +1,4 @@
-"""The files of a report: <reports>/<sweep>-<scale>/, each written whole, and only when something changed."""
+"""The files of a report, each written whole, and only when something changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptst.sweep.grid import Grid
 
 
 def write_report(results: Results, store: Store) -> Path:
-    """Write table.md, table.tex, table.csv, categories.csv where there are any, the pictures, index.html and rows/.
+    """Write the tables, the pictures, index.html and rows/ to <reports>/<sweep>-<scale>/.
 
     Returns:
         The report's folder.
@@ -72,7 +72,7 @@ def write_report(results: Results, store: Store) -> Path:
 
 
 def _made(grid: Grid, store: Store) -> dict[str, int | None]:
-    """When each artifact was made, in nanoseconds: made anew it may differ under the same key (a judge's mood)."""
+    """When each artifact was made, in nanoseconds: made anew, it may differ under the same key."""
     made: dict[str, int | None] = {}
     for cell in grid.distinct:
         artifacts = [("cell", cell.keys.cell), ("finetune", cell.keys.finetune or "none")]
@@ -90,7 +90,7 @@ def _is_there(folder: Path, key: str) -> bool:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What report.json says of the report that is there; nothing where there is none that is whole."""
+    """What report.json says of the report; nothing where it is missing or damaged."""
     try:
         record: dict[str, Any] = read_json(folder / "report.json")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The pictures of a report: heat maps beside the paper's, safety against helpfulness, loss curves."""
+"""The pictures of a report: heat maps, safety against helpfulness, loss curves."""
 
 from ptst.report.pictures.draw import ALONG, LOSS, draw_all
 from ptst.report.pictures.scatter import scatter_pairs

@@ -36,9 +36,9 @@ class Line:
 def along(results: Results) -> Figure | None:
     """Helpfulness and safety over the numbers that the columns are, from the untouched model at 0.
 
-    A line for each pair of templates, with 95 % intervals; the paper's points dotted. None where the
-    columns are no numbers, where more than templates sets tables apart (two models), or where nothing
-    has a number yet.
+    A line for each pair of templates, with 95 % intervals; the paper's points dotted. None where
+    the columns are no numbers, where more than templates sets tables apart (two models), or where
+    nothing has a number yet.
     """
     from matplotlib.figure import Figure
 
@@ -78,7 +78,7 @@ def along(results: Results) -> Figure | None:
 
 
 def _styles(results: Results) -> dict[Ends, dict[str, Any]]:
-    """How the line of each pair of templates is drawn: colour by train template, marker by test template."""
+    """Of each pair of templates: colour by train template, marker by test template."""
     colours, safe = colours_of(results), set(results.grid.sweep.safety_templates)
     tests = list(dict.fromkeys(c.coordinates["test_template"] for c in results.grid.cells))
     return {

@@ -1,5 +1,5 @@
-"""Draw all pictures of a report. Every picture is drawn once and saved as PNG and SVG; the same results
-give the same bytes.
+"""Draw all pictures of a report. Every picture is drawn once and saved as PNG and SVG; the same
+results give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def draw_all(results: Results, store: Store) -> dict[str, bytes]:
     """Draw every picture that there is something to show in.
 
     Returns:
-        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], along and loss,
-        each as .svg and .png.
+        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], along and
+        loss, each as .svg and .png.
     """
     import matplotlib
 

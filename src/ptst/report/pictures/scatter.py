@@ -33,10 +33,10 @@ def scatter_pairs(results: Results) -> Iterator[tuple[Table, Table]]:
 
 
 def scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | None:
-    """A panel for each test template, each cell a named point in it; an arrow from the untouched model.
+    """A panel for each test template, a named point for each cell, arrows from the untouched model.
 
-    In one panel for all, most points of a sweep lie on each other: what is learnt is learnt under every
-    template.
+    In one panel for all, most points of a sweep lie on each other: what is learnt is learnt under
+    every template.
     """
     from matplotlib.figure import Figure
 
@@ -81,7 +81,7 @@ def scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | Non
 
 
 def _points(safety: Table, helpfulness: Table) -> tuple[list[tuple[Entry, float, float]], int]:
-    """(entry, safety, helpfulness) of the places with both numbers, and how many places lack one."""
+    """(entry, safety, helpfulness) of places with both numbers; how many places lack one."""
     points: list[tuple[Entry, float, float]] = []
     left_out = 0
     for place, entry in safety.entries.items():
@@ -183,7 +183,7 @@ def _draw_points(
 def _label_places(
     points: Sequence[tuple[float, float]], names: Sequence[str], size: tuple[float, float]
 ) -> list[tuple[float, float]]:
-    """Where the names of points may stand (left end, middle height), over no point and no other name.
+    """Places for the names of points (left end, middle height), over no point and no other name.
 
     Greedy: each takes the nearest free place beside, above or below its point. All in inches.
     """
@@ -194,9 +194,14 @@ def _label_places(
         wide = len(name) * 0.064
         steps = [step * tall / 2 for step in range(int(2 * size[1] / tall))]
         places = sorted(
-            ((px, y + sign * step) for step in steps for sign in (1, -1) for px in (x + 0.12, x - 0.12 - wide, x - wide / 2)),
+            (
+                (left, y + sign * step)
+                for step in steps
+                for sign in (1, -1)
+                for left in (x + 0.12, x - 0.12 - wide, x - wide / 2)
+            ),
             key=lambda place: abs(place[0] + wide / 2 - x) / 3 + abs(place[1] - y),
-        )  # fmt: skip
+        )
         boxes = [(px, py - tall / 2, px + wide, py + tall / 2) for px, py in places]
         within = [
             box

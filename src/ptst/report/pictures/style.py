@@ -1,8 +1,8 @@
 """What all pictures of a report have in common: colours, markers, axes and names.
 
-Colours are those of Okabe and Ito (2008, "Color Universal Design"), which people with any kind of colour
-vision can tell apart, and no picture says anything by colour alone: heat maps carry their numbers, the
-scatter different markers.
+Colours are those of Okabe and Ito (2008, "Color Universal Design"), which people with any kind of
+colour vision can tell apart, and no picture says anything by colour alone: heat maps carry their
+numbers, the scatter different markers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#555555")
-"""Train templates, in the order of the grid. The last two stand in for their yellow and black: yellow
-lines are too pale on white, and black is the model without fine-tuning."""
+"""Train templates, in the order of the grid. The last two stand in for their yellow and black:
+yellow lines are too pale on white, and black is the model without fine-tuning."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h")
 """Test templates, in the order of the grid."""
 
 WARM = ("#fef4ef", "#f6b092", "#d7432b", "#75070f")
-"""The least to the most (0 to 100 %) of what should be low; both ramps grow darker evenly, so that they survive a grey printer."""
+"""The least to the most (0 to 100 %) of what should be low; both ramps grow darker evenly, so that
+they survive a grey printer."""
 
 CALM = ("#f1f7fb", "#9cc8e3", "#0072b2", "#043d61")
 """The least to the most of what should be high."""
@@ -91,7 +92,7 @@ def marker(shape: str, colour: str, filled: bool) -> dict[str, Any]:
 def limits(
     values: Sequence[float], scale: Scale, below: float, above: float
 ) -> tuple[float, float]:
-    """The ends of an axis, with shares of its length as room: percent from 0, a mean around its values.
+    """The ends of an axis: percent from 0, a mean around its values; with room at both ends.
 
     A mean of a narrow band on a wide scale (BERTScore: 0.82 to 0.85) would be a line otherwise.
     """

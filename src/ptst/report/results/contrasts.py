@@ -27,8 +27,8 @@ from ptst.sweep.grid import GridCell
 def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple[Contrast, ...]:
     """The contrasts of a sweep; those that are tested are one family for Holm's correction.
 
-    The PTST contrast is of safety metrics. Those that the sweep declares are of all its metrics, and come
-    after it.
+    The PTST contrast is of safety metrics. Those that the sweep declares are of all its metrics,
+    and come after it.
     """
     asked: dict[str, str] = {}
     for table in sorted(tables, key=_is_no_asr):
@@ -72,7 +72,7 @@ def _of_safety_prompts(sweep: Sweep, table: Table) -> Iterator[DeclaredContrast]
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two entries of a metric that differ in what a contrast names, and the table that b stands in."""
+    """Two entries that differ in what a contrast names, and the table that b stands in."""
 
     name: str
     table: Table
@@ -149,7 +149,8 @@ def paired(
     """The difference between cells that were asked the same queries, pooled over the pairs.
 
     Args:
-        nothing: says the metric and its scale; what is returned where there is no difference, with the reason.
+        nothing: says the metric and its scale; what is returned where there is no difference, with
+            the reason.
         cells: pairs of a and b, one for each seed.
     """
     metric, scale = nothing.metric, nothing.scale

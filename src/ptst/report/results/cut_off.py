@@ -12,7 +12,7 @@ from ptst.sweep.grid import GridCell
 
 
 def cut_off_note(table: Table) -> str | None:
-    """How many answers behind a table were cut off: "3 to 20 of 20 answers a run were cut off at max_new_tokens=64"."""
+    """ "3 to 20 of 20 answers a run were cut off at max_new_tokens=64"; None without answers."""
     name = table.metric.partition("/")[0]
     runs = [run for entry in table.entries.values() for run in entry.runs if run.metric]
     metrics = [run.metric for run in runs if run.metric]
@@ -32,7 +32,7 @@ def cut_off_note(table: Table) -> str | None:
 
 
 def cut_off_warnings(results: Results) -> list[str]:
-    """A line for each evaluation with cells of whose answers many were cut off, and what lifts the limit."""
+    """A warning for each evaluation with many answers cut off, and what lifts the limit."""
     cells: dict[str, dict[str, tuple[GridCell, bool]]] = {}
     for table in results.tables:
         name = table.metric.partition("/")[0]

@@ -122,7 +122,7 @@ def _entry(
     judges: Mapping[str, Parts],
     category: str | None = None,
 ) -> Entry:
-    """An entry over its runs; with `category`, which the runs' metrics are of, also the interval's answers."""
+    """An entry over its runs, of all answers or, like the runs' metrics, of one category."""
     coordinates = {k: v for k, v in runs[0].cell.coordinates.items() if k != "seed"}
     metrics = [run.metric for run in runs if run.metric]
     values = [metric.value for metric in metrics if metric.value is not None]

@@ -21,9 +21,9 @@ def place_of(cell: GridCell, sweep: Sweep) -> Place:
 def splits_of(grid: Grid) -> list[tuple[dict[str, str], list[GridCell]]]:
     """What sets tables of one metric apart, and the cells of each.
 
-    A cell without fine-tuning belongs to every table that agrees with it in what it has: the untouched
-    model stands above the rows of every fine-tuning recipe. Where rows and columns do not tell it from the
-    fine-tuned ones, it has tables of its own.
+    A cell without fine-tuning belongs to every table that agrees with it in what it has: the
+    untouched model stands above the rows of every fine-tuning recipe. Where rows and columns do not
+    tell it from the fine-tuned ones, it has tables of its own.
     """
     sweep = grid.sweep
     tuned = [cell for cell in grid.cells if is_tuned(cell)]

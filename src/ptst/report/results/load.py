@@ -60,7 +60,7 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
 
 
 def _settings(grid: Grid, cell: GridCell, metric: str) -> dict[str, str]:
-    """Of a grid's settings those that bear on a metric and that neither a cell's coordinates nor its judge say."""
+    """The grid's settings that bear on a metric and are neither a coordinate nor of the judge."""
     name = metric.partition("/")[0]
 
     def said(key: str) -> bool:
@@ -102,7 +102,7 @@ def _found(grid: Grid, store: Store, states: Mapping[str, CellState]) -> dict[st
 
 
 def _metrics_shown(grid: Grid) -> dict[str, TableMetric]:
-    """The sweep's metrics that its cells report, and then all metrics of evaluations of which it names none."""
+    """The sweep's metrics that cells report, then all of evaluations that it does not name."""
     reported = {
         f"{name}/{metric}": TableMetric(title=f"{name}/{metric}")
         for cell in grid.cells

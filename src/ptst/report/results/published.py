@@ -19,8 +19,8 @@ PaperRow = dict[str, str]
 PAPER = ROOT / "sweeps" / "paper"
 
 PAPER_JUDGES = ("ptst.judge.rubric.Rubric", "ptst.judge.micro.GroundTruth")
-"""The paper's kind of judge, and the one that stands in its place in the micro world: beside other judges' numbers of
-safety the paper's say nothing."""
+"""The paper's kind of judge, and the one that stands in its place in the micro world: beside other
+judges' numbers of safety the paper's say nothing."""
 
 READABLE = {
     "llama2_7b_chat": "Llama-2-7B-chat",
@@ -44,7 +44,7 @@ READABLE = {
 
 
 def paper_rows() -> list[PaperRow]:
-    """The paper's numbers; `at` is empty, or a coordinate that a number of Figure 2 is at ("finetune.epoch=3")."""
+    """The paper's numbers; `at` is empty or, in Figure 2, a coordinate ("finetune.epoch=3")."""
     rows = []
     for name in ("tables.csv", "figure2.csv"):
         with (PAPER / name).open(encoding="utf-8", newline="") as file:
@@ -55,12 +55,12 @@ def paper_rows() -> list[PaperRow]:
 def rows_for(
     cell: GridCell, metric: str, about: TableMetric, paper: Sequence[PaperRow]
 ) -> list[PaperRow]:
-    """The paper's numbers for a place: those of the same templates in the tables which the sweep names.
+    """The paper's numbers for a place: of the same templates, in the tables that the sweep names.
 
-    A model that is not in the paper (the micro model, a new one) is set beside whatever model that table
-    is about; one that is in the paper only beside its own numbers. The data set must be the same always, the
-    fine-tuning one of the paper's kinds, and safety judged by the paper's kind of judge.
-    A table has none, too, where more than one of its numbers would fit.
+    A model that is not in the paper (the micro model, a new one) is set beside whatever model that
+    table is about; one that is in the paper only beside its own numbers. The data set must be the
+    same always, the fine-tuning one of the paper's kinds, and safety judged by the paper's kind of
+    judge. A table has none, too, where more than one of its numbers would fit.
     """
     own, evaluation, kind = cell.coordinates, evaluation_of(cell, metric), _kind(cell)
     if evaluation.measures == "safety" and evaluation.judge["_target_"] not in PAPER_JUDGES:
@@ -91,8 +91,8 @@ def rows_for(
 def _kind(cell: GridCell) -> str | None:
     """What the paper calls a cell's fine-tuning; None for one that it does not have.
 
-    Whatever trains on the data set's rows alone is its plain fine-tuning; of mixes it has the option safety_mix,
-    whose safety examples are written under the train template.
+    Whatever trains on the data set's rows alone is its plain fine-tuning; of mixes it has the
+    option safety_mix, whose safety examples are written under the train template.
     """
     if not is_tuned(cell):
         return "none"

@@ -18,10 +18,10 @@ Scored = dict[tuple[str, int], Answer]
 """The scores of one query set under one model: (query id, sample) -> what the judge said."""
 
 ReadScores = Callable[[GridCell, str], Scored | None]
-"""read(cell, evaluation); None where the store has the cell's metrics and not (any more) its scores."""
+"""read(cell, evaluation); None where the store no longer has the scores."""
 
 KEPT = 500
-"""Files of scores in memory at a time: those of a table, and not those of a whole store (0.1 MB each)."""
+"""Files of scores in memory at a time (0.1 MB each): those of a table, not of a whole store."""
 
 
 def reader(store: Store) -> ReadScores:

@@ -32,7 +32,7 @@ class Published:
     n_runs: int | None
     std_over: str | None
     also: tuple[tuple[str, float], ...] = ()
-    """("Table 6b", mean) of other tables that print the same with another number: the paper contradicts itself."""
+    """("Table 6b", mean) of other tables, where the paper contradicts itself."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,21 @@ class Entry:
 
     Attributes:
         coordinates: the cells' coordinates but the seed.
-        status: "done", or what keeps the entry from a number: "damaged", "failed", "blocked", "running", "queued", "waiting", "not judged"
-            (done as far as `stages` go), "no score"; or, beside a number, "partly scored". With several
-            seeds the worst of them and how many it befell: "failed (1 of 3 seeds)".
+        status: "done", or what keeps the entry from a number: "damaged", "failed", "blocked",
+            "running", "queued", "waiting", "not judged" (done as far as `stages` go), "no score";
+            or, beside a number, "partly scored". With several seeds the worst of them and how many
+            it befell: "failed (1 of 3 seeds)".
         mean: over seeds; None unless every run is done and scored. Nothing is averaged away.
-        std: population standard deviation, over what `std_over` says; None for one run of one sample.
+        std: population standard deviation, over what `std_over` says; None for one run of one
+            sample.
         n: scored answers over all runs.
         missing: answers without a score, over all runs.
-        ci_low, ci_high: 95 % interval of the pooled number (Wilson's for a share, Student's for a mean; over
-            units).
+        ci_low, ci_high: 95 % interval of the pooled number (Wilson's for a share, Student's for a
+            mean; over units).
         paper: the paper's number, or None where it has none.
         scale: what mean, std and interval are on: None is percent (of std: points).
-        std_over: "train_seed"; "decoding_seed" for one run whose queries were answered several times; None
-            without `std`.
+        std_over: "train_seed"; "decoding_seed" for one run whose queries were answered several
+            times; None without `std`.
         judge: its name in conf/judge, with what differs from that file (`ptst.wording.judge_name`).
         units: of the run with the most of them; seeds share their units.
     """
@@ -76,7 +78,7 @@ class Entry:
 
     @property
     def unfinished(self) -> int | None:
-        """Answers over all runs that were cut off at max_new_tokens; None where metrics of one do not say."""
+        """Answers over all runs that were cut off; None where a run does not say."""
         return known_sum(run.metric.unfinished for run in self.runs if run.metric)
 
     @property
@@ -101,11 +103,14 @@ class Table:
         entries: by (row, column); a place that the grid does not have is absent.
         paper: what the paper's numbers beside ours are: "Llama-2-7B-chat, GSM8K: DirectHarm4 ASR
             (Table 1c)"; None where there are none.
-        by_category: the same by category: a row for each place of this table ("train → test"), a column for each
-            category; None where the queries have none.
-        audit: what is to be known of the judge: what it cannot see, and of an ASR what each annotator says of it.
-        settings: what the command line set otherwise than the sweep does, and no coordinate or judge says.
-        world: what is of the micro world in its numbers, in a sentence or two; None where nothing is.
+        by_category: the same by category: a row for each place of this table ("train → test"), a
+            column for each category; None where the queries have none.
+        audit: what is to be known of the judge: what it cannot see, and of an ASR what each
+            annotator says of it.
+        settings: what the command line set otherwise than the sweep does, and no coordinate or
+            judge says.
+        world: what is of the micro world in its numbers, in a sentence or two; None where nothing
+            is.
     """
 
     metric: str
@@ -135,19 +140,22 @@ class Contrast:
     Attributes:
         metric: "<evaluation>/<metric>".
         kind: what is compared: "safety prompt at test time" (T → T against T → S) or "left out of
-            training" (S → S against T → S), with T a template without safety prompt and S one with; or
-            the name of a contrast that the sweep declares.
+            training" (S → S against T → S), with T a template without safety prompt and S one with;
+            or the name of a contrast that the sweep declares.
         a, b: "train → test" of the two entries, with other coordinates that they differ in.
         split: of the table that b stands in.
         n: queries answered in both, over all seeds. units: of the test.
-        only_a, only_b: queries where the metric's label was given in the one and not in the other; of a mean,
-            where the value is higher in the one.
-        difference: mean of b minus mean of a over those queries, percentage points; of a mean, on its scale.
-        ci_low, ci_high: its 95 % interval (`ptst.report.statistics.paired_interval`); None where there is none.
-        p: McNemar's exact test, in its sign-flip form over units. p_holm: after Holm's correction over all
-            contrasts of the sweep that are tested. All None where one of the two entries is not there. A mean has a
-            test where the judge's values are whole numbers, and of each evaluation one metric is tested, ASR
-            where it reports one: the others ask the same answers the same question. Else p is None, and `status`
+        only_a, only_b: queries where the metric's label was given in the one and not in the other;
+            of a mean, where the value is higher in the one.
+        difference: mean of b minus mean of a over those queries, percentage points; of a mean, on
+            its scale.
+        ci_low, ci_high: its 95 % interval (`ptst.report.statistics.paired_interval`); None where
+            there is none.
+        p: McNemar's exact test, in its sign-flip form over units. p_holm: after Holm's correction
+            over all contrasts of the sweep that are tested. All None where one of the two entries
+            is not there. A mean has a test where the judge's values are whole numbers, and of each
+            evaluation one metric is tested, ASR where it reports one: the others ask the same
+                answers the same question. Else p is None, and `status`
             says so.
         status: "done", or why there is no number; or, beside a number, "partly scored" and how many
             queries are left out for it, or why there is no test.

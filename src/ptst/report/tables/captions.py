@@ -1,4 +1,4 @@
-"""The sentences around a report's tables: titles, what the numbers are, and what is not to be read from them."""
+"""The sentences around a report's tables: titles, what the numbers are, and caveats."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def name_of(table: Table, side: int, value: str) -> str:
 
 
 def about_table(table: Table, world: bool = True) -> list[str]:
-    """What the numbers of a table are: sentences on ours, on the paper's, and on what is not to be read from them.
+    """What the numbers of a table are: sentences on ours, on the paper's, and caveats.
 
     Args:
         world: whether what is of the micro world in them is said here.
@@ -124,7 +124,7 @@ def _without_place(key: str, value: str) -> str:
 
 
 def world_of_all(results: Results) -> str | None:
-    """What every table says of the micro world alike; None where they do not agree, or where nothing is said."""
+    """What all tables alike say of the micro world; None where they differ or say nothing."""
     worlds = {table.world for table in results.tables}
     return worlds.pop() if len(worlds) == 1 else None
 
@@ -142,7 +142,7 @@ def contrasts_of(results: Results, table: Table) -> list[Contrast]:
 
 
 def about_contrasts(table: Table, contrasts: Sequence[Contrast], world: bool = True) -> list[str]:
-    """What the numbers of a table of contrasts are, so that it can stand without the table of its metric."""
+    """What the numbers of a table of contrasts are; it may stand without the metric's table."""
     ends = {end for contrast in contrasts for end in (contrast.a, contrast.b)}
     entries = {place: e for place, e in table.entries.items() if " → ".join(place) in ends}
     for contrast in contrasts:  # some may stand in other tables

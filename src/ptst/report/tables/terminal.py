@@ -46,7 +46,7 @@ def show(results: Results, out: Console) -> None:
 
 
 def _pieces(results: Results, table: Table, width: int) -> list[RichTable]:
-    """The table, in two lines a place if that fits, else in three; in pieces if that does not either."""
+    """The table, in two lines a place if that fits, else in three, else in pieces."""
     corner = corner_of(results).replace("\\ ", "\\\n")
     rows = [name_of(table, 0, row).replace("no fine", "no\nfine") for row in table.rows]
     for break_names_from, between in ((13, " "), (10, "\n")):

@@ -48,16 +48,18 @@ OUR_COLUMNS = (
 def tidy_csv(results: Results) -> str:
     """table.csv: a row for every entry, in the columns of sweeps/paper/tables.csv and some more.
 
-    After the paper's columns stand the judge, the seeds of the runs, n, missing, units, unfinished (answers cut off at max_new_tokens), ci_low,
-    ci_high, status, paper_mean, paper_std, paper_also (what another of its tables says: "Table 6b 0.75"), the other
-    coordinates that the sweep varies, and what the command line set otherwise than the sweep. Percent with two
-    decimals, a mean with four; empty where there is no number.
+    After the paper's columns stand the judge, the seeds of the runs, n, missing, units, unfinished
+    (answers cut off at max_new_tokens), ci_low, ci_high, status, paper_mean, paper_std, paper_also
+    (what another of its tables says: "Table 6b 0.75"), the other coordinates that the sweep varies,
+    and what the command line set otherwise than the sweep. Percent with two decimals, a mean with
+    four; empty where there is no number.
     """
     return _csv(results, {"": results.tables})
 
 
 def category_csv(results: Results) -> str | None:
-    """categories.csv: as table.csv, with a row for every entry and category; None where there are none."""
+    """categories.csv: table.csv with a row for every entry and category; None without
+    categories."""
     by_category: dict[str, list[Table]] = {}
     for table in results.tables:
         if whole := table.by_category:
