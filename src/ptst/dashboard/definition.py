@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptst.dashboard.panels import (
-    cell_runs,
-    tuning_runs,
-)
+from ptst.dashboard.panels import cell_runs, tuning_runs
 from ptst.dashboard.views import View, report_of, workspace_of
 from ptst.errors import ConfigError
 from ptst.report.results import Results

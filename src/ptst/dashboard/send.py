@@ -13,12 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-from ptst.dashboard.definition import (
-    Dashboard,
-    View,
-    chart_variables,
-    view_variables,
-)
+from ptst.dashboard.definition import Dashboard, View, chart_variables, view_variables
 from ptst.dashboard.panels import CHART_ROWS
 from ptst.errors import PtstError
 from ptst.progress import say

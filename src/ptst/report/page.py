@@ -23,7 +23,7 @@ from ptst.report.pictures import (
     scatter_name,
     scatter_pairs,
 )
-from ptst.report.place import figures_of, place_of
+from ptst.report.place import figures_of, place_in_words
 from ptst.report.provenance import configured, costs_of, counted, made_by
 from ptst.report.results import Contrast, Entry, Results, Table
 from ptst.report.rows import cut, render, rows_file
@@ -285,7 +285,7 @@ def _axis(coordinate: str) -> str:
 
 def _place(table: Table, row: str, column: str, low: bool, store: Store) -> dict[str, Any] | None:
     """The words of a place, with its colour, and what leads to the rows behind it."""
-    place = place_of(table, row, column)
+    place = place_in_words(table, row, column)
     if place is None:
         return None
     entry = table.entries[row, column]

@@ -13,7 +13,7 @@ from ptst.report.results import Contrast, Entry, Published, Table
 
 
 @dataclass(frozen=True)
-class Place:
+class PlaceInWords:
     """A place of a table in words; a text is empty where there is nothing to say.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
         return " ".join(filter(None, (self.paper, self.paper_std, self.paper_also)))
 
 
-def place_of(table: Table, row: str, column: str) -> Place | None:
+def place_in_words(table: Table, row: str, column: str) -> PlaceInWords | None:
     """What stands in this place of a table; None where the grid has no such place."""
     entry = table.entries.get((row, column))
     if entry is None:
@@ -58,7 +58,7 @@ def place_of(table: Table, row: str, column: str) -> Place | None:
     scored = f"{entry.n} of {asked}" if entry.missing else ""
     n = "" if answers_of_a_run(table) is not None else f"n = {entry.n}"
     paper = entry.paper
-    return Place(
+    return PlaceInWords(
         number="" if entry.mean is None else shown(entry.mean, entry.scale),
         status=entry.status,
         std=_std(entry.std, entry.scale),

@@ -8,17 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ptst.metrics import Scale
-from ptst.report.pictures.style import (
-    CALM,
-    FAINT,
-    INK,
-    LETTER,
-    WARM,
-    named,
-    on_ramp,
-    scale_note,
-)
-from ptst.report.place import place_of
+from ptst.report.pictures.style import CALM, FAINT, INK, LETTER, WARM, named, on_ramp, scale_note
+from ptst.report.place import place_in_words
 from ptst.report.results import Table
 
 if TYPE_CHECKING:
@@ -62,7 +53,7 @@ def heatmap(table: Table, safe: set[str]) -> Figure:
         )
         for (row, column), entry in table.entries.items():
             place = table.columns.index(column), table.rows.index(row)
-            words = place_of(table, row, column)
+            words = place_in_words(table, row, column)
             assert words is not None
             told = (entry.mean, words.number or words.status, words.scored or words.std)
             if number == 1:

@@ -6,15 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ptst.report.pictures.style import (
-    FAINT,
-    INK,
-    colours_of,
-    limits,
-    marker,
-    named,
-    scale_note,
-)
+from ptst.report.pictures.style import FAINT, INK, colours_of, limits, marker, named, scale_note
 from ptst.report.results import Entry, Results, Table
 
 if TYPE_CHECKING:

@@ -10,16 +10,9 @@ from typing import Any
 
 from ptst.metrics import value_of
 from ptst.report.agreement import COMPLIED
-from ptst.report.results.scores import (
-    ReadScores,
-    label_of,
-)
+from ptst.report.results.scores import ReadScores, label_of
 from ptst.report.results.types import Contrast, Entry, Place, Table
-from ptst.report.statistics import (
-    holm,
-    paired_interval,
-    sign_flip,
-)
+from ptst.report.statistics import holm, paired_interval, sign_flip
 from ptst.schema import DeclaredContrast, Sweep
 from ptst.sweep.grid import GridCell
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from ptst.metrics import (
-    MANY_CUT_OFF,
-    many_cut_off,
-)
+from ptst.metrics import MANY_CUT_OFF, many_cut_off
 from ptst.report.results.types import Results, Table
 from ptst.stages.length_limit import how_to_lift, length_limit
 from ptst.sweep.grid import GridCell

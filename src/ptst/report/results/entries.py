@@ -7,20 +7,12 @@ from dataclasses import replace
 from itertools import product
 
 from ptst.keys import Parts, judge_parts
-from ptst.metrics import NO_CATEGORY, Better, better, value_of
+from ptst.metrics import NO_CATEGORY, better, value_of
 from ptst.report.results.layout import place_of
 from ptst.report.results.published import PaperRow, caption, published, rows_for
-from ptst.report.results.scores import (
-    ReadScores,
-    evaluation_of,
-    label_of,
-    scale_of,
-)
+from ptst.report.results.scores import ReadScores, evaluation_of, label_of, scale_of
 from ptst.report.results.types import Entry, Place, Run, Table
-from ptst.report.statistics import (
-    mean_and_std,
-    pooled_interval,
-)
+from ptst.report.statistics import mean_and_std, pooled_interval
 from ptst.schema import Evaluation, Sweep, TableMetric
 from ptst.sweep.grid import GridCell
 from ptst.wording import judge_name, micro_note
@@ -43,6 +35,7 @@ def table_of(
     paper: Sequence[PaperRow],
     judges: Mapping[str, Parts],
 ) -> Table:
+    """The table of a metric: an entry for each place that has runs."""
     places: dict[Place, list[Run]] = {}
     for run in runs:
         places.setdefault(place_of(run.cell, sweep), []).append(run)
@@ -51,67 +44,41 @@ def table_of(
         for side in (0, 1)
     )
     theirs = {place: rows_for(at[0].cell, metric, shown, paper) for place, at in places.items()}
-    evaluation = reported(runs[0].cell, metric)
-    assert evaluation is not None
-    direction = better(evaluation.measures, label_of(runs[0].cell, metric))
-    by_category = _by_category(
-        metric,
-        shown,
-        (evaluation.measures, direction),
-        split,
-        (rows, columns),
-        places,
-        read,
-        judges,
-    )
-    return Table(
+    measures = evaluation_of(runs[0].cell, metric).measures
+    table = Table(
         metric,
         shown.title,
-        evaluation.measures,
-        direction,
+        measures,
+        better(measures, label_of(runs[0].cell, metric)),
         split,
         rows,
         columns,
         {place: _entry(metric, at, read, theirs[place], judges) for place, at in places.items()},
         caption([rows[0] for rows in theirs.values() if rows]),
-        by_category,
         world=micro_note((run.cell.config for run in runs), [metric.partition("/")[0]]),
     )
+    return replace(table, by_category=_by_category(table, read, judges))
 
 
-def _by_category(
-    metric: str,
-    shown: TableMetric,
-    about: tuple[str, Better],
-    split: dict[str, str],
-    axes: tuple[tuple[str, ...], tuple[str, ...]],
-    places: Mapping[Place, Sequence[Run]],
-    read: ReadScores,
-    judges: Mapping[str, Parts],
-) -> Table | None:
-    """The table of a metric by category; None where no run that is done has categories."""
-    found = {
-        name
-        for runs in places.values()
-        for run in runs
-        if run.metric
-        for name in run.metric.categories
-    }
+def _by_category(table: Table, read: ReadScores, judges: Mapping[str, Parts]) -> Table | None:
+    """A table by category; None where no run that is done has categories."""
+    runs = [run for entry in table.entries.values() for run in entry.runs]
+    found = {name for run in runs if run.metric for name in run.metric.categories}
     if not found:
         return None
     categories = tuple(sorted(found, key=lambda name: (name == NO_CATEGORY, name)))
     entries: dict[Place, Entry] = {}
-    for place in product(*axes):
-        for category in categories if place in places else ():
-            runs = [
+    for place in product(table.rows, table.columns):
+        for category in categories if place in table.entries else ():
+            of_category = [
                 replace(run, metric=run.metric and run.metric.categories.get(category))
-                for run in places[place]
+                for run in table.entries[place].runs
             ]
-            entries[" → ".join(place), category] = _entry(metric, runs, read, (), judges, category)
+            entry = _entry(table.metric, of_category, read, (), judges, category)
+            entries[" → ".join(place), category] = entry
     rows = tuple(dict.fromkeys(row for row, _ in entries))
-    return Table(
-        metric, f"{shown.title}, by category", *about, split, rows, categories, entries, None
-    )
+    title = f"{table.title}, by category"
+    return replace(table, title=title, rows=rows, columns=categories, entries=entries, paper=None)
 
 
 def _entry(

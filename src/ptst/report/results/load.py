@@ -13,9 +13,7 @@ from ptst.report.results.contrasts import contrasts_of
 from ptst.report.results.entries import reported, table_of
 from ptst.report.results.layout import splits_of
 from ptst.report.results.published import paper_rows
-from ptst.report.results.scores import (
-    reader,
-)
+from ptst.report.results.scores import reader
 from ptst.report.results.types import Results, Run
 from ptst.schema import TableMetric
 from ptst.stages.summarise import Metrics, read_metrics
@@ -53,7 +51,7 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
                 settings = _settings(grid, measured[0], metric)
                 parts = table.by_category
                 if parts is not None:
-                    parts = replace(parts, world=table.world, audit=audit, settings=settings)
+                    parts = replace(parts, audit=audit, settings=settings)
                 made = replace(table, by_category=parts, audit=audit, settings=settings)
                 tables.append(made)
     return Results(grid, dict(states), tuple(tables), contrasts_of(grid.sweep, tables, read))

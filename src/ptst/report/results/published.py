@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ptst.paths import ROOT
 from ptst.report.results.layout import is_tuned
-from ptst.report.results.scores import (
-    evaluation_of,
-)
+from ptst.report.results.scores import evaluation_of
 from ptst.report.results.types import Published
 from ptst.schema import TableMetric
 from ptst.sweep.grid import GridCell

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ptst.metrics import (
-    Answer,
-    Scale,
-)
+from ptst.metrics import Answer, Scale
 from ptst.schema import Evaluation
 from ptst.stages.completions import answer_of
 from ptst.stages.summarise import scale_of_metric

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ptst.metrics import (
-    Better,
-    Metric,
-    Scale,
-    known_sum,
-)
+from ptst.metrics import Better, Metric, Scale, known_sum
 from ptst.status.states import CellState
 from ptst.sweep.grid import Grid, GridCell
 

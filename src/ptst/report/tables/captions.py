@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from ptst.metrics import scale_in_words
-from ptst.report.place import (
-    answers_of_a_run,
-)
+from ptst.report.place import answers_of_a_run
 from ptst.report.results import Contrast, Published, Results, Run, Table, cut_off_note
 from ptst.status.states import STATES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from ptst.report.place import Place, figures_of, place_of
+from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
 from ptst.report.tables.captions import (
     about_contrasts,
@@ -51,7 +51,7 @@ def _table(table: Table, axes: str) -> str:
     for row in table.rows:
         figures, spreads = [_tex(name_of(table, 0, row))], [""]
         for column in table.columns:
-            ours, theirs = _place(place_of(table, row, column))
+            ours, theirs = _place(place_in_words(table, row, column))
             for figure, spread in (ours, theirs)[:step]:
                 figures.append(figure)
                 spreads.append(f"\\scriptsize {spread}" if spread else "")
@@ -76,7 +76,7 @@ def _table(table: Table, axes: str) -> str:
     )
 
 
-def _place(place: Place | None) -> tuple[tuple[str, str], tuple[str, str]]:
+def _place(place: PlaceInWords | None) -> tuple[tuple[str, str], tuple[str, str]]:
     """Figure and spread of ours, and of the paper's."""
     if place is None:
         return ("", ""), ("", "")

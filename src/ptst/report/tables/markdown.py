@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from ptst.report.place import Place, figures_of, place_of
+from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
 from ptst.report.tables.captions import (
     about_contrasts,
@@ -39,12 +39,12 @@ def _section(table: Table, title: str, corner: str) -> list[str]:
     lines = [[corner, *(name_of(table, 1, column) for column in table.columns)]]
     lines += [["---", *["---:"] * len(table.columns)]]
     for row in table.rows:
-        places = [_place(place_of(table, row, column)) for column in table.columns]
+        places = [_place(place_in_words(table, row, column)) for column in table.columns]
         lines.append([name_of(table, 0, row), *places])
     return [title, _table(lines), " ".join(about_table(table))]
 
 
-def _place(place: Place | None) -> str:
+def _place(place: PlaceInWords | None) -> str:
     if place is None:
         return ""
     paper = f"; paper {place.paper_in_full}" if place.paper else ""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ptst.report.place import Place, figures_of, place_of
+from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
 from ptst.report.tables.captions import (
     about_table,
@@ -53,7 +53,7 @@ def _pieces(results: Results, table: Table, width: int) -> list[RichTable]:
         firsts = [_broken(row, 13) for row in rows]
         heads = [_broken(name_of(table, 1, column), break_names_from) for column in table.columns]
         places = {
-            (row, column): _place(place_of(table, row, column), between)
+            (row, column): _place(place_in_words(table, row, column), between)
             for row in table.rows
             for column in table.columns
         }
@@ -82,7 +82,7 @@ def _pieces(results: Results, table: Table, width: int) -> list[RichTable]:
     return made
 
 
-def _place(place: Place | None, between: str) -> Text:
+def _place(place: PlaceInWords | None, between: str) -> Text:
     if place is None:
         return Text("")
     if not place.number:

@@ -10,9 +10,7 @@ from itertools import product
 from typing import Any
 
 from ptst.report.results import Entry, Results, Table
-from ptst.report.tables.captions import (
-    seeds_of,
-)
+from ptst.report.tables.captions import seeds_of
 
 PAPER_COLUMNS = (
     "table",
