@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptst import models
@@ -54,47 +55,49 @@ def judge(
                 work.tell(done, total)
                 watch(work.maker)
 
-            asked = load_judge(config.evaluations[name].judge, f"{name}.judge")
-            items = [(row, row["completion"]) for row in rows if "withheld" not in row]
-            bench = Bench(
-                store.root / "judging",
-                engine_of(config).device,
-                tell,
-                stop,
-                (held or models.Held()).judge,
-            )
-            try:
-                given = iter(list(checked(asked, items, asked.scores(items, bench))))
-            except PtstError as error:
-                raise type(error)(f"{name}: {error}") from error
-            scores = [
-                Score(None, reason=f"no answer: {row['withheld']}", final=True)
-                if "withheld" in row
-                else next(given)
-                for row in rows
-            ]
+            device = engine_of(config).device
+            kept, model = store.root / "judging", (held or models.Held()).judge
+            bench = Bench(kept, device, tell, stop, model)
+            scores = _scores(name, config.evaluations[name], rows, bench)
         missing = [score for score in scores if score.label is None and not score.final]
         if missing:  # not published: what is in the store is never asked for again
             raise PtstError(
                 f"{name}: {len(missing)} of {len(rows)} queries have no score "
                 f"({missing[0].reason}); run the cell again to ask the judge again."
             )
-        write_jsonl(
-            work.result / "scores.jsonl",
-            [
-                {
-                    "id": row["id"],
-                    "label": score.label,
-                    "value": score.value,
-                    "reason": score.reason,
-                    **({"values": dict(score.values)} if score.values else {}),
-                }
-                for row, score in zip(rows, scores, strict=True)
-            ],
-        )
+        judged = zip(rows, scores, strict=True)
+        write_jsonl(work.result / "scores.jsonl", [_row(row, score) for row, score in judged])
         made[f"judge {name}"] = time.monotonic() - started
         seconds = work.maker.spent + made[f"judge {name}"]
         write_provenance(work.result, config, seconds, _judge_facts(name, config.evaluations[name]))
+
+
+def _scores(
+    name: str, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], bench: Bench
+) -> list[Score]:
+    """What the judge gives every completion; what was withheld it is not asked."""
+    asked = load_judge(evaluation.judge, f"{name}.judge")
+    items = [(row, row["completion"]) for row in rows if "withheld" not in row]
+    try:
+        given = iter(list(checked(asked, items, asked.scores(items, bench))))
+    except PtstError as error:
+        raise type(error)(f"{name}: {error}") from error
+    return [
+        Score(None, reason=f"no answer: {row['withheld']}", final=True)
+        if "withheld" in row
+        else next(given)
+        for row in rows
+    ]
+
+
+def _row(row: Mapping[str, Any], score: Score) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "label": score.label,
+        "value": score.value,
+        "reason": score.reason,
+        **({"values": dict(score.values)} if score.values else {}),
+    }
 
 
 def check_judge(name: str, evaluation: Evaluation) -> None:
