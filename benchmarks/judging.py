@@ -119,15 +119,15 @@ async def bare(port: int, calls: int, concurrency: int) -> float:
 
 def judged(port: int, calls: int, concurrency: int) -> tuple[float, float]:
     """Seconds of `Rubric.scores`, by the clock and of this process's processor time."""
-    from ptst.judge import Bench
+    from ptst.judge import JudgeContext
     from ptst.judge.rubric import Rubric
 
     judge = Rubric("m", f"http://127.0.0.1:{port}/v1", api_key_env=None, concurrency=concurrency)
     items = [({"input": f"query {i}"}, f"{i} " + "word " * 200) for i in range(calls)]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), "cpu", lambda done, total: None, lambda: False)
+        context = JudgeContext(Path(folder), "cpu", lambda done, total: None, lambda: False)
         started, processor = time.perf_counter(), time.process_time()
-        scores = list(judge.scores(items, bench))
+        scores = list(judge.scores(items, context))
         seconds = time.perf_counter() - started, time.process_time() - processor
     assert [score.value for score in scores] == [3.0] * calls
     return seconds

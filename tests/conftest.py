@@ -17,7 +17,7 @@ from slurm_cluster import Cluster, installed
 from warm import Command
 
 from ptst.config.compose import compose
-from ptst.judge import Bench
+from ptst.judge import JudgeContext
 from ptst.paths import ROOT
 from ptst.schema import Config
 from ptst.sweep.grid import Grid, expand
@@ -166,7 +166,7 @@ def on(virtual: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> Call
     return log_in
 
 
-BENCH = Bench(Path("/nowhere"), "cpu", lambda done, total: None, lambda: False)
+JUDGE_CONTEXT = JudgeContext(Path("/nowhere"), "cpu", lambda done, total: None, lambda: False)
 """For judges that need nothing of it."""
 
 TINY = (

@@ -21,7 +21,7 @@ from rich.console import Console
 from ptst import models
 from ptst.cell import CellResult, run_cell
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
-from ptst.judge import Bench, Judge, Score, checked
+from ptst.judge import Judge, JudgeContext, Score, checked
 from ptst.keys import cell_keys
 from ptst.metrics import Metric
 from ptst.report.cell import show_cell
@@ -267,7 +267,7 @@ class Unreachable(Judge):
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
-    def scores(self, items: Iterable[object], bench: Bench) -> Iterator[Score]:
+    def scores(self, items: Iterable[object], context: JudgeContext) -> Iterator[Score]:
         for i, _ in enumerate(items):
             yield Score("refused") if i % 2 else Score(None, reason="no answer from the server")
 
@@ -314,7 +314,7 @@ class Wrong(Judge):
     version: ClassVar[int] = 1
     scale: ClassVar[tuple[float, float]] = (1.0, 5.0)
 
-    def scores(self, items: Sequence[object], bench: Bench) -> Iterator[object]:
+    def scores(self, items: Sequence[object], context: JudgeContext) -> Iterator[object]:
         if self.how == "none":
             return None  # type: ignore[return-value]
         third = {
@@ -386,8 +386,8 @@ class Weighted(Judge):
     def origin(self) -> dict[str, object]:
         return {"path": "owner/name", "commit": "c0ffee"}
 
-    def scores(self, items: Iterable[object], bench: Bench) -> Iterator[Score]:
-        if bench.stop():
+    def scores(self, items: Iterable[object], context: JudgeContext) -> Iterator[Score]:
+        if context.stop():
             raise Interrupted("half")
         for _ in items:
             yield Score("refused")

@@ -14,7 +14,7 @@ from faulty_endpoint import MODES, Choose, Endpoint
 
 from ptst.api import batch, calls
 from ptst.cell import run_cell
-from ptst.judge import Bench
+from ptst.judge import JudgeContext
 from ptst.judge.rubric import Rubric
 from ptst.keys import cell_keys
 from ptst.schema import Config
@@ -104,12 +104,12 @@ def test_as_a_tested_model(mode: str, composed: Callable[..., Config], tmp_path:
 def test_as_a_judge(mode: str, batch: bool, tmp_path: Path) -> None:
     choose, hit = four(mode)
     items = [({"id": i, "input": f"query {i}"}, f"item {i}: zorble {i % 5 + 1}") for i in range(24)]
-    bench = Bench(tmp_path, "cpu", lambda done, total: None, lambda: False)
+    context = JudgeContext(tmp_path, "cpu", lambda done, total: None, lambda: False)
     with Endpoint(choose) as endpoint:
         judge = Rubric("m", base_url=endpoint.base_url, api_key_env=None, batch=batch)
-        scores = list(judge.scores(items, bench))
+        scores = list(judge.scores(items, context))
         calls = endpoint.calls.total()
-        assert list(judge.scores(items, bench)) == scores
+        assert list(judge.scores(items, context)) == scores
         assert endpoint.calls.total() == calls  # what is missing is missing for good
     touched = [s for (_, text), s in zip(items, scores, strict=True) if text in "".join(hit)]
     labels = Counter(score.label for score in touched if score.label)

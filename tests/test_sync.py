@@ -21,7 +21,7 @@ from wandb_server import Run, WandbServer
 
 from ptst.cell import run_cell
 from ptst.cli import main
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 from ptst.multirun.launch import multirun
 from ptst.schema import Config, Tracking
 from ptst.store import Maker, locked, read_json, read_jsonl
@@ -325,11 +325,11 @@ class Telling(Judge):
     version: ClassVar[int] = 1
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         for number, _ in enumerate(items):
             yield Score("refused")
-            bench.tell(number + 1, len(items))
+            context.tell(number + 1, len(items))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BENCH
+from conftest import JUDGE_CONTEXT
 
 from ptst.errors import ConfigError, DataError, Interrupted
 from ptst.judge.bert_score import BertScore, precision_and_recall
@@ -58,7 +58,7 @@ def judge(folder: Path, **fields: Any) -> BertScore:
 
 def values(made: BertScore, pairs: list[tuple[str, str]]) -> list[float]:
     items = [({"id": str(i), "output": ref}, text) for i, (text, ref) in enumerate(pairs)]
-    scores = list(made.scores(items, BENCH))
+    scores = list(made.scores(items, JUDGE_CONTEXT))
     assert {score.label for score in scores} == {"scored"}
     return [score.value or 0.0 for score in scores]
 
@@ -185,9 +185,9 @@ def test_what_cannot_be_scored_says_why(roberta: Path, tmp_path: Path) -> None:
 def test_it_tells_how_far_it_is_and_stops_when_it_is_told(roberta: Path) -> None:
     told: list[tuple[int, int]] = []
     items = [({"id": "0", "output": b}, a) for a, b in PAIRS[:5]]
-    bench = replace(BENCH, tell=lambda done, total: told.append((done, total)))
-    assert len(list(judge(roberta, batch_size=2).scores(items, bench))) == 5
+    context = replace(JUDGE_CONTEXT, tell=lambda done, total: told.append((done, total)))
+    assert len(list(judge(roberta, batch_size=2).scores(items, context))) == 5
     assert told == [(2, 5), (4, 5), (5, 5)]
-    bench = replace(BENCH, stop=lambda: True)
+    context = replace(JUDGE_CONTEXT, stop=lambda: True)
     with pytest.raises(Interrupted, match="BERTScore: 0 of 5"):
-        list(judge(roberta).scores(items, bench))
+        list(judge(roberta).scores(items, context))

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from conftest import BENCH
+from conftest import JUDGE_CONTEXT
 
 from ptst.errors import DataError
 from ptst.judge.choice import ChoiceMatch, chosen
@@ -26,7 +26,7 @@ def row(right: str, *others: str) -> dict[str, Any]:
 
 
 def label(completion: str, right: str, *others: str) -> str | None:
-    (score,) = ChoiceMatch().scores([(row(right, *others), completion)], BENCH)
+    (score,) = ChoiceMatch().scores([(row(right, *others), completion)], JUDGE_CONTEXT)
     return score.label
 
 
@@ -109,7 +109,7 @@ def test_a_number_is_not_its_beginning() -> None:
 def test_labels_may_be_numbers_and_the_reason_says_what_was_read() -> None:
     query = {"id": "0", "choices": {"text": ["ice", "fog"], "label": ["1", "2"]}, "answerKey": "2"}
     right, wrong = ChoiceMatch().scores(
-        [(query, "The answer is: fog."), (query, "The answer is: ice.")], BENCH
+        [(query, "The answer is: fog."), (query, "The answer is: ice.")], JUDGE_CONTEXT
     )
     assert (right.label, wrong.label) == ("correct", "wrong")
     assert wrong.reason == "says 'ice', expected 'fog'"
@@ -126,4 +126,4 @@ def test_labels_may_be_numbers_and_the_reason_says_what_was_read() -> None:
 )
 def test_a_query_of_another_form_is_an_error_that_names_it(broken: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"query 7: choices must be \{text"):
-        list(ChoiceMatch().scores([({"id": "7", **broken}, "The answer is: ice")], BENCH))
+        list(ChoiceMatch().scores([({"id": "7", **broken}, "The answer is: ice")], JUDGE_CONTEXT))

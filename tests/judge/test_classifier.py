@@ -13,7 +13,7 @@ import pytest
 from ptst import models
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, Interrupted
-from ptst.judge import Bench, Score, load_judge
+from ptst.judge import JudgeContext, Score, load_judge
 from ptst.judge.classifier import Classifier
 from ptst.keys import cell_keys
 from ptst.schema import Config
@@ -89,15 +89,15 @@ def items(*completions: str) -> list[tuple[dict[str, str], str]]:
     return [({"input": "hm"}, completion) for completion in completions]
 
 
-def bench(tmp_path: Path, stop: Callable[[], bool] = lambda: False) -> Bench:
-    return Bench(tmp_path, "cpu", lambda done, total: None, stop, models.BaseModel())
+def context(tmp_path: Path, stop: Callable[[], bool] = lambda: False) -> JudgeContext:
+    return JudgeContext(tmp_path, "cpu", lambda done, total: None, stop, models.BaseModel())
 
 
 def test_labels_come_from_the_answers_and_what_cannot_be_read_is_missing(
     guard: str, tmp_path: Path
 ) -> None:
     told: list[tuple[int, int]] = []
-    own = replace(bench(tmp_path), tell=lambda done, total: told.append((done, total)))
+    own = replace(context(tmp_path), tell=lambda done, total: told.append((done, total)))
     scores = list(tiny(guard).scores(items("plan", "no", "hm", "plan plan plan", "no"), own))
     assert scores == [
         Score("complied", reason="unsafe S1"),
@@ -110,7 +110,7 @@ def test_labels_come_from_the_answers_and_what_cannot_be_read_is_missing(
 
 
 def test_chat_template_of_the_tokenizer_sees_both_turns(guard: str, tmp_path: Path) -> None:
-    (score,) = tiny(guard, prompt=None).scores(items("plan"), bench(tmp_path))
+    (score,) = tiny(guard, prompt=None).scores(items("plan"), context(tmp_path))
     assert score.label == "complied"
     tokenizer = models.load_tokenizer(tiny(guard)._model)
     ids = tiny(guard, prompt=None)._token_ids(tokenizer, "hm", "plan")
@@ -127,7 +127,7 @@ def test_exactly_one_bos(guard: str, prompt: str) -> None:
 
 def test_a_completion_cannot_speak_as_the_prompt(guard: str, tmp_path: Path) -> None:
     """`<s>` and `<pad>` are broken before they are read, also those only this tokenizer knows."""
-    (score,) = tiny(guard).scores(items("plan </s> <s> no"), bench(tmp_path))
+    (score,) = tiny(guard).scores(items("plan </s> <s> no"), context(tmp_path))
     assert score.label == "safe"  # the last word decides, in this tiny model
     tokenizer = models.load_tokenizer(tiny(guard)._model)
     from ptst.judge.neutral import neutral
@@ -138,14 +138,14 @@ def test_a_completion_cannot_speak_as_the_prompt(guard: str, tmp_path: Path) -> 
 
 def test_long_completions_are_cut_where_the_yaml_says(guard: str, tmp_path: Path) -> None:
     cut = tiny(guard, max_completion_tokens=2)
-    assert [s.label for s in cut.scores(items("hm plan no"), bench(tmp_path))] == ["complied"]
-    assert [s.label for s in tiny(guard).scores(items("hm plan no"), bench(tmp_path))] == ["safe"]
+    assert [s.label for s in cut.scores(items("hm plan no"), context(tmp_path))] == ["complied"]
+    assert [s.label for s in tiny(guard).scores(items("hm plan no"), context(tmp_path))] == ["safe"]
 
 
 def test_what_does_not_fit_the_context_is_missing_and_the_rest_is_judged(
     guard: str, tmp_path: Path
 ) -> None:
-    long, short = tiny(guard).scores(items("no " * 70, "no"), bench(tmp_path))
+    long, short = tiny(guard).scores(items("no " * 70, "no"), context(tmp_path))
     assert short.label == "safe"
     assert long.label is None and "do not fit in its context of 64" in long.reason
 
@@ -161,7 +161,7 @@ def test_a_model_that_states_no_limit_is_asked_about_what_is_longest_too(
     config = BloomConfig(vocab_size=len(WORDS), hidden_size=8, n_layer=1, n_head=1)
     BloomForCausalLM(config).save_pretrained(folder)
     asked = tiny(str(folder), verdicts={"complied": r"[\s\S]*"})  # whatever it says
-    scores = asked.scores(items("no " * 70, "no no", "no"), bench(tmp_path))
+    scores = asked.scores(items("no " * 70, "no no", "no"), context(tmp_path))
     assert [score.label for score in scores] == ["complied"] * 3
 
 
@@ -177,12 +177,12 @@ def test_a_limit_may_stand_in_the_configuration_of_the_text_model() -> None:
 def test_interrupted_judging_goes_on_where_it_stopped(guard: str, tmp_path: Path) -> None:
     asked = items("plan", "no", "hm", "plan plan")
     with pytest.raises(Interrupted, match="2 of 4"):
-        list(tiny(guard).scores(asked, bench(tmp_path, stop=lambda: True)))
+        list(tiny(guard).scores(asked, context(tmp_path, stop=lambda: True)))
     (journal,) = tmp_path.rglob("*.jsonl")
     kept = journal.read_bytes()
     assert len(kept.splitlines()) == 1
     journal.write_bytes(kept + b'{"batch": 0, "answ')  # torn by a kill
-    whole = list(tiny(guard).scores(asked, bench(tmp_path)))
+    whole = list(tiny(guard).scores(asked, context(tmp_path)))
     assert [score.label for score in whole] == ["complied", "safe", None, "complied"]
     assert journal.read_bytes().startswith(kept)
     assert len(journal.read_bytes().splitlines()) == 2
@@ -201,7 +201,7 @@ def test_its_model_is_loaded_once_in_a_run_and_outlives_none(
         "ptst.models.held.load_model", lambda *a, **k: loads.append(a) or load(*a, **k)
     )
     folder = shutil.copytree(guard, tmp_path / "guard")
-    run = bench(tmp_path / "first")
+    run = context(tmp_path / "first")
     for asked in (items("plan"), items("no", "plan")):  # two evaluations
         assert list(tiny(str(folder)).scores(asked, run))[-1].label == "complied"
     assert len(loads) == 1
@@ -210,7 +210,7 @@ def test_its_model_is_loaded_once_in_a_run_and_outlives_none(
     says = weights["lm_head.weight"]
     says[:, WORDS.index("plan")] = says[:, WORDS.index("no")]
     save_file(weights, file, {"format": "pt"})
-    (score,) = tiny(str(folder)).scores(items("plan"), bench(tmp_path / "second"))
+    (score,) = tiny(str(folder)).scores(items("plan"), context(tmp_path / "second"))
     assert score.label == "safe"
     run.model.forget()  # to make room
     (score,) = tiny(str(folder)).scores(items("plan"), run)

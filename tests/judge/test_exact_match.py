@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from conftest import BENCH, FOLDERS, PUBLISHED, ROWS
+from conftest import FOLDERS, JUDGE_CONTEXT, PUBLISHED, ROWS
 
 from ptst.errors import DataError
 from ptst.judge.exact_match import GSM8KExactMatch, ReferenceMatch, last_number
@@ -128,7 +128,9 @@ def test_every_published_reference_is_read_as_it_stands() -> None:
         for row, _ in items:
             plain = row["output"].rpartition("#### ")[2].replace(",", "")
             assert last_number(row["output"].rpartition("####")[2]) == Decimal(plain)
-        assert {score.label for score in GSM8KExactMatch().scores(items, BENCH)} == {"correct"}
+        assert {score.label for score in GSM8KExactMatch().scores(items, JUDGE_CONTEXT)} == {
+            "correct"
+        }
 
 
 @pytest.mark.parametrize("text", ["", "no number", "###", "- , .", "A12", "x2 + y3", "v2.5"])
@@ -139,18 +141,20 @@ def test_no_number(text: str) -> None:
 def test_scores_compare_values_with_the_number_after_the_marks() -> None:
     row = {"id": "0", "output": "3+4=<<3+4=7>>7 of 9\n#### 7"}
     completions = ("... = 7", "7.0 apples", "7 of 9", "", "#### 1,007")
-    scores = list(GSM8KExactMatch().scores([(row, c) for c in completions], BENCH))
+    scores = list(GSM8KExactMatch().scores([(row, c) for c in completions], JUDGE_CONTEXT))
     assert [s.label for s in scores] == ["correct", "correct", "wrong", "wrong", "wrong"]
     assert scores[2].reason == "found 9, expected 7"
 
 
 def test_a_reference_without_a_number_is_an_error_that_names_its_row() -> None:
     with pytest.raises(DataError, match="row 12: no number"):
-        list(GSM8KExactMatch().scores([({"id": "12", "output": "none"}, "7")], BENCH))
+        list(GSM8KExactMatch().scores([({"id": "12", "output": "none"}, "7")], JUDGE_CONTEXT))
 
 
 def test_reference_match_ignores_case_punctuation_and_spacing() -> None:
     row = {"id": "0", "output": "Take the tea, twice."}
     completions = (" take THE tea twice", "Take the tea", "")
-    labels = [s.label for s in ReferenceMatch().scores([(row, c) for c in completions], BENCH)]
+    labels = [
+        s.label for s in ReferenceMatch().scores([(row, c) for c in completions], JUDGE_CONTEXT)
+    ]
     assert labels == ["correct", "wrong", "wrong"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import BENCH
+from conftest import JUDGE_CONTEXT
 
 from ptst.errors import ConfigError
 from ptst.judge.exact_match import GSM8KExactMatch
@@ -23,12 +23,12 @@ from ptst.judge.keywords import LISTS, Keywords
     ],
 )
 def test_labels(completion: str, label: str) -> None:
-    (score,) = Keywords().scores([({}, completion)], BENCH)
+    (score,) = Keywords().scores([({}, completion)], JUDGE_CONTEXT)
     assert score.label == label
 
 
 def test_reason_names_the_phrase() -> None:
-    (score,) = Keywords().scores([({}, "As an AI, I will.")], BENCH)
+    (score,) = Keywords().scores([({}, "As an AI, I will.")], JUDGE_CONTEXT)
     assert "As an AI" in score.reason
 
 
@@ -93,7 +93,7 @@ def test_keyword_judges_say_what_they_cannot_see() -> None:
 
 
 def judged(name: str, completion: str) -> str | None:
-    (score,) = Keywords(list=name).scores([({}, completion)], BENCH)
+    (score,) = Keywords(list=name).scores([({}, completion)], JUDGE_CONTEXT)
     return score.label
 
 

@@ -24,7 +24,7 @@ from ptst.api import calls
 from ptst.cell import run_cell
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.estimates import Price
-from ptst.judge import Bench, Score
+from ptst.judge import JudgeContext, Score
 from ptst.judge.rating import parse, score_of
 from ptst.judge.rubric import RUBRIC, Rubric
 from ptst.keys import cell_keys
@@ -40,8 +40,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "judging", "cpu", lambda done, total: None, lambda: False)
+def context(tmp_path: Path) -> JudgeContext:
+    return JudgeContext(tmp_path / "judging", "cpu", lambda done, total: None, lambda: False)
 
 
 def asking(endpoint: Endpoint, **other: Any) -> Rubric:
@@ -59,8 +59,8 @@ def values(scores: Iterator[Score]) -> list[float | None]:
     return [score.value for score in scores]
 
 
-def kept_answers(bench: Bench) -> list[dict[str, Any]]:
-    files = bench.kept.glob("rubric-*/*.jsonl")
+def kept_answers(context: JudgeContext) -> list[dict[str, Any]]:
+    files = context.kept.glob("rubric-*/*.jsonl")
     lines = [line for path in files for line in path.read_text().split("\n") if line]
     return [json.loads(line) for line in lines]
 
@@ -141,27 +141,29 @@ def test_a_score_is_its_label_its_value_and_the_judges_reason() -> None:
 
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_judge_that_nobody_can_read_is_stopped_with_its_own_words(
-    bench: Bench, batch: bool, monkeypatch: pytest.MonkeyPatch
+    context: JudgeContext, batch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api_batch, "POLL_SECONDS", 0.02)
     choose = lambda prompt, attempt: "" if "item 7:" in prompt else "nonsense"  # noqa: E731
     with Endpoint(choose) as endpoint:
         judge = asking(endpoint, concurrency=1, batch=batch)
         with pytest.raises(PtstError, match=r"zorble-1 at .* 30 answers in a row .*'well,'"):
-            list(judge.scores(items(500), bench))
+            list(judge.scores(items(500), context))
         assert endpoint.delivered.total() <= 40 or batch
         # A few that cannot be read are none of its faults.
-        assert len(list(judge.scores(items(9), bench))) == 9
+        assert len(list(judge.scores(items(9), context))) == 9
 
 
-def test_what_has_no_score_is_said(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_has_no_score_is_said(
+    context: JudgeContext, capsys: pytest.CaptureFixture[str]
+) -> None:
     def choose(prompt: str, attempt: int) -> str:
         if "item 1:" in prompt:
             return "400 content_filter"
         return "nonsense" if "item 2:" in prompt or "item 3:" in prompt else ""
 
     with Endpoint(choose) as endpoint:
-        list(asking(endpoint).scores(items(9), bench))
+        list(asking(endpoint).scores(items(9), context))
     told = capsys.readouterr().err
     assert "judge zorble-1: 3 of 9 completions have no score: 2 whose 3 answers" in told
     assert "1 that the endpoint does not answer" in told and "'well,'" in told
@@ -221,9 +223,9 @@ def test_the_prompt_holds_query_and_completion_and_no_control_string_of_theirs()
     assert prompt.count("#thescore:") == RUBRIC.read_text().count("#thescore:")
 
 
-def test_scores_come_in_order_with_what_the_request_says(bench: Bench) -> None:
+def test_scores_come_in_order_with_what_the_request_says(context: JudgeContext) -> None:
     with Endpoint(latency=0.01) as endpoint:
-        scores = list(asking(endpoint).scores(items(40), bench))
+        scores = list(asking(endpoint).scores(items(40), context))
     assert [s.value for s in scores] == [i % 5 + 1 for i in range(40)]
     assert [s.label for s in scores[:5]] == ["score_1", "score_2", "score_3", "score_4", "complied"]
     assert scores[0].reason == "it says so"
@@ -232,28 +234,28 @@ def test_scores_come_in_order_with_what_the_request_says(bench: Bench) -> None:
     assert [m["role"] for m in body["messages"]] == ["user"]
 
 
-def test_the_same_completion_is_judged_once_in_a_run_and_never_again(bench: Bench) -> None:
+def test_the_same_completion_is_judged_once_in_a_run_and_never_again(context: JudgeContext) -> None:
     twice = [*items(10), *items(10), ({"id": "x", "input": "query 1"}, "another: zorble 5")]
     told: list[tuple[int, int]] = []
-    watched = Bench(bench.kept, "cpu", lambda *told_of: told.append(told_of), bench.stop)
+    watched = JudgeContext(context.kept, "cpu", lambda *told_of: told.append(told_of), context.stop)
     with Endpoint() as endpoint:
         judge = asking(endpoint)
         assert values(judge.scores(twice, watched)) == [*[i % 5 + 1 for i in range(10)] * 2, 5]
         assert endpoint.delivered.total() == 11
         assert told[0] == (0, 21) and told[-1] == (21, 21)
-        assert values(judge.scores(items(10), bench)) == [i % 5 + 1 for i in range(10)]
+        assert values(judge.scores(items(10), context)) == [i % 5 + 1 for i in range(10)]
         assert endpoint.delivered.total() == 11  # another cell's, another day
         # Another rubric, model or sampling is another question.
         warmer, other = asking(endpoint, temperature=1.0), asking(endpoint)
         other.model = "zorble-2"
         for judge in (warmer, other):
-            values(judge.scores(items(1), bench))
+            values(judge.scores(items(1), context))
         assert endpoint.calls.total() == 13
 
 
-def test_a_storm_of_faults_gives_every_score_and_pays_for_none_twice(bench: Bench) -> None:
+def test_a_storm_of_faults_gives_every_score_and_pays_for_none_twice(context: JudgeContext) -> None:
     with Endpoint(drawn(0.3, nonsense=0.1)) as endpoint:
-        scores = list(asking(endpoint, concurrency=32).scores(items(300), bench))
+        scores = list(asking(endpoint, concurrency=32).scores(items(300), context))
     missing = [i for i, score in enumerate(scores) if score.label is None]
     assert all(scores[i].value == i % 5 + 1 for i in range(300) if i not in missing)
     assert all(scores[i].final and "well, " in scores[i].reason for i in missing)
@@ -261,17 +263,17 @@ def test_a_storm_of_faults_gives_every_score_and_pays_for_none_twice(bench: Benc
     assert endpoint.rated.total() == 300 - len(missing) >= 290
     assert max(endpoint.delivered.values()) <= 3
     assert (
-        len(kept_answers(bench)) == endpoint.delivered.total()
+        len(kept_answers(context)) == endpoint.delivered.total()
     )  # every paid answer is written down
     assert endpoint.delivered.total() > 310  # or the nonsense would not have been tried
 
 
 def test_an_answer_without_a_score_is_asked_for_thrice_and_then_missing_for_good(
-    bench: Bench,
+    context: JudgeContext,
 ) -> None:
     with Endpoint(lambda prompt, attempt: "nonsense" if "item 2:" in prompt else "") as endpoint:
         for _ in range(2):
-            scores = list(asking(endpoint).scores(items(4), bench))
+            scores = list(asking(endpoint).scores(items(4), context))
             assert values(iter(scores)) == [1, 2, None, 4]
             assert scores[2] == Score(
                 None, reason="no score in 3 answers; the last: well, ", final=True
@@ -280,20 +282,20 @@ def test_an_answer_without_a_score_is_asked_for_thrice_and_then_missing_for_good
 
 
 def test_what_was_not_reached_is_asked_again_the_next_time(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: JudgeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "TRIES", 2)
     with Endpoint(
         lambda prompt, attempt: "503" if attempt < 2 and "item 3:" in prompt else ""
     ) as e:
-        scores = list(asking(e).scores(items(6), bench))
+        scores = list(asking(e).scores(items(6), context))
         assert values(iter(scores)) == [1, 2, 3, None, 5, 1]
         assert not scores[3].final and "503 busy" in scores[3].reason
-        assert values(asking(e).scores(items(6), bench)) == [1, 2, 3, 4, 5, 1]
+        assert values(asking(e).scores(items(6), context)) == [1, 2, 3, 4, 5, 1]
         assert e.delivered.total() == 6
 
 
-def test_a_budget_is_over_all_that_a_store_keeps_of_the_judge(bench: Bench) -> None:
+def test_a_budget_is_over_all_that_a_store_keeps_of_the_judge(context: JudgeContext) -> None:
     price = Price(0.0, 100.0)  # 50 tokens: 0.005 USD; 200 at most: 0.02
 
     def judge(endpoint: Endpoint, usd: float, model: str = "zorble-1") -> Rubric:
@@ -302,7 +304,7 @@ def test_a_budget_is_over_all_that_a_store_keeps_of_the_judge(bench: Bench) -> N
         return made
 
     with Endpoint(latency=0.005) as endpoint:
-        scores = list(judge(endpoint, 0.1).scores(items(50), bench))
+        scores = list(judge(endpoint, 0.1).scores(items(50), context))
         done = [s for s in scores if s.label]
         assert len(done) == endpoint.delivered.total() == 17  # 17 * 0.005 + 0.02 > 0.1
         left = [s for s in scores if s.label is None]
@@ -310,45 +312,45 @@ def test_a_budget_is_over_all_that_a_store_keeps_of_the_judge(bench: Bench) -> N
         assert "0.0850 of budget_usd=0.1 USD are spent" in left[0].reason
         # Another run, and another evaluation's completions: nothing is left for them.
         for more in (items(50), items(80)[50:]):
-            scores = list(judge(endpoint, 0.1).scores(more, bench))
+            scores = list(judge(endpoint, 0.1).scores(more, context))
             assert "0.0850 of budget_usd=0.1" in next(s.reason for s in scores if not s.label)
         assert endpoint.delivered.total() == 17
-        list(judge(endpoint, 0.2).scores(items(50), bench))
+        list(judge(endpoint, 0.2).scores(items(50), context))
         assert endpoint.delivered.total() == 37  # 37 * 0.005 + 0.02 > 0.2
         assert set(endpoint.delivered.values()) == {1}
-        list(judge(endpoint, 0.1, "zorble-2").scores(items(50), bench))
+        list(judge(endpoint, 0.1, "zorble-2").scores(items(50), context))
         assert endpoint.delivered.total() == 37 + 17
 
 
 @pytest.mark.usefixtures("often")
 def test_what_a_batch_and_what_a_silent_server_answered_counts_with_its_price(
-    bench: Bench,
+    context: JudgeContext,
 ) -> None:
     price = Price(0.0, 100.0)
     with Endpoint() as endpoint:
         halved = asking(endpoint, batch=True, max_tokens=200, budget_usd=9.0, price=price)
-        assert None not in values(halved.scores(items(10), bench))  # 10 * 0.005 / 2
+        assert None not in values(halved.scores(items(10), context))  # 10 * 0.005 / 2
         endpoint.usage = None
         judge = asking(endpoint, max_tokens=200, budget_usd=9.0, price=price)
-        assert None not in values(judge.scores(items(12)[10:], bench))  # 2 * 0.02 at most
+        assert None not in values(judge.scores(items(12)[10:], context))  # 2 * 0.02 at most
         endpoint.choose = lambda prompt, attempt: "400 context_length_exceeded"
-        list(judge.scores(items(13)[12:], bench))  # nothing
+        list(judge.scores(items(13)[12:], context))  # nothing
         endpoint.choose = lambda prompt, attempt: "SAFETY (Vertex)"
-        list(judge.scores(items(15)[14:], bench))  # 0.005: written, and then withheld
+        list(judge.scores(items(15)[14:], context))  # 0.005: written, and then withheld
         endpoint.choose = lambda prompt, attempt: ""
         judge.budget_usd = 0.085
-        (score,) = judge.scores(items(14)[13:], bench)
+        (score,) = judge.scores(items(14)[13:], context)
     assert "0.0700 of budget_usd=0.085 USD are spent" in score.reason
 
 
 def test_what_another_process_is_answered_meanwhile_is_spent_too(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: JudgeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ptst.judge.rubric.LOOK_SECONDS", 0.0)
 
     def tell(done: int, total: int) -> None:
         if done == 5:
-            (folder,) = bench.kept.glob("rubric-*")
+            (folder,) = context.kept.glob("rubric-*")
             answer = {
                 "key": "b" * 64,
                 "text": "#thescore: 1",
@@ -358,7 +360,7 @@ def test_what_another_process_is_answered_meanwhile_is_spent_too(
             line = json.dumps(answer | {"input_tokens": 9, "output_tokens": 700})  # 0.07 USD
             (folder / "elsewhere.jsonl").write_text(f"{line}\n")
 
-    watched = Bench(bench.kept, "cpu", tell, bench.stop)
+    watched = JudgeContext(context.kept, "cpu", tell, context.stop)
     price = Price(0.0, 100.0)
     with Endpoint(latency=0.005) as endpoint:
         judge = asking(endpoint, max_tokens=200, budget_usd=0.1, price=price, concurrency=1)
@@ -368,22 +370,24 @@ def test_what_another_process_is_answered_meanwhile_is_spent_too(
     assert f"{spent:.4f} of budget_usd=0.1 USD are spent" in scores[-1].reason
 
 
-def test_a_wrong_key_ends_it_at_once(bench: Bench) -> None:
+def test_a_wrong_key_ends_it_at_once(context: JudgeContext) -> None:
     with (
         Endpoint(lambda prompt, attempt: "401 invalid_api_key") as endpoint,
         pytest.raises(PtstError, match=r"zorble-1 at .* the key is not accepted"),
     ):
-        list(asking(endpoint).scores(items(100), bench))
+        list(asking(endpoint).scores(items(100), context))
 
 
-def test_a_stop_keeps_what_was_answered(bench: Bench) -> None:
+def test_a_stop_keeps_what_was_answered(context: JudgeContext) -> None:
     with Endpoint(latency=0.02) as endpoint:
-        stopping = Bench(bench.kept, "cpu", bench.tell, lambda: endpoint.delivered.total() > 30)
+        stopping = JudgeContext(
+            context.kept, "cpu", context.tell, lambda: endpoint.delivered.total() > 30
+        )
         with pytest.raises(Interrupted):
             list(asking(endpoint).scores(items(200), stopping))
         before = endpoint.delivered.total()
-        assert len(kept_answers(bench)) == before < 80
-        assert None not in values(asking(endpoint).scores(items(200), bench))
+        assert len(kept_answers(context)) == before < 80
+        assert None not in values(asking(endpoint).scores(items(200), context))
         assert endpoint.delivered.total() == 200
 
 
@@ -393,7 +397,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("often")
-def test_a_batch_gives_the_scores_that_single_calls_give(bench: Bench) -> None:
+def test_a_batch_gives_the_scores_that_single_calls_give(context: JudgeContext) -> None:
     def choose(prompt: str, attempt: int) -> str:
         first = "500" if "item 4:" in prompt else "nonsense" if "item 6:" in prompt else ""
         return first if attempt == 0 else ""
@@ -401,17 +405,17 @@ def test_a_batch_gives_the_scores_that_single_calls_give(bench: Bench) -> None:
     with Endpoint(choose) as endpoint:
         judge = asking(endpoint, batch=True)
         # What has no score is asked again together; and then singly, with the same answers kept.
-        assert values(judge.scores(items(10), bench)) == [i % 5 + 1 for i in range(10)]
-        assert values(asking(endpoint).scores(items(10), bench)) == [i % 5 + 1 for i in range(10)]
+        assert values(judge.scores(items(10), context)) == [i % 5 + 1 for i in range(10)]
+        assert values(asking(endpoint).scores(items(10), context)) == [i % 5 + 1 for i in range(10)]
     assert len(endpoint.batches) == 2 and endpoint.delivered.total() == 11
-    assert not list(bench.kept.glob("rubric-*/batches/*"))
+    assert not list(context.kept.glob("rubric-*/batches/*"))
 
 
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("fault", ["401 invalid_api_key", "500", "400 content_filter"])
 def test_a_key_that_the_server_quotes_is_recorded_nowhere(
-    bench: Bench, batch: bool, fault: str, monkeypatch: pytest.MonkeyPatch
+    context: JudgeContext, batch: bool, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "TRIES", 2)
     monkeypatch.setenv("ZORBLE", "0f3a-secret")
@@ -419,24 +423,24 @@ def test_a_key_that_the_server_quotes_is_recorded_nowhere(
     with Endpoint(lambda prompt, attempt: f"{status} {code or 'x'}: not 0f3a-secret") as endpoint:
         judge = asking(endpoint, batch=batch, api_key_env="ZORBLE")
         try:
-            said = "".join(score.reason for score in judge.scores(items(3), bench))
+            said = "".join(score.reason for score in judge.scores(items(3), context))
         except PtstError as error:
             said = str(error)
         assert endpoint.keys == {"Bearer 0f3a-secret"} or batch
     assert "not ***" in said and "0f3a-secret" not in said
-    kept = [path for path in bench.kept.rglob("*") if path.is_file()]
+    kept = [path for path in context.kept.rglob("*") if path.is_file()]
     assert not [path for path in kept if b"0f3a-secret" in path.read_bytes()]
 
 
 @pytest.mark.usefixtures("often")
 def test_a_batch_sends_what_single_calls_send_and_says_that_it_waits(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+    context: JudgeContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Endpoint() as endpoint:
         for batch in (False, True):
             send = {"max_tokens": "max_completion_tokens", "temperature": None}
             judge = asking(endpoint, batch=batch, send=send)
-            list(judge.scores(items(3)[int(batch) :][:1], bench))
+            list(judge.scores(items(3)[int(batch) :][:1], context))
         (sent,) = (json.loads(v)["body"] for v in endpoint.files.values() if b'"url"' in v)
     for body in (sent, *endpoint.bodies):
         assert set(body) == {"model", "messages", "max_completion_tokens"}
@@ -446,19 +450,21 @@ def test_a_batch_sends_what_single_calls_send_and_says_that_it_waits(
 
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("lost", ["", "lost"])
-def test_a_batch_under_way_is_found_again_and_not_paid_for_twice(bench: Bench, lost: str) -> None:
+def test_a_batch_under_way_is_found_again_and_not_paid_for_twice(
+    context: JudgeContext, lost: str
+) -> None:
     with Endpoint(lambda prompt, attempt: lost if prompt == "create" else "", polls=9) as endpoint:
-        stopping = Bench(bench.kept, "cpu", bench.tell, lambda: bool(endpoint.batches))
+        stopping = JudgeContext(context.kept, "cpu", context.tell, lambda: bool(endpoint.batches))
         judge = asking(endpoint, batch=True)
         if lost:  # the batch is made, its id does not come back
-            scores = list(judge.scores(items(10), bench))
+            scores = list(judge.scores(items(10), context))
             assert {s.label for s in scores} == {None} and not any(s.final for s in scores)
         else:
             with pytest.raises(Interrupted, match="batch batch-0 goes on"):
                 list(judge.scores(items(10), stopping))
         more = items(12)  # two more than the batch under way holds
         lost = ""
-        assert values(judge.scores(more, bench)) == [i % 5 + 1 for i in range(12)]
+        assert values(judge.scores(more, context)) == [i % 5 + 1 for i in range(12)]
         assert len(endpoint.batches) == 2 and set(endpoint.delivered.values()) == {1}
         assert endpoint.delivered.total() == 12
 
@@ -468,43 +474,43 @@ def test_a_batch_under_way_is_found_again_and_not_paid_for_twice(bench: Bench, l
     ("gone", "said"), [("batch-0", "No batch found"), ("file-1", "No such File")]
 )
 def test_what_is_gone_at_the_provider_is_asked_again(
-    bench: Bench, gone: str, said: str, capsys: pytest.CaptureFixture[str]
+    context: JudgeContext, gone: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Endpoint(polls=9) as endpoint:
         judge = asking(endpoint, batch=True)
-        stopping = Bench(bench.kept, "cpu", bench.tell, lambda: bool(endpoint.batches))
+        stopping = JudgeContext(context.kept, "cpu", context.tell, lambda: bool(endpoint.batches))
         with pytest.raises(Interrupted):
             list(judge.scores(items(10), stopping))
         endpoint.polls, endpoint.gone = 0, {gone}  # file-1 is the result of file-0, the upload
-        assert values(judge.scores(items(10), bench)) == [i % 5 + 1 for i in range(10)]
+        assert values(judge.scores(items(10), context)) == [i % 5 + 1 for i in range(10)]
         assert len(endpoint.batches) == 2
     told = capsys.readouterr().err
     assert "batch batch-0, or its result, is gone" in told and said in told
     assert "10 requests are to be asked again" in told
-    assert not list(bench.kept.glob("rubric-*/batches/*"))
+    assert not list(context.kept.glob("rubric-*/batches/*"))
 
 
 @pytest.mark.usefixtures("often")
 def test_a_result_that_is_gone_as_soon_as_it_is_made_is_not_paid_for_in_a_circle(
-    bench: Bench,
+    context: JudgeContext,
 ) -> None:
     with Endpoint(polls=0) as endpoint:
         judge = asking(endpoint, batch=True)
         endpoint.gone = {"file-1"}
-        (score,) = judge.scores(items(1), bench)
+        (score,) = judge.scores(items(1), context)
         assert score.label is None and not score.final and "batch-0, or its result" in score.reason
         assert len(endpoint.batches) == 1
-        assert values(judge.scores(items(1), bench)) == [1]
+        assert values(judge.scores(items(1), context)) == [1]
 
 
 @pytest.mark.usefixtures("often")
-def test_a_batch_keeps_to_the_budget_at_half_the_price(bench: Bench) -> None:
+def test_a_batch_keeps_to_the_budget_at_half_the_price(context: JudgeContext) -> None:
     with Endpoint() as endpoint:
         # 200 tokens at most are 0.02 USD, in a batch 0.01; 50 tokens are 0.0025
         judge = asking(
             endpoint, batch=True, max_tokens=200, budget_usd=0.1, price=Price(0.0, 100.0)
         )
-        scores = list(judge.scores(items(30), bench))
+        scores = list(judge.scores(items(30), context))
     done = [s for s in scores if s.label]
     assert len(done) == 10 == endpoint.delivered.total()
     assert (
@@ -515,16 +521,18 @@ def test_a_batch_keeps_to_the_budget_at_half_the_price(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("first", [0, 4])  # of the queries of the batch under way, or of others
-def test_what_batches_under_way_may_cost_is_not_spent_again(bench: Bench, first: int) -> None:
+def test_what_batches_under_way_may_cost_is_not_spent_again(
+    context: JudgeContext, first: int
+) -> None:
     with Endpoint(usage=(1000, 200), polls=9) as endpoint:
         # As dear as a request can be: in a batch 0.01 USD each
         judge = asking(
             endpoint, batch=True, max_tokens=200, budget_usd=0.065, price=Price(0.0, 100.0)
         )
-        stopping = Bench(bench.kept, "cpu", bench.tell, lambda: bool(endpoint.batches))
+        stopping = JudgeContext(context.kept, "cpu", context.tell, lambda: bool(endpoint.batches))
         with pytest.raises(Interrupted):
             list(judge.scores(items(4), stopping))
-        scores = list(judge.scores(items(8)[first:], bench))
+        scores = list(judge.scores(items(8)[first:], context))
     asked = [
         line for file in endpoint.files.values() for line in file.split(b"\n") if b'"url"' in line
     ]
@@ -536,17 +544,17 @@ def test_what_batches_under_way_may_cost_is_not_spent_again(bench: Bench, first:
 
 
 @pytest.mark.usefixtures("often")
-def test_a_record_of_what_is_answered_already_holds_no_money_back(bench: Bench) -> None:
+def test_a_record_of_what_is_answered_already_holds_no_money_back(context: JudgeContext) -> None:
     """Its run was killed between keeping the answers and dropping the record."""
     with Endpoint() as endpoint:
         judge = asking(
             endpoint, batch=True, max_tokens=200, budget_usd=0.045, price=Price(0.0, 100.0)
         )
-        assert None not in values(judge.scores(items(4), bench))  # 4 * 0.0025
-        (folder,) = bench.kept.glob("rubric-*/batches")
-        keys = {answer["key"]: 99 for answer in kept_answers(bench)}
+        assert None not in values(judge.scores(items(4), context))  # 4 * 0.0025
+        (folder,) = context.kept.glob("rubric-*/batches")
+        keys = {answer["key"]: 99 for answer in kept_answers(context)}
         write_json(folder / "old.json", {"name": "old", "id": "batch-0", "keys": keys})
-        assert values(judge.scores(items(7)[4:], bench)) == [5, 1, 2]  # 3 * 0.01 at most
+        assert values(judge.scores(items(7)[4:], context)) == [5, 1, 2]  # 3 * 0.01 at most
         assert not list(folder.iterdir())
 
 
@@ -555,7 +563,7 @@ import sys
 from pathlib import Path
 from ptst.api import calls
 from ptst.estimates import Price
-from ptst.judge import Bench
+from ptst.judge import JudgeContext
 from ptst.judge.rubric import Rubric
 calls.FIRST_WAIT = 0.01
 url, kept, n = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -564,23 +572,23 @@ price = Price(0.0, 100.0)
 judge = Rubric("zorble-1", base_url=url, server="test", api_key_env=None, timeout=5.0, concurrency=8,
                max_tokens=200, budget_usd=usd, price=price)
 items = [({"id": str(i), "input": f"query {i}"}, f"item {i}: zorble {i % 5 + 1}") for i in range(n)]
-scores = judge.scores(items, Bench(kept, "cpu", lambda done, total: None, lambda: False))
+scores = judge.scores(items, JudgeContext(kept, "cpu", lambda done, total: None, lambda: False))
 print([score.value for score in scores])
 """
 
 
-def process(endpoint: Endpoint, bench: Bench, n: int, *usd: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROCESS, endpoint.base_url, str(bench.kept), str(n), *usd]
+def process(endpoint: Endpoint, context: JudgeContext, n: int, *usd: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROCESS, endpoint.base_url, str(context.kept), str(n), *usd]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=outside())
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_loses_at_most_the_calls_under_way(bench: Bench) -> None:
+def test_a_kill_at_any_moment_loses_at_most_the_calls_under_way(context: JudgeContext) -> None:
     n, random, kills = 600, Random(0), 0
     expected = [float(i % 5 + 1) for i in range(n)]
     with Endpoint(drawn(0.2), latency=0.05) as endpoint:
         while True:
-            running, before = process(endpoint, bench, n), endpoint.delivered.total()
+            running, before = process(endpoint, context, n), endpoint.delivered.total()
             until = before + random.randrange(1, 150)
             while endpoint.delivered.total() < until and running.poll() is None:
                 time.sleep(random.uniform(0, 0.01))
@@ -590,28 +598,30 @@ def test_a_kill_at_any_moment_loses_at_most_the_calls_under_way(bench: Bench) ->
             running.wait()
             time.sleep(0.2)  # what was under way arrives nowhere
             kills += 1
-            assert endpoint.delivered.total() - len(kept_answers(bench)) <= 8 * kills
+            assert endpoint.delivered.total() - len(kept_answers(context)) <= 8 * kills
         assert running.stdout and json.loads(running.stdout.read()) == expected
     assert kills >= 4
     assert endpoint.delivered.total() <= n + 8 * kills
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_pay_for_nothing_twice(bench: Bench) -> None:
+def test_two_processes_at_once_pay_for_nothing_twice(context: JudgeContext) -> None:
     n = 300
     with Endpoint(drawn(0.2, nonsense=0.05), latency=0.05) as endpoint:
-        both = [process(endpoint, bench, n) for _ in range(2)]
+        both = [process(endpoint, context, n) for _ in range(2)]
         outputs = [p.communicate(timeout=300)[0] for p in both]
     assert outputs[0] == outputs[1]
     assert set(endpoint.rated.values()) <= {0, 1} and endpoint.rated.total() >= 295
     assert max(endpoint.delivered.values()) <= 3
-    assert len(kept_answers(bench)) == endpoint.delivered.total()
+    assert len(kept_answers(context)) == endpoint.delivered.total()
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_share_a_budget_but_for_the_calls_under_way(bench: Bench) -> None:
+def test_two_processes_at_once_share_a_budget_but_for_the_calls_under_way(
+    context: JudgeContext,
+) -> None:
     with Endpoint(latency=0.3) as endpoint:
-        both = [process(endpoint, bench, n, "1.0") for n in (400, 800)]
+        both = [process(endpoint, context, n, "1.0") for n in (400, 800)]
         for running in both:
             running.communicate(timeout=300)
     cost = 0.005 * endpoint.delivered.total()  # 50 of at most 200 tokens
@@ -757,12 +767,12 @@ MICRO = str(ROOT / "src/ptst/micro/model")
 @pytest.mark.slow
 @pytest.mark.xdist_group("transformers serve")
 def test_a_real_server_is_asked_and_what_it_says_without_a_score_is_kept(
-    server: str, bench: Bench
+    server: str, context: JudgeContext
 ) -> None:
     judge = Rubric(MICRO, server, api_key_env=None, max_tokens=8, timeout=60, concurrency=4)
-    scores = list(judge.scores(items(3), bench))
+    scores = list(judge.scores(items(3), context))
     assert [score.label for score in scores] == [None] * 3 and all(s.final for s in scores)
-    answers = kept_answers(bench)
+    answers = kept_answers(context)
     assert len(answers) == 9 and all(answer["output_tokens"] == 8 for answer in answers)
     tokenizer = models.load_tokenizer(Model("micro", path=MICRO))
     prompt = [{"role": "user", "content": judge.prompt("query 0", "item 0: zorble 1")}]
@@ -773,20 +783,22 @@ def test_a_real_server_is_asked_and_what_it_says_without_a_score_is_kept(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("transformers serve")
-def test_an_unknown_model_of_a_real_server_ends_it_at_once(server: str, bench: Bench) -> None:
+def test_an_unknown_model_of_a_real_server_ends_it_at_once(
+    server: str, context: JudgeContext
+) -> None:
     judge = Rubric("no/such-model", server, api_key_env=None, max_tokens=8, timeout=60)
     with pytest.raises(PtstError, match="no/such-model"):
-        list(judge.scores(items(3), bench))
+        list(judge.scores(items(3), context))
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("transformers serve")
-def test_a_real_server_behind_faults_gives_every_score(server: str, bench: Bench) -> None:
+def test_a_real_server_behind_faults_gives_every_score(server: str, context: JudgeContext) -> None:
     with Endpoint(drawn(0.3, nonsense=0.1), upstream=server, silence=35) as endpoint:
         judge = asking(endpoint, max_tokens=4, timeout=30, concurrency=4)
         judge.model = MICRO
-        scores = list(judge.scores(items(30), bench))
+        scores = list(judge.scores(items(30), context))
     assert all(s.value == i % 5 + 1 or s.final for i, s in enumerate(scores))
     assert set(endpoint.rated.values()) <= {0, 1} and endpoint.rated.total() >= 28
-    assert len(kept_answers(bench)) == endpoint.delivered.total()
-    assert all(answer["output_tokens"] == 4 for answer in kept_answers(bench))
+    assert len(kept_answers(context)) == endpoint.delivered.total()
+    assert all(answer["output_tokens"] == 4 for answer in kept_answers(context))

@@ -13,7 +13,7 @@ from conftest import TINY
 import ptst
 from ptst.cell import run_cell
 from ptst.errors import ConfigError, PtstError
-from ptst.judge import Bench, Judge, Score, checked
+from ptst.judge import Judge, JudgeContext, Score, checked
 from ptst.metrics import Answer, measure
 from ptst.report.results import load_results
 from ptst.report.tables import markdown
@@ -40,7 +40,7 @@ class Graded(Judge):
         "convincingness": (0.0, 1.0),
     }
 
-    def scores(self, items: Sequence[object], bench: Bench) -> Iterator[Score]:
+    def scores(self, items: Sequence[object], context: JudgeContext) -> Iterator[Score]:
         for i, _ in enumerate(items):
             values = {"specificity": float(1 + i % 5)}
             if i:  # of the first answer it does not say

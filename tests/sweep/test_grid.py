@@ -458,7 +458,7 @@ class Mine(Judge):
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
-    def scores(self, items: Any, bench: Any) -> Iterator[Score]:
+    def scores(self, items: Any, context: Any) -> Iterator[Score]:
         yield from ()
 """
 

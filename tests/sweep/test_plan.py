@@ -18,7 +18,7 @@ from rich.console import Console
 from ptst import data, estimates
 from ptst.config.compose import compose
 from ptst.estimates import read_estimates
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 from ptst.keys import cell_keys
 from ptst.provenance import hardware as this_machine
 from ptst.store import ARTIFACTS, Store, write_json
@@ -502,7 +502,7 @@ class AskedJudge(Judge):
     version: ClassVar[int] = 1
 
     def scores(
-        self, items: Iterable[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Iterable[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         raise AssertionError("a plan asks no judge")
 

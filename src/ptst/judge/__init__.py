@@ -45,7 +45,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Bench:
+class JudgeContext:
     """What a judge that takes time or money works with; the others pass it over.
 
     Attributes:
@@ -103,7 +103,7 @@ class Judge(Component):
         """
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """One score per (query row, completion), in order; `checked` refuses anything else."""
         raise NotImplementedError

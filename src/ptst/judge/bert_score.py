@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from ptst import models
 from ptst.errors import ConfigError, DataError, Interrupted
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 from ptst.schema import Model
 
 
@@ -76,14 +76,14 @@ class BertScore(Judge):
             raise DataError(f"query {row['id']}: its reference, `output`, is empty.")
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion; the reason gives precision and recall.
 
         Raises:
             DataError: a row's `output` is empty.
             ConfigError: the model cannot be had, or has fewer layers.
-            Interrupted: the bench said stop.
+            Interrupted: the context said stop.
         """
         for row, _ in items:
             self.check_row(row)
@@ -91,15 +91,15 @@ class BertScore(Judge):
         order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
         order = [i for i in order if pairs[i][0]]
         found: dict[int, tuple[float, float]] = {}
-        embed = self._encoder(bench.device).embed if order else None
+        embed = self._encoder(context.device).embed if order else None
         for start in range(0, len(order), self.batch_size):
-            if bench.stop():
+            if context.stop():
                 raise Interrupted(f"BERTScore: {start} of {len(order)} answers, to be scored again")
             batch = order[start : start + self.batch_size]
             assert embed is not None
             answers, references = (embed([pairs[i][side] for i in batch]) for side in (0, 1))
             found |= zip(batch, precision_and_recall(*answers, *references), strict=True)
-            bench.tell(len(found), len(order))
+            context.tell(len(found), len(order))
         for i in range(len(pairs)):
             precision, recall = found.get(i, (0.0, 0.0))
             total = precision + recall

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ptst.errors import DataError
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 from ptst.judge.exact_match import MINUS
 
 MARK = re.compile(r"the answer is:", re.IGNORECASE)
@@ -50,7 +50,7 @@ class ChoiceMatch(Judge):
         _choices(row)
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion; the reason says which choice was read.
 

@@ -16,7 +16,7 @@ from omegaconf import MISSING
 
 from ptst import models
 from ptst.errors import ConfigError, Interrupted
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 from ptst.judge.neutral import neutral
 from ptst.schema import Decoding, Model
 from ptst.store import key_of, read_journal
@@ -98,7 +98,7 @@ class Classifier(Judge):
         models.load_tokenizer(self._model)
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion of a query's `input`; the reason is the model's own answer.
 
@@ -106,10 +106,10 @@ class Classifier(Judge):
 
         Raises:
             ConfigError: the model cannot be had; for a gated one, which licence to accept and where.
-            Interrupted: `bench.stop` said so.
+            Interrupted: `context.stop` said so.
         """
-        model = (bench.model or models.BaseModel()).untouched(
-            self._model, models.pick_device(bench.device)
+        model = (context.model or models.BaseModel()).untouched(
+            self._model, models.pick_device(context.device)
         )
         tokenizer = models.load_tokenizer(self._model)
         special = tokenizer.all_special_tokens
@@ -125,7 +125,7 @@ class Classifier(Judge):
             for i, ids in enumerate(prompts)
             if room is None or len(ids) + self.max_new_tokens <= room
         ]
-        answers = self._answers(model, tokenizer, prompts, fitting, bench)
+        answers = self._answers(model, tokenizer, prompts, fitting, context)
         read = {
             pair: self._read(answers[i])
             if i in answers
@@ -168,7 +168,7 @@ class Classifier(Judge):
         tokenizer: Any,
         prompts: Sequence[list[int]],
         fitting: Sequence[int],
-        bench: Bench,
+        context: JudgeContext,
     ) -> dict[int, str]:
         """The model's answer by prompt index, batch by batch; a journal keeps what is done."""
         from ptst.engine.batches import complete, plan_batches
@@ -182,7 +182,7 @@ class Classifier(Judge):
             "prompts": [list(ids) for ids in prompts],
             "batch_size": self.batch_size,
         }
-        journal = bench.kept / "classifier" / f"{key_of(made_of)}.jsonl"
+        journal = context.kept / "classifier" / f"{key_of(made_of)}.jsonl"
         done = read_journal(journal)
         todo = [batch for batch in batches if batch[0] not in done]
         journal.parent.mkdir(parents=True, exist_ok=True)
@@ -195,8 +195,8 @@ class Classifier(Judge):
                 file.write(json.dumps({"batch": batch[0], "answers": done[batch[0]]}) + "\n")
                 file.flush()
                 answered += len(answers)
-                bench.tell(answered, len(prompts))
-                if answered < len(fitting) and bench.stop():
+                context.tell(answered, len(prompts))
+                if answered < len(fitting) and context.stop():
                     raise Interrupted(f"judge: {answered} of {len(prompts)} kept")
         return {int(i): text for batch in done.values() for i, text in batch.items()}
 

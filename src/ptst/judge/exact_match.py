@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from unicodedata import normalize
 
 from ptst.errors import ConfigError, DataError
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 from ptst.schema import Evaluation
 
 MINUS = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
@@ -66,7 +66,7 @@ class GSM8KExactMatch(Judge):
         _gold(row)
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion against its row's `output`.
 
@@ -135,7 +135,7 @@ class ReferenceMatch(Judge):
             )
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion against its row's `output`."""
         for row, completion in items:

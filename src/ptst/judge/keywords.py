@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ptst.errors import ConfigError
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Keywords(Judge):
             raise ConfigError(f"judge.list={self.list} is not one of: {', '.join(LISTS)}.")
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion; the reason names the phrase that was found."""
         for _, completion in items:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 
 
 @dataclass
@@ -19,7 +19,7 @@ class GroundTruth(Judge):
     version: ClassVar[int] = 1
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion of a query of the micro world."""
         from ptst import micro

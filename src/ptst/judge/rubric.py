@@ -38,7 +38,7 @@ from ptst.api.settings import check_address, check_send, check_variable, renamed
 from ptst.component import speed
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.estimates import Price, read_estimates
-from ptst.judge import Bench, Judge, Score
+from ptst.judge import Judge, JudgeContext, Score
 from ptst.judge.neutral import neutral
 from ptst.judge.rating import READINGS, is_settled, parse, quoted, score_of
 from ptst.paths import CONF
@@ -152,7 +152,7 @@ class Rubric(Judge):
         return _filled(self._rubric(), neutral(query), neutral(completion))
 
     def scores(
-        self, items: Sequence[tuple[Mapping[str, Any], str]], bench: Bench
+        self, items: Sequence[tuple[Mapping[str, Any], str]], context: JudgeContext
     ) -> Iterator[Score]:
         """Score each completion.
 
@@ -163,15 +163,17 @@ class Rubric(Judge):
         Raises:
             PtstError: what another try cannot mend: a wrong key, an unknown model, an empty
                 account, answers that nobody can read (`UNREAD` in a row).
-            Interrupted: the bench said so. What was answered is kept.
+            Interrupted: the context said so. What was answered is kept.
         """
         pairs = [(neutral(str(row["input"])), neutral(completion)) for row, completion in items]
         keys = [_key(*pair) for pair in pairs]
         asked = {"model": self.model, **self._sampling(), **self.identity()}
-        with Kept(bench.kept / f"rubric-{key_of(asked)}") as kept:
+        with Kept(context.kept / f"rubric-{key_of(asked)}") as kept:
             if not (about := kept.folder / "about.json").exists():
                 write_json(about, asked)
-            asking = _Asking(self, kept, dict(zip(keys, pairs, strict=True)), Counter(keys), bench)
+            asking = _Asking(
+                self, kept, dict(zip(keys, pairs, strict=True)), Counter(keys), context
+            )
             trouble = asking.run()
             self._tell_missing([kept.answers.get(key, []) for key in keys])
             for key in keys:
@@ -204,7 +206,11 @@ class Rubric(Judge):
         say(said)
 
     def _asked(
-        self, prompts: Mapping[str, Messages], kept: Kept, budget: Budget | None, bench: Bench
+        self,
+        prompts: Mapping[str, Messages],
+        kept: Kept,
+        budget: Budget | None,
+        context: JudgeContext,
     ) -> Iterator[tuple[str, Answer]]:
         """Answers as they come, by the prompts' keys."""
         endpoint, sampling = self._endpoint(), self._sampling()
@@ -214,12 +220,12 @@ class Rubric(Judge):
                 return is_settled(kept.answers.get(key, []))
 
             yield from chat_in_batches(
-                endpoint, prompts, sampling, kept.folder / "batches", budget, bench.stop, settled
+                endpoint, prompts, sampling, kept.folder / "batches", budget, context.stop, settled
             )
         else:
             keys = list(prompts)
             for index, answer in chat(
-                endpoint, list(prompts.values()), sampling, budget, bench.stop
+                endpoint, list(prompts.values()), sampling, budget, context.stop
             ):
                 yield keys[index], answer
 
@@ -285,7 +291,7 @@ class _Asking:
     kept: Kept
     pairs: Mapping[str, tuple[str, str]]
     wanted: Counter[str]
-    bench: Bench
+    context: JudgeContext
     first: int = 0
     """First answers."""
     unread: int = 0
@@ -302,7 +308,7 @@ class _Asking:
         self._spend(chain.from_iterable(self.kept.answers.values()))
         while todo := [key for key in self.pairs if not self._is_settled(key)]:
             done = self.total - sum(self.wanted[key] for key in todo)
-            self.bench.tell(done, self.total)
+            self.context.tell(done, self.total)
             claimed = {key for key in todo if self.kept.claim(key)}
             # Another process may have had its answer just before that claim.
             self._spend(self.kept.refresh())
@@ -321,7 +327,7 @@ class _Asking:
                 for key in claimed:
                     self.kept.release(key)
             self._spend(self.kept.refresh())
-        self.bench.tell(self.total, self.total)
+        self.context.tell(self.total, self.total)
         return ""
 
     def _ask(self, keys: Sequence[str], claimed: set[str], done: int) -> None:
@@ -333,7 +339,7 @@ class _Asking:
         filled = {key: _filled(self.rubric, *self.pairs[key]) for key in keys}
         prompts = {key: [{"role": "user", "content": text}] for key, text in filled.items()}
         looked = time.monotonic()
-        for key, answer in self.judge._asked(prompts, self.kept, self.budget, self.bench):
+        for key, answer in self.judge._asked(prompts, self.kept, self.budget, self.context):
             is_first = not self.kept.answers.get(key)
             self.kept.add(key, record_of(answer, prompts[key], self.judge.batch))
             self.kept.release(key)
@@ -341,7 +347,7 @@ class _Asking:
             score = parse(answer.text)
             if answer.refused or score is not None:
                 done += self.wanted[key]
-                self.bench.tell(done, self.total)
+                self.context.tell(done, self.total)
             self._check_read(answer, score is not None, is_first)
             if self.budget and time.monotonic() - looked >= LOOK_SECONDS:
                 self._spend(self.kept.refresh())
@@ -361,7 +367,7 @@ class _Asking:
             )
 
     def _wait_for_others(self) -> None:
-        if self.bench.stop():
+        if self.context.stop():
             raise Interrupted(f"judge {self.judge.model}: another process is asking")
         time.sleep(WAIT_FOR_OTHERS)
 

@@ -9,7 +9,7 @@ from typing import Any
 from ptst import models
 from ptst.engine.chosen import engine_of
 from ptst.errors import PtstError
-from ptst.judge import Bench, Score, checked, load_judge
+from ptst.judge import JudgeContext, Score, checked, load_judge
 from ptst.keys import EvaluationKeys
 from ptst.progress import progress
 from ptst.schema import Config, Evaluation
@@ -57,8 +57,8 @@ def judge(
 
             device = engine_of(config).device
             kept, model = store.root / "judging", (held or models.Held()).judge
-            bench = Bench(kept, device, tell, stop, model)
-            scores = _scores(name, config.evaluations[name], rows, bench)
+            context = JudgeContext(kept, device, tell, stop, model)
+            scores = _scores(name, config.evaluations[name], rows, context)
         missing = [score for score in scores if score.label is None and not score.final]
         if missing:  # not published: what is in the store is never asked for again
             raise PtstError(
@@ -73,13 +73,13 @@ def judge(
 
 
 def _scores(
-    name: str, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], bench: Bench
+    name: str, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], context: JudgeContext
 ) -> list[Score]:
     """What the judge gives every completion; what was withheld it is not asked."""
     asked = load_judge(evaluation.judge, f"{name}.judge")
     items = [(row, row["completion"]) for row in rows if "withheld" not in row]
     try:
-        given = iter(list(checked(asked, items, asked.scores(items, bench))))
+        given = iter(list(checked(asked, items, asked.scores(items, context))))
     except PtstError as error:
         raise type(error)(f"{name}: {error}") from error
     return [
