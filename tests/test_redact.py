@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ptst import api, redact
+from ptst import redact
+from ptst.api.answers import read_answer, read_error
+from ptst.api.endpoint import Endpoint
 from ptst.config.compose import compose
 from ptst.errors import ConfigError, PtstError, in_one_line
 from ptst.progress import say
@@ -65,7 +67,7 @@ def test_errors_records_and_lines_hold_no_secret(
 
 def test_a_key_is_hidden_whatever_its_variable_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZORBLE", SECRET + "7")
-    assert api.Endpoint("m", api_key_env="ZORBLE").key() == SECRET + "7"
+    assert Endpoint("m", api_key_env="ZORBLE").key() == SECRET + "7"
     assert str(PtstError(f"{SECRET}7")) == "***"
 
 
@@ -73,10 +75,10 @@ def test_a_key_at_the_edge_of_what_is_quoted_is_hidden(monkeypatch: pytest.Monke
     monkeypatch.setenv("ZORBLE_API_KEY", SECRET)
     for n in (490, 495, 499):
         body = b"x" * n + SECRET.encode()
-        assert SECRET[:4] not in str(api.read_error(500, {}, body))
+        assert SECRET[:4] not in str(read_error(500, {}, body))
     body = json.dumps({"choices": [{"message": {"content": 7, "note": SECRET}}]}).encode()
     with pytest.raises(ValueError) as raised:
-        api.read_answer(body)
+        read_answer(body)
     assert SECRET not in str(raised.value)
 
 

@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 from faulty_endpoint import Choose, Endpoint, drawn
 
-from ptst import api
 from ptst.api import answers, calls
+from ptst.api import budget as budgets
+from ptst.api import endpoint as endpoints
 from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.estimates import Price
 
@@ -27,9 +28,9 @@ def asked(n: int) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": f"number {i}: zorble {i % 5 + 1}"}] for i in range(n)]
 
 
-def whom(endpoint: Endpoint, **other: object) -> api.Endpoint:
+def whom(endpoint: Endpoint, **other: object) -> endpoints.Endpoint:
     settings = {"api_key_env": "ZORBLE_KEY", "timeout": 30.0, "concurrency": 16, **other}
-    return api.Endpoint("zorble-1", endpoint.base_url, **settings)  # type: ignore[arg-type]
+    return endpoints.Endpoint("zorble-1", endpoint.base_url, **settings)  # type: ignore[arg-type]
 
 
 def failing(first: int, fault: str) -> Choose:
@@ -39,7 +40,7 @@ def failing(first: int, fault: str) -> Choose:
 
 def test_every_request_is_answered_with_its_index_and_its_token_counts() -> None:
     with Endpoint(latency=0.02) as endpoint:
-        answers = dict(api.chat(whom(endpoint), asked(60), SAMPLING))
+        answers = dict(calls.chat(whom(endpoint), asked(60), SAMPLING))
     assert sorted(answers) == list(range(60))
     assert all(f"#thescore: {i % 5 + 1}" in answer.text for i, answer in answers.items())
     assert (answers[0].finish_reason, answers[0].input_tokens, answers[0].output_tokens) == (
@@ -60,13 +61,15 @@ def test_every_request_is_answered_with_its_index_and_its_token_counts() -> None
 def test_answers_come_as_they_are_ready() -> None:
     slow = lambda prompt, attempt: "silence" if "number 0:" in prompt else ""  # noqa: E731
     with Endpoint(slow, silence=0.5) as endpoint:
-        order = [i for i, _ in api.chat(whom(endpoint, timeout=9.0), asked(12), SAMPLING)]
+        order = [i for i, _ in calls.chat(whom(endpoint, timeout=9.0), asked(12), SAMPLING)]
     assert order[-1] == 0 and len(order) == 12
 
 
 def test_a_storm_of_faults_gives_every_answer_and_pays_for_none_twice() -> None:
     with Endpoint(drawn(0.3), silence=6.0) as endpoint:
-        answers = dict(api.chat(whom(endpoint, timeout=4.0, concurrency=32), asked(300), SAMPLING))
+        answers = dict(
+            calls.chat(whom(endpoint, timeout=4.0, concurrency=32), asked(300), SAMPLING)
+        )
     assert {i: a.text[-1] for i, a in answers.items()} == {i: str(i % 5 + 1) for i in range(300)}
     assert endpoint.delivered.total() == 300 and set(endpoint.delivered.values()) == {1}
     assert endpoint.calls.total() > 380
@@ -75,7 +78,7 @@ def test_a_storm_of_faults_gives_every_answer_and_pays_for_none_twice() -> None:
 @pytest.mark.parametrize("header", [{"Retry-After": "1"}, {"retry-after-ms": "1000"}])
 def test_retry_after_is_honoured(header: dict[str, str]) -> None:
     with Endpoint(failing(1, "429"), retry_after=header) as endpoint:
-        assert len(list(api.chat(whom(endpoint), asked(3), SAMPLING))) == 3
+        assert len(list(calls.chat(whom(endpoint), asked(3), SAMPLING))) == 3
     for first, second in endpoint.arrivals.values():
         assert 1.0 <= second - first < 10
 
@@ -101,7 +104,7 @@ BUSY = (
 @pytest.mark.parametrize("fault", BUSY)
 def test_a_rate_limit_that_speaks_of_billing_is_waited_for_like_any_other(fault: str) -> None:
     with Endpoint(failing(1, fault), retry_after={"Retry-After": "1"}) as endpoint:
-        assert len(list(api.chat(whom(endpoint), asked(3), SAMPLING))) == 3
+        assert len(list(calls.chat(whom(endpoint), asked(3), SAMPLING))) == 3
     for first, second in endpoint.arrivals.values():
         assert 1.0 <= second - first < 10
 
@@ -111,16 +114,16 @@ def test_an_empty_account_is_known_by_code_or_type_whatever_the_rest_is() -> Non
         b'{"error": {"message": "m", "type": "insufficient_quota", "code": null}}',
         b'{"message": "m", "code": "billing_not_active"}',
     ):
-        assert "the account has nothing left (429 m)" in str(api.read_error(429, {}, body))
+        assert "the account has nothing left (429 m)" in str(answers.read_error(429, {}, body))
     for body in (b'["insufficient_quota"]', b'{"error": "insufficient_quota"}', b"billing", b""):
-        said = str(api.read_error(429, {}, body))
+        said = str(answers.read_error(429, {}, body))
         assert said == f"429 {body.decode()}"
 
 
 def test_waits_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "FIRST_WAIT", 0.1)
     with Endpoint(failing(4, "500")) as endpoint:
-        list(api.chat(whom(endpoint), asked(1), SAMPLING))
+        list(calls.chat(whom(endpoint), asked(1), SAMPLING))
     (times,) = endpoint.arrivals.values()
     waits = [b - a for a, b in pairwise(times)]
     for k, wait in enumerate(waits):
@@ -143,10 +146,10 @@ def test_what_no_other_try_can_mend_ends_at_once_and_tells_no_key(fault: str, sa
         Endpoint(failing(99, fault)) as endpoint,
         pytest.raises(PtstError, match=says) as raised,
     ):
-        list(api.chat(whom(endpoint, concurrency=4), asked(100), SAMPLING))
+        list(calls.chat(whom(endpoint, concurrency=4), asked(100), SAMPLING))
     assert endpoint.calls.total() <= 4 and set(endpoint.calls.values()) == {1}
     assert "zorble-1" in str(raised.value) and "sk-secret" not in str(raised.value)
-    assert not isinstance(raised.value, api.NotReached)
+    assert not isinstance(raised.value, budgets.NotReached)
 
 
 def test_a_request_that_the_endpoint_never_takes_stops_no_other() -> None:
@@ -154,7 +157,7 @@ def test_a_request_that_the_endpoint_never_takes_stops_no_other() -> None:
         return "400 context_length_exceeded" if "number 3:" in prompt else ""
 
     with Endpoint(choose) as endpoint:
-        answers = dict(api.chat(whom(endpoint), asked(10), SAMPLING))
+        answers = dict(calls.chat(whom(endpoint), asked(10), SAMPLING))
     assert [i for i, answer in answers.items() if answer.refused] == [3]
     assert "context_length_exceeded" in answers[3].refused and answers[3].text == ""
     assert endpoint.calls.total() == 10
@@ -165,9 +168,9 @@ def test_one_that_fails_every_time_is_left_and_named(monkeypatch: pytest.MonkeyP
     with Endpoint(lambda prompt, attempt: "503" if "number 5:" in prompt else "") as endpoint:
         found: list[int] = []
         with pytest.raises(
-            api.NotReached, match="1 of 20 requests have no answer after up to 3 tries"
+            budgets.NotReached, match="1 of 20 requests have no answer after up to 3 tries"
         ):
-            found.extend(i for i, _ in api.chat(whom(endpoint), asked(20), SAMPLING))
+            found.extend(i for i, _ in calls.chat(whom(endpoint), asked(20), SAMPLING))
     assert sorted(found) == [i for i in range(20) if i != 5]
 
 
@@ -177,7 +180,7 @@ def test_one_that_alone_fails_every_time_counts_as_missing_and_that_is_said(
     monkeypatch.setattr(calls, "TRIES", 2)
     choose = lambda prompt, attempt: "500" if "number 1" in prompt else ""  # noqa: E731
     with Endpoint(choose) as endpoint:  # of 20 these are 11, more than make an endpoint look down
-        answers = dict(api.chat(whom(endpoint), asked(20), SAMPLING))
+        answers = dict(calls.chat(whom(endpoint), asked(20), SAMPLING))
         assert sorted(answers) == list(range(20))
         assert [i for i, a in answers.items() if not a.refused] == [0, *range(2, 10)]
         assert all(endpoint.calls[p] == 6 for p in endpoint.calls if "number 1" in p)
@@ -185,8 +188,8 @@ def test_one_that_alone_fails_every_time_counts_as_missing_and_that_is_said(
         assert "some of 20 requests count as missing" in told and "500" in told
         # What is left of an endpoint that answers nothing at all is not the requests' doing.
         endpoint.choose = lambda prompt, attempt: "500"
-        with pytest.raises(api.NotReached, match="2 of 2 requests have no answer"):
-            list(api.chat(whom(endpoint), asked(2), SAMPLING))
+        with pytest.raises(budgets.NotReached, match="2 of 2 requests have no answer"):
+            list(calls.chat(whom(endpoint), asked(2), SAMPLING))
 
 
 def test_a_long_wait_is_told_of_once(
@@ -194,7 +197,7 @@ def test_a_long_wait_is_told_of_once(
 ) -> None:
     monkeypatch.setattr(calls, "LONG_WAIT", 0.5)
     with Endpoint(failing(2, "429"), retry_after={"Retry-After": "1"}) as endpoint:
-        list(api.chat(whom(endpoint), asked(9), SAMPLING))
+        list(calls.chat(whom(endpoint), asked(9), SAMPLING))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(": waiting 1 s, with 0 of 9 answers there; it said: 429 busy")
     assert line.startswith("zorble-1 at http://127.0.0.1:")
@@ -203,22 +206,22 @@ def test_a_long_wait_is_told_of_once(
 def test_an_endpoint_that_is_down_is_not_asked_for_everything() -> None:
     with Endpoint() as endpoint:
         gone = whom(endpoint, concurrency=4)
-    with pytest.raises(api.NotReached, match="cannot be reached"):
-        list(api.chat(gone, asked(10_000), SAMPLING))
+    with pytest.raises(budgets.NotReached, match="cannot be reached"):
+        list(calls.chat(gone, asked(10_000), SAMPLING))
 
 
 def test_without_a_key_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZORBLE_KEY")
     with Endpoint() as endpoint:
         with pytest.raises(ConfigError, match="environment variable ZORBLE_KEY"):
-            api.chat(whom(endpoint), asked(1), SAMPLING)
-        assert len(list(api.chat(whom(endpoint, api_key_env=None), asked(1), SAMPLING))) == 1
+            calls.chat(whom(endpoint), asked(1), SAMPLING)
+        assert len(list(calls.chat(whom(endpoint, api_key_env=None), asked(1), SAMPLING))) == 1
 
 
 def test_a_stop_keeps_what_is_under_way_and_sends_no_more() -> None:
     answered: list[int] = []
     with Endpoint(latency=0.05) as endpoint, pytest.raises(Interrupted, match="of 500 answers"):
-        for i, _ in api.chat(
+        for i, _ in calls.chat(
             whom(endpoint, concurrency=8), asked(500), SAMPLING, stop=lambda: len(answered) > 20
         ):
             answered.append(i)
@@ -231,7 +234,7 @@ def test_a_stop_is_heard_while_all_wait() -> None:
     with Endpoint(failing(9, "429"), retry_after={"Retry-After": "60"}) as endpoint:
         started = time.monotonic()
         with pytest.raises(Interrupted):
-            list(api.chat(whom(endpoint), asked(5), SAMPLING, stop=stop.is_set))
+            list(calls.chat(whom(endpoint), asked(5), SAMPLING, stop=stop.is_set))
     assert time.monotonic() - started < 30
 
 
@@ -240,13 +243,13 @@ PRICE = Price(input=10.0, output=100.0)
 
 
 def test_a_budget_is_spent_and_not_exceeded() -> None:
-    budget = api.Budget(1.0, PRICE)
+    budget = budgets.Budget(1.0, PRICE)
     answered = []
     with (
         Endpoint(latency=0.01, usage=(30, 50)) as endpoint,
-        pytest.raises(api.BudgetReached, match="of budget_usd=1 USD are spent and the next"),
+        pytest.raises(budgets.BudgetReached, match="of budget_usd=1 USD are spent and the next"),
     ):
-        for i, _ in api.chat(whom(endpoint), asked(500), SAMPLING, budget):
+        for i, _ in calls.chat(whom(endpoint), asked(500), SAMPLING, budget):
             answered.append(i)
     assert (
         endpoint.delivered.total() == len(answered) == 187
@@ -256,33 +259,33 @@ def test_a_budget_is_spent_and_not_exceeded() -> None:
 
 
 def test_calls_that_may_have_been_paid_for_count_with_their_worst_case() -> None:
-    budget = api.Budget(99.0, PRICE)
+    budget = budgets.Budget(99.0, PRICE)
     with Endpoint(failing(2, "cut"), usage=None) as endpoint:
-        list(api.chat(whom(endpoint), asked(1), SAMPLING, budget))
+        list(calls.chat(whom(endpoint), asked(1), SAMPLING, budget))
     worst = PRICE.of(len("number 0: zorble 1") + 16, 100)
     assert budget.spent == pytest.approx(
         3 * worst
     )  # and the answer's, whose tokens it does not tell
-    refused = api.Budget(99.0, PRICE)
+    refused = budgets.Budget(99.0, PRICE)
     with Endpoint(failing(2, "429"), usage=(30, 50)) as endpoint:
-        list(api.chat(whom(endpoint), asked(1), SAMPLING, refused))
+        list(calls.chat(whom(endpoint), asked(1), SAMPLING, refused))
     assert refused.spent == pytest.approx(0.0053)
 
 
 def test_a_prompt_that_the_server_lengthens_is_reckoned_with_once_seen() -> None:
-    budget = api.Budget(1.0, PRICE)
+    budget = budgets.Budget(1.0, PRICE)
     with (
         Endpoint(usage=(3000, 100)) as endpoint,  # 0.04 USD each
-        pytest.raises(api.BudgetReached),
+        pytest.raises(budgets.BudgetReached),
     ):
-        list(api.chat(whom(endpoint, concurrency=1), asked(500), SAMPLING, budget))
+        list(calls.chat(whom(endpoint, concurrency=1), asked(500), SAMPLING, budget))
     assert budget.spent == pytest.approx(
         24 * 0.04
     )  # for the 25th is some bytes longer than the first
 
 
 def test_a_budget_needs_a_limit_for_answers() -> None:
-    unlimited = api.Endpoint("m", api_key_env=None, send={"max_tokens": None})
-    for whom, sampling in ((api.Endpoint("m", api_key_env=None), {}), (unlimited, SAMPLING)):
+    unlimited = endpoints.Endpoint("m", api_key_env=None, send={"max_tokens": None})
+    for whom, sampling in ((endpoints.Endpoint("m", api_key_env=None), {}), (unlimited, SAMPLING)):
         with pytest.raises(ConfigError, match="a budget needs max_tokens"):
-            api.chat(whom, asked(1), sampling, api.Budget(1.0, PRICE))
+            calls.chat(whom, asked(1), sampling, budgets.Budget(1.0, PRICE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ptst.api import Kept
+from ptst.api.kept import Kept
 
 
 def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:

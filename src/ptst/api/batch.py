@@ -69,7 +69,7 @@ def chat_in_batches(
             batch left such ones in its record.
 
     Raises:
-        ConfigError, PtstError, NotReached, BudgetReached, Interrupted: as `ptst.api.chat`.
+        ConfigError, PtstError, NotReached, BudgetReached, Interrupted: as `ptst.api.calls.chat`.
     """
     import openai
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-from ptst.api import whole_text
+from ptst.api.answers import whole_text
 from ptst.chat import split_thinking
 from ptst.component import Component, Parts, component_parts, parts_of, speed
 from ptst.errors import ConfigError, DataError

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptst.api import Answer, chat, endpoint_of
+from ptst.api.answers import Answer
+from ptst.api.calls import chat
+from ptst.api.endpoint import endpoint_of
 from ptst.engine import Completion
 from ptst.errors import DataError, Interrupted, PtstError
 from ptst.progress import say
@@ -39,7 +41,7 @@ def complete_at_api(
 
     Raises:
         DataError: a query is too long for the API.
-        PtstError: as `ptst.api.chat`, after all that was answered; or nearly no answer holds text.
+        PtstError: as `ptst.api.calls.chat`, after all that was answered; or nearly no answer holds text.
         Interrupted: `stop` said so.
     """
     endpoint = endpoint_of(model, name)

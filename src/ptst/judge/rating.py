@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptst.api import whole_text
+from ptst.api.answers import whole_text
 from ptst.chat import CLOSE, split_thinking
 from ptst.judge import Score
 from ptst.redact import redacted

@@ -20,20 +20,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ptst.api import (
-    OPENAI,
-    Answer,
-    Budget,
-    Endpoint,
-    Kept,
-    Messages,
-    NotReached,
-    chat,
-    chat_in_batches,
-    check_budget,
-    cost_of,
-    record_of,
-)
+from ptst.api.answers import Answer
+from ptst.api.batch import chat_in_batches
+from ptst.api.budget import Budget, NotReached, check_budget
+from ptst.api.calls import chat
+from ptst.api.endpoint import OPENAI, Endpoint, Messages
+from ptst.api.kept import Kept, cost_of, record_of
 from ptst.api.settings import check_address, check_send, check_variable, renamed
 from ptst.component import speed
 from ptst.errors import ConfigError, Interrupted, PtstError

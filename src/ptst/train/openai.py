@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptst.api import endpoint_of, openai_client, pause
+from ptst.api.endpoint import endpoint_of
+from ptst.api.sdk import openai_client, pause
 from ptst.errors import PtstError
 from ptst.schema import Dataset, Finetune, Model, Template
 from ptst.store import read_json, write_json, write_jsonl
