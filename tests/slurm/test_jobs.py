@@ -232,7 +232,8 @@ def test_another_judge_reads_the_completions_that_were_queued_before(
     assert made == ["finetune", "generate", *(["judge", "judge"] if apart else ["generate"])]
     assert {cluster.states()[entry.id(0)] for entry in entries(tmp_path)} == {"COMPLETED"}
     said = log(tmp_path, "generate") + log(tmp_path, "judge")
-    assert "another process is making" not in said  # none waited with its resources idle
+    # None waited with its resources idle; both judge the same answers to gsm8k, in a moment
+    assert not re.search("another process is making (finetune|generate)", said)
 
 
 @pytest.mark.usefixtures("warm")
