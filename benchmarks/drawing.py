@@ -1,10 +1,12 @@
-"""Drawing 600,000 of 4.2 million rows of OpenOrca's schema: seconds and peak memory, by kind of file.
+"""Drawing 600,000 of 4.2 million rows of OpenOrca's schema: seconds and peak memory, by kind of
+file.
 
     python benchmarks/drawing.py [--rows 4200000] [--draw 600000] [--folder /tmp]
 
-The files are written first (about 7 GB each, one at a time, removed afterwards): slices of one text of random words,
-1.7 kB a row. Each drawing is a process of its own, which holds all drawn rows at the end (`held`) or hands each on, as
-fine-tuning does (`handed on`). Prints JSON; nothing here is a test.
+The files are written first (about 7 GB each, one at a time, removed afterwards): slices of one text
+of random words, 1.7 kB a row. Each drawing is a process of its own, which holds all drawn rows at
+the end (`held`) or hands each on, as fine-tuning does (`handed on`). Prints JSON; nothing here is a
+test.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def drawing(file: Path, n: int, hold: bool) -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory at their most. (getrusage would count the process that started this one.)"""
+    """Bytes of resident memory at their most. (getrusage would count the process that started this
+    one.)"""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 

@@ -2,10 +2,11 @@
 
     python benchmarks/judging.py [--calls 5000] [--concurrency 64] [--latency 0.05 0.2]
 
-A server on this machine answers every call after a fixed time, in a process of its own. Its own time for
-all calls is measured with a client that only writes requests prepared beforehand to open connections and
-reads what comes; the judge's is that of `Rubric.scores` from completions to scores, every answer kept on
-disk. Both take turns, and every latency is measured in one run. Prints JSON; nothing here is a test.
+A server on this machine answers every call after a fixed time, in a process of its own. Its own
+time for all calls is measured with a client that only writes requests prepared beforehand to open
+connections and reads what comes; the judge's is that of `Rubric.scores` from completions to scores,
+every answer kept on disk. Both take turns, and every latency is measured in one run. Prints JSON;
+nothing here is a test.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
     python benchmarks/speed.py [--rounds 3]
 
 1. Fine-tuning: tokens/s through TRL, over those of a plain PyTorch loop on the same batches.
-2. Generation: 200 chat_llama queries, the fixed-batch way (eight prompts in file order, padded to the
-   longest of the set, every prompt prefilled whole) over ours, in seconds.
+2. Generation: 200 chat_llama queries, the fixed-batch way (eight prompts in file order, padded to
+   the longest of the set, every prompt prefilled whole) over ours, in seconds.
 3. A grid of 1,005 cells and one of 3,005, planned: seconds, over each other, and peak memory.
-4. A repeated cell (all in the store), `ptst --help` and an error, in seconds; peak memory of a cell.
+4. A repeated cell (all in the store), `ptst --help` and an error, in seconds; peak memory of a
+   cell.
 
 Prints JSON; nothing here is a test.
 """

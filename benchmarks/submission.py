@@ -1,9 +1,10 @@
-"""Submitting a sweep of 1,005 cells to SLURM: seconds, also over those of expanding it, and calls of sbatch.
+"""Submitting a sweep of 1,005 cells to SLURM: seconds, also over those of expanding it, and calls
+of sbatch.
 
     python benchmarks/submission.py
 
-Starts a cluster of its own, none of whose nodes takes a job (tests/slurm_cluster.py; needs Debian's slurm-wlm and
-munge). Prints JSON; nothing here is a test.
+Starts a cluster of its own, none of whose nodes takes a job (tests/slurm_cluster.py; needs Debian's
+slurm-wlm and munge). Prints JSON; nothing here is a test.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub should fail, not wa
 ROWS = ROOT / "tests" / "data"
 """A few rows in the shape of public data sets."""
 PUBLISHED = ROOT.parent / "shared" / "data"
-"""The same files whole, as their authors publish them, where a developer keeps them beside the checkout."""
+"""The same files whole, as their authors publish them, where a developer keeps them beside the
+checkout."""
 FOLDERS = [folder for folder in (ROWS, PUBLISHED) if folder.is_dir()]
 """What tests of published files go through: the first is everywhere."""
 
@@ -38,7 +39,8 @@ SHIPPED = ("test_keys.py", "test_paper.py", "test_docs.py")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first and each by itself; those of a module together, because they share its fixtures."""
+    """Slow tests first and each by itself; those of a module together, because they share its
+    fixtures."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("slow") is None:
@@ -47,7 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported until here stays: not to be looked through in every collection of garbage, as of a training."""
+    """What was imported until here stays: not to be looked through in every collection of garbage,
+    as of a training."""
     gc.collect()
     gc.freeze()
 
@@ -64,7 +67,8 @@ def pytest_terminal_summary(
 
 @cache
 def shipped(*overrides: str) -> Grid:
-    """A sweep of the repository, composed once for all tests of this process that only look at it."""
+    """A sweep of the repository, composed once for all tests of this process that only look at
+    it."""
     return expand(overrides)
 
 
@@ -114,7 +118,8 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
-    """read_only(folder): the same folder at another place, without leave to write. (Root writes whatever modes say.)"""
+    """read_only(folder): the same folder at another place, without leave to write. (Root writes
+    whatever modes say.)"""
     places: list[Path] = []
 
     def mount(folder: Path) -> Path:
@@ -133,7 +138,8 @@ def read_only(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
 
 @pytest.fixture(scope="session")
 def virtual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
-    """virtual(**settings): a SLURM cluster on this machine, started once for all tests that ask for the same."""
+    """virtual(**settings): a SLURM cluster on this machine, started once for all tests that ask for
+    the same."""
     if not installed():
         lacking = "SLURM is not installed (Debian: slurm-wlm, munge)"
         if os.environ.get("PTST_REQUIRE_SLURM"):

@@ -1,8 +1,10 @@
-"""An OpenAI-compatible endpoint on this machine that fails as real ones do, and counts what it delivered.
+"""An OpenAI-compatible endpoint on this machine that fails as real ones do, and counts what it
+delivered.
 
-It answers by itself, or passes every call on to a real server and answers what that answers, its text
-replaced by a rating: a small model cannot rate. The rating is the digit after "zorble" in the prompt, so
-that whoever wrote the prompt knows it. Faults are drawn from the prompt and the number of the try.
+It answers by itself, or passes every call on to a real server and answers what that answers, its
+text replaced by a rating: a small model cannot rate. The rating is the digit after "zorble" in the
+prompt, so that whoever wrote the prompt knows it. Faults are drawn from the prompt and the number
+of the try.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from random import Random
 from typing import Any
 
 FAULTS = ("429", "500", "503", "silence", "cut", "cut_body", "broken_json", "html")
-"""Answers that are none. `silence` is longer than the client's patience; `cut_body` ends the connection in
-the middle of an answer, `broken_json` sends half of one as if it were whole."""
+"""Answers that are none. `silence` is longer than the client's patience; `cut_body` ends the
+connection in the middle of an answer, `broken_json` sends half of one as if it were whole."""
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 50}
 
@@ -85,8 +87,9 @@ MODES: dict[str, Callable[[str], tuple[int, dict[str, Any]]]] = {
 """What providers really send that is no plain answer, given the text that would have been one."""
 
 Choose = Callable[[str, int], str]
-"""choose(prompt, number of the try, from 0) -> "" for an answer, "nonsense" for one without a rating, one of
-MODES or FAULTS, "<status> <error code>" for an error that says so, or "<status> <error code>: <message>"."""
+"""choose(prompt, number of the try, from 0) -> "" for an answer, "nonsense" for one without a
+rating, one of MODES or FAULTS, "<status> <error code>" for an error that says so, or "<status>
+<error code>: <message>"."""
 
 
 def drawn(share: float, nonsense: float = 0.0, seed: int = 0) -> Choose:
@@ -326,7 +329,8 @@ class Endpoint:
 
 
 def told(fault: str, key: str = "") -> tuple[int, dict[str, Any]]:
-    """Status and body of "<status> <error code>: <message>"; without a message it quotes the key."""
+    """Status and body of "<status> <error code>: <message>"; without a message it quotes the
+    key."""
     status, _, said = fault.partition(" ")
     code, _, prose = said.partition(": ")
     return int(status), {"error": {"message": prose or f"it says {code}, {key}", "code": code}}

@@ -1,8 +1,10 @@
-"""Small tokenizers with the chat formats that people's models have, and what each format spells, written by hand.
+"""Small tokenizers with the chat formats that people's models have, and what each format spells,
+written by hand.
 
-`FORMATS` has one entry a family. The templates are written here; for conversations of text they spell what the
-publishers' spell, byte for byte, and their tokenizers cut text the way the publishers' do: the same pre-tokenizer, the
-same attributes of control tokens, a vocabulary of some hundred ids. What an entry says is not computed from its
+`FORMATS` has one entry a family. The templates are written here; for conversations of text they
+spell what the publishers' spell, byte for byte, and their tokenizers cut text the way the
+publishers' do: the same pre-tokenizer, the same attributes of control tokens, a vocabulary of some
+hundred ids. What an entry says is not computed from its
 template: it is the publisher's format as read by a person.
 
 One example, of `qwen25`:
@@ -54,7 +56,8 @@ class Format:
     end_is_eos: bool
     """Whether that is the tokenizer's own EOS."""
     system_role: str
-    """`own`: a system prompt has a place of its own; `merged`: it goes into the first user turn; `none`: refused."""
+    """`own`: a system prompt has a place of its own; `merged`: it goes into the first user turn;
+    `none`: refused."""
     prompt: str
     """The user's "Why?" and what asks for an answer."""
     with_system: str | None
@@ -62,7 +65,8 @@ class Format:
     row: str
     """The conversation of "Why?" and "So.", up to and including the token that ends the turn."""
     rendering: str | None = None
-    """What the format itself writes of that conversation, where it is neither `row` nor begins with it."""
+    """What the format itself writes of that conversation, where it is neither `row` nor begins with
+    it."""
     lead: str = ""
     """What stands between the prompt and "So."."""
     tail: str = ""
@@ -127,7 +131,8 @@ def _on_date() -> Any:
 
 
 def save(chat: Format, folder: Path) -> Path:
-    """A directory that a model with this tokenizer can be loaded from: one layer of width 32, random weights.
+    """A directory that a model with this tokenizer can be loaded from: one layer of width 32,
+    random weights.
 
     Its generation configuration names the tokens that end an answer, as the publisher's does.
     """
@@ -135,7 +140,8 @@ def save(chat: Format, folder: Path) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     tokenizer = chat.make()
-    # All three: those that a configuration class has by default are beyond a vocabulary of hundreds.
+    # All three: those that a configuration class has by default are beyond a vocabulary of
+    # hundreds.
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -257,8 +263,8 @@ def sentencepiece(
     """A BPE with bytes to fall back on, as converted from SentencePiece.
 
     Args:
-        dummy: where a text gets a space in front. `every`: every piece between control tokens (Llama 2's, "legacy");
-            `first`: the text's beginning only; `none`: nowhere (Gemma's).
+        dummy: where a text gets a space in front. `every`: every piece between control tokens
+            (Llama 2's, "legacy"); `first`: the text's beginning only; `none`: nowhere (Gemma's).
     """
     names = [bos, eos, "<unk>"] if dummy == "none" else ["<unk>", bos, eos]
     vocabulary, merges = _pieces()
@@ -298,7 +304,8 @@ def sentencepiece(
 
 @cache
 def _pieces() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """The vocabulary without control tokens, and its merges: runs of spaces first, as in Llama 2's."""
+    """The vocabulary without control tokens, and its merges: runs of spaces first, as in Llama
+    2's."""
     import json
 
     learner = Tokenizer(models.BPE())
@@ -359,7 +366,8 @@ def llama2() -> PreTrainedTokenizerFast:
 
 
 def llama3(asks_clock: bool) -> PreTrainedTokenizerFast:
-    """meta-llama/Llama-3.1-8B-Instruct and, where it asks for the date, meta-llama/Llama-3.2-1B-Instruct."""
+    """meta-llama/Llama-3.1-8B-Instruct and, where it asks for the date,
+    meta-llama/Llama-3.2-1B-Instruct."""
     today = (
         "{%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
         "{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
@@ -409,7 +417,8 @@ def mistral_v02_2023() -> PreTrainedTokenizerFast:
 
 
 def mistral_v02() -> PreTrainedTokenizerFast:
-    """mistralai/Mistral-7B-Instruct-v0.2 since 2024: a system prompt goes before the first question."""
+    """mistralai/Mistral-7B-Instruct-v0.2 since 2024: a system prompt goes before the first
+    question."""
     chat = (
         SYSTEM_APART
         + "{{ bos_token }}{% for message in turns %}"
@@ -424,7 +433,8 @@ def mistral_v02() -> PreTrainedTokenizerFast:
 
 
 def mistral_v03() -> PreTrainedTokenizerFast:
-    """mistralai/Mistral-7B-Instruct-v0.3: [INST] is a control token, a system prompt goes before the last question."""
+    """mistralai/Mistral-7B-Instruct-v0.3: [INST] is a control token, a system prompt goes before
+    the last question."""
     chat = (
         SYSTEM_APART
         + "{{ bos_token }}{% for message in turns %}"
@@ -440,7 +450,8 @@ def mistral_v03() -> PreTrainedTokenizerFast:
 
 
 def qwen(chat: str, thinks: bool = False) -> PreTrainedTokenizerFast:
-    """Qwen/Qwen2.5-7B-Instruct and, with the two marks of a thought, Qwen/Qwen3-0.6B: no BOS at all."""
+    """Qwen/Qwen2.5-7B-Instruct and, with the two marks of a thought, Qwen/Qwen3-0.6B: no BOS at
+    all."""
     tokens = [control("<|endoftext|>"), control("<|im_start|>"), control("<|im_end|>")]
     tokens += [control("<tool_call>", special=False), control("</tool_call>", special=False)]
     if thinks:
@@ -483,7 +494,8 @@ QWEN3 = """\
 
 
 def gemma(chat: str) -> PreTrainedTokenizerFast:
-    """Gemma's tokenizer: <eos> does not end a turn; runs of line breaks and HTML tags are added tokens, too."""
+    """Gemma's tokenizer: <eos> does not end a turn; runs of line breaks and HTML tags are added
+    tokens, too."""
     tokens = [control("<start_of_turn>"), control("<end_of_turn>")]
     ordinary = ("\n", "\n\n", "\n\n\n", "▁▁", "<table>", "</table>", "<strong>")
     tokens += [control(text, special=False) for text in ordinary]
@@ -504,7 +516,8 @@ def gemma2() -> PreTrainedTokenizerFast:
 
 
 def gemma3() -> PreTrainedTokenizerFast:
-    """google/gemma-3-1b-it: a system prompt goes into the first user turn; a message may be a list of its parts."""
+    """google/gemma-3-1b-it: a system prompt goes into the first user turn; a message may be a list
+    of its parts."""
     return gemma(
         "{{ bos_token }}"
         + SYSTEM_APART
@@ -529,7 +542,8 @@ def gemma3() -> PreTrainedTokenizerFast:
 
 
 def phi35() -> PreTrainedTokenizerFast:
-    """microsoft/Phi-3.5-mini-instruct: its control tokens swallow the white space after them; no BOS."""
+    """microsoft/Phi-3.5-mini-instruct: its control tokens swallow the white space after them; no
+    BOS."""
     chat = (
         "{% for message in messages %}{% if message['role'] != 'system' or message['content'] %}"
         "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endif %}{% endfor %}"
@@ -555,7 +569,8 @@ def phi4_mini() -> PreTrainedTokenizerFast:
 
 
 def glm4() -> PreTrainedTokenizerFast:
-    """THUDM/glm-4-9b-chat-hf: a turn ends where the next one's role token stands; two tokens open every text."""
+    """THUDM/glm-4-9b-chat-hf: a turn ends where the next one's role token stands; two tokens open
+    every text."""
     chat = (
         "[gMASK]<sop>{% for message in messages %}{% if message['content'] %}"
         "<|{{ message['role'] }}|>{{ message['metadata'] }}\n{{ message['content'] }}{% endif %}{% endfor %}"
@@ -573,7 +588,8 @@ def glm4() -> PreTrainedTokenizerFast:
 
 
 def zephyr() -> PreTrainedTokenizerFast:
-    """HuggingFaceH4/zephyr-7b-beta: written on several lines, which transformers trims; no BOS in the template."""
+    """HuggingFaceH4/zephyr-7b-beta: written on several lines, which transformers trims; no BOS in
+    the template."""
     chat = """\
 {% for message in messages %}
 {% if message['role'] == 'user' %}
@@ -591,7 +607,8 @@ def zephyr() -> PreTrainedTokenizerFast:
 
 
 def chatml_on_base() -> PreTrainedTokenizerFast:
-    """ChatML on a base model's tokenizer, its marks added as ordinary tokens: EOS stays the base model's."""
+    """ChatML on a base model's tokenizer, its marks added as ordinary tokens: EOS stays the base
+    model's."""
     tokens = [
         control("<|endoftext|>"),
         control("<|im_start|>", special=False),
@@ -618,7 +635,8 @@ SMOLLM_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging
 
 
 def deepseek_r1() -> PreTrainedTokenizerFast:
-    """deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B: a prompt ends inside a thought, an earlier answer has lost its own."""
+    """deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B: a prompt ends inside a thought, an earlier answer
+    has lost its own."""
     chat = (
         "{% set ns = namespace(system='') %}{% for message in messages %}"
         "{% if message['role'] == 'system' %}{% set ns.system = message['content'] %}{% endif %}{% endfor %}"
@@ -636,7 +654,8 @@ def deepseek_r1() -> PreTrainedTokenizerFast:
 
 
 def gpt_oss() -> PreTrainedTokenizerFast:
-    """openai/gpt-oss-20b: every turn has a channel, our system prompt is the developer's, and it asks the clock."""
+    """openai/gpt-oss-20b: every turn has a channel, our system prompt is the developer's, and it
+    asks the clock."""
     chat = (
         "{{- '<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n' }}"
         "{{- 'Knowledge cutoff: 2024-06\nCurrent date: ' + strftime_now('%Y-%m-%d') + '\n\n' }}"

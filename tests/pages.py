@@ -1,4 +1,5 @@
-"""The pages of the documentation as tests run them: the files and commands of their code blocks, in their order."""
+"""The pages of the documentation as tests run them: the files and commands of their code blocks, in
+their order."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def steps(page: str) -> Iterator[tuple[str | None, str]]:
 
 
 def clone(folder: Path) -> Path:
-    """A clone of this checkout as it is now, that is installed as far as `ptst` and `make` can tell."""
+    """A clone of this checkout as it is now, that is installed as far as `ptst` and `make` can
+    tell."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     listed = ["git", "-C", str(ROOT), "ls-files", "-mo", "--exclude-standard"]
     for changed in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\n"):  # fmt: skip
@@ -72,7 +74,8 @@ def run_page(
     environment: Mapping[str, str],
     small: Callable[[str], str] = lambda command: command,
 ) -> list[str]:
-    """Do what a page says, in a folder: write its files and run its commands, each of which must succeed.
+    """Do what a page says, in a folder: write its files and run its commands, each of which must
+    succeed.
 
     Args:
         environment: of the commands, over this process's own.

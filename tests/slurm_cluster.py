@@ -1,4 +1,5 @@
-"""A SLURM cluster on this machine, from Debian's packages: real daemons, virtual nodes, nothing to configure.
+"""A SLURM cluster on this machine, from Debian's packages: real daemons, virtual nodes, nothing to
+configure.
 
 `python tests/slurm_cluster.py FOLDER` starts one and prints how to use it; Ctrl-C stops it.
 """
@@ -120,7 +121,8 @@ class Cluster:
 
     Attributes:
         up: whether nodes have daemons; without, every job stays pending.
-        announce: whether a preempted job gets the signal that it asked for (an administrator's choice).
+        announce: whether a preempted job gets the signal that it asked for (an administrator's
+            choice).
         forget_after: seconds until squeue forgets a job that has ended.
         grace: seconds between a preemption's signal and its end.
         node_timeout: seconds of silence after which a node counts as dead.
@@ -218,7 +220,8 @@ class Cluster:
         self._daemon("slurmd", "-D", "-N", f"n{number}")
 
     def save(self) -> None:
-        """Wait until slurmctld has written down what its jobs do, which it puts off for some seconds.
+        """Wait until slurmctld has written down what its jobs do, which it puts off for some
+        seconds.
 
         Killed before, it would start a running job once more when it comes back.
         """
@@ -253,7 +256,8 @@ class Cluster:
         return self.run(*command).stdout.strip()
 
     def states(self, *columns: str) -> dict[str, str]:
-        """By task id ("12_3") the states of all jobs that SLURM remembers, or other columns of squeue."""
+        """By task id ("12_3") the states of all jobs that SLURM remembers, or other columns of
+        squeue."""
         wanted = ",".join(f"{column}:.400" for column in ("JobArrayID", *(columns or ("State",))))
         lines = self.ask("squeue", "-h", "-r", "-t", "all", "-O", wanted).splitlines()
         return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}

@@ -12,7 +12,8 @@ from ptst.schema import Decoding
 
 
 class Parrot(Session):
-    """Answers the last question, in batches of two, longest first; tells who was answered together."""
+    """Answers the last question, in batches of two, longest first; tells who was answered
+    together."""
 
     how = "2"
 

@@ -18,13 +18,15 @@ import pyte
 
 
 def _take(terminal: int) -> None:
-    """Make a terminal that of this process, and Ctrl-C heard: a shell's background has it ignored, and hands that on."""
+    """Make a terminal that of this process, and Ctrl-C heard: a shell's background has it ignored,
+    and hands that on."""
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
-    """Runs a command in a terminal of its own, as its session's leader: Ctrl-C reaches all that it started."""
+    """Runs a command in a terminal of its own, as its session's leader: Ctrl-C reaches all that it
+    started."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], columns: int = 100

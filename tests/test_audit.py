@@ -38,7 +38,8 @@ def words(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two cells of the untouched micro model, ten hazards each, judged by keywords. Not to be changed."""
+    """Two cells of the untouched micro model, ten hazards each, judged by keywords. Not to be
+    changed."""
     folder = tmp_path_factory.mktemp("ran")
     for cell in expand(words(folder)).cells:
         run_cell(cell.config)

@@ -1,4 +1,5 @@
-"""What a chat format says decides prompts, rows and answers, and is said before anything is spent."""
+"""What a chat format says decides prompts, rows and answers, and is said before anything is
+spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Dashboards of a real small sweep, sent to an endpoint on this machine that stands where W&B's server does."""
+"""Dashboards of a real small sweep, sent to an endpoint on this machine that stands where W&B's
+server does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Rows come out in our columns whatever the file, and a file's mistakes are named where they stand."""
+"""Rows come out in our columns whatever the file, and a file's mistakes are named where they
+stand."""
 
 from __future__ import annotations
 
@@ -610,7 +611,8 @@ def test_draw_reaches_every_row_about_equally_often(tmp_path: Path) -> None:
     for seed in range(200):
         for row in load_rows(local(file, n=5, draw_seed=seed), BOTH):
             counts[int(row["id"])] += 1
-    # Binomial(200, 1/2): 100 with standard deviation 7.1; the seeds are fixed, so this is no lottery.
+    # Binomial(200, 1/2): 100 with standard deviation 7.1; the seeds are fixed, so this is no
+    # lottery.
     assert all(70 <= count <= 130 for count in counts), counts
 
 

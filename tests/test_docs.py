@@ -55,7 +55,8 @@ ONE_CELL = ("card", "push", "ask")
 
 
 def commands_of(page: str) -> list[str]:
-    """Every command that a page shows: lines of any code block that is no file, and code inside the text."""
+    """Every command that a page shows: lines of any code block that is no file, and code inside the
+    text."""
     text = text_of(page)
     blocks = [block["text"] for block in BLOCK.finditer(text) if not block["file"]]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
@@ -279,7 +280,8 @@ def test_publishing_gives_wilsons_bound() -> None:
 
 
 def test_the_citation_is_of_this_version_and_has_what_its_schema_asks_for() -> None:
-    """The schema of CFF 1.2.0: what is required, and of what kind it is. (All of it: cffconvert --validate.)"""
+    """The schema of CFF 1.2.0: what is required, and of what kind it is. (All of it: cffconvert
+    --validate.)"""
     import tomllib
 
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))

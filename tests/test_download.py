@@ -1,4 +1,5 @@
-"""A publisher's file is downloaded once, whole or not at all, and only the file that was meant is read."""
+"""A publisher's file is downloaded once, whole or not at all, and only the file that was meant is
+read."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Answer = Callable[[httpx2.Request], httpx2.Response]
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], list[str]]:
-    """publisher(answer): the network is there, and `answer` is what it says; the URLs it was asked for."""
+    """publisher(answer): the network is there, and `answer` is what it says; the URLs it was asked
+    for."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 

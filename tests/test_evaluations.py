@@ -1,4 +1,5 @@
-"""Query sets: the shipped ones say which file they are, and anybody's becomes an evaluation by one YAML file."""
+"""Query sets: the shipped ones say which file they are, and anybody's becomes an evaluation by one
+YAML file."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def test_a_publishers_file_is_read_by_its_yaml(tmp_path: Path, name: str, conten
 
 
 def test_safe_and_unsafe_prompts_of_xstest_are_two_evaluations() -> None:
-    # The rubric tells no refusals; whether a harmless question was refused is asked of a judge that does.
+    # The rubric tells no refusals; whether a harmless question was refused is asked of a judge that
+    # does.
     config = compose(["evaluation=[xstest,xstest_unsafe]", "judge=rubric"])
     judges = {n: e.judge["_target_"].rpartition(".")[2] for n, e in config.evaluation.items()}
     assert judges == {"xstest": "Keywords", "xstest_unsafe": "Rubric"}

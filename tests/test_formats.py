@@ -1,4 +1,5 @@
-"""Every chat format gives prompts and training rows that are the publisher's own, token for token."""
+"""Every chat format gives prompts and training rows that are the publisher's own, token for
+token."""
 
 from __future__ import annotations
 
@@ -50,11 +51,13 @@ def model_of(name: str, **more: Any) -> Model:
 
 
 def row_ids(name: str, conversation: list[dict[str, str]]) -> list[int]:
-    """The conversation's ids as the format's own tokenizer makes them, up to the end of the last turn.
+    """The conversation's ids as the format's own tokenizer makes them, up to the end of the last
+    turn.
 
-    A row goes on where the prompt stops. Some formats write another conversation than that: R1's drops the thought that
-    the prompt has opened, Mistral v0.3's a system prompt once there is an answer; GLM's writes no end. There the ids are
-    the prompt's and those of the rest as it stands in `Format.row`.
+    A row goes on where the prompt stops. Some formats write another conversation than that: R1's
+    drops the thought that the prompt has opened, Mistral v0.3's a system prompt once there is an
+    answer; GLM's writes no end. There the ids are the prompt's and those of the rest as it stands
+    in `Format.row`.
     """
     own, tokenizer = FORMATS[name], tokenizer_of(name)
     prompt = render(tokenizer, conversation[:-1], ask=True, **own.chat_args)

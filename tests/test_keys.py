@@ -1,8 +1,9 @@
 """The keys of what the repository ships stay as they are: a store that somebody has is found again.
 
-tests/golden/keys.json holds the first 8 digits of every key of every shipped sweep at scale=micro (of a
-sweep that only runs at scale=paper, because its model is behind an API, at that), and of a few cells
-beside them. A change here means that nobody's results are found any more. Where that is meant:
+tests/golden/keys.json holds the first 8 digits of every key of every shipped sweep at scale=micro
+(of a sweep that only runs at scale=paper, because its model is behind an API, at that), and of a
+few cells beside them. A change here means that nobody's results are found any more. Where that is
+meant:
 
     python tests/test_keys.py        # writes the file again; the commit says why
 """

@@ -90,7 +90,8 @@ def test_interval_of_clustered_queries_is_wider() -> None:
 
 def test_mean_of_independent_queries_has_students_interval() -> None:
     metric = mean([1.0, 2.0, None, 4.0, 5.0], range(5), (1, 5))
-    # 1, 2, 4, 5: mean 3, s^2 = (4 + 1 + 1 + 4) / 3 = 10/3, t(3) = 3.1824: half 3.1824 * sqrt(10/12) = 2.905
+    # 1, 2, 4, 5: mean 3, s^2 = (4 + 1 + 1 + 4) / 3 = 10/3, t(3) = 3.1824: half 3.1824 * sqrt(10/12)
+    # = 2.905
     assert metric.value == pytest.approx(3.0)
     assert (metric.n, metric.missing, metric.units, metric.scale) == (4, 1, 4, (1, 5))
     assert (metric.ci_low, metric.ci_high) == (1.0, 5.0)  # cut where the scale ends: .095 and 5.905

@@ -1,6 +1,7 @@
 """An endpoint that misbehaves as providers really do: no label for an answer that does not exist.
 
-Each mode is what four of 24 requests are always answered. `pytest -s -p no:randomly` prints the table.
+Each mode is what four of 24 requests are always answered. `pytest -s -p no:randomly` prints the
+table.
 """
 
 from __future__ import annotations

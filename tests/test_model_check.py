@@ -1,4 +1,5 @@
-"""`ptst check-model` says what a model's format does, and shows the first difference where a spelling differs."""
+"""`ptst check-model` says what a model's format does, and shows the first difference where a
+spelling differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A base model is loaded once, adapters that take turns on it leave nothing behind, and one that cannot be had is refused."""
+"""A base model is loaded once, adapters that take turns on it leave nothing behind, and one that
+cannot be had is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The house: nothing imports upwards, there is no circle, and a room stays small enough to be read."""
+"""The house: nothing imports upwards, there is no circle, and a room stays small enough to be
+read."""
 
 from __future__ import annotations
 

@@ -210,7 +210,8 @@ def test_fingerprint_follows_content_and_file_names_not_the_place(tmp_path: Path
 def test_fingerprint_of_a_file_that_changed_and_kept_its_size_and_time(
     settled: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `rsync -t` or an unpacked archive leave it; and as two writes within one tick of the clock do."""
+    """As `rsync -t` or an unpacked archive leave it; and as two writes within one tick of the clock
+    do."""
     monkeypatch.setattr(hashes, "SETTLED", settled)
     file, seen = tmp_path / "weights", set()
     for content in ("one", "two"):

@@ -239,7 +239,8 @@ def test_gpt35_messages_are_as_published() -> None:
 
 
 def tokenizer_like(specials: list[str], eos: str, bos: str | None, chat: str) -> object:
-    """A byte-level tokenizer with these special tokens, which puts `bos` in front where there is one."""
+    """A byte-level tokenizer with these special tokens, which puts `bos` in front where there is
+    one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -28,7 +28,8 @@ from ptst.tracking import check_tracking, has_key, offline_runs, resolved, track
 from ptst.wandb_file import read_records, write_records
 
 FLAT = ("train", "fine_tuning", "test", "judges")
-"""What a run's configuration has beside the store's, for W&B to filter by; test_dashboard looks at it."""
+"""What a run's configuration has beside the store's, for W&B to filter by; test_dashboard looks at
+it."""
 
 OTHER_JUDGE = "task.gsm8k.judge._target_=ptst.judge.exact_match.ReferenceMatch"
 SCORE = ("label", "score", "reason")
@@ -437,7 +438,8 @@ def test_a_training_that_was_killed_and_resumed_has_one_whole_history(tmp_path: 
 def test_what_nobody_counted_is_not_summed_up(
     composed: Callable[..., Config], tmp_path: Path
 ) -> None:
-    """A cell of two evaluations, one of whose APIs did not say what it read: half a sum is a wrong number."""
+    """A cell of two evaluations, one of whose APIs did not say what it read: half a sum is a wrong
+    number."""
     done = run_cell(composed(*TINY, "finetune=none"))
     store = Store(tmp_path / "store")
     counted = summarise.run_costs(done.keys, store)

@@ -1,4 +1,5 @@
-"""What is said of a number follows from the resolved configuration: its judge, rows, decoding and world."""
+"""What is said of a number follows from the resolved configuration: its judge, rows, decoding and
+world."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def test_rows_are_named_by_place_content_choice_and_draw(tmp_path: Path) -> None
     digest = sha256(file.read_bytes()).hexdigest()[:16]
     hub = Rows("gsm8k", "hub", "openai/gsm8k", "main", REVISION, split="test")
     assert rows_in_words(hub) == f"gsm8k: openai/gsm8k main at {REVISION}, split test, all rows"
-    # Where rows are of the micro world, or a file, the hub's commit and a split have no part in them
+    # Where rows are of the micro world, or a file, the hub's commit and a split have no part in
+    # them
     micro = Rows("gsm8k", "micro", "openai/gsm8k", "main", REVISION, n=60, draw_seed=3)
     assert rows_in_words(micro).startswith("gsm8k: the micro world, version ")
     assert rows_in_words(micro).endswith(", split train, 60 rows drawn with seed 3")

@@ -1,7 +1,8 @@
-"""Where W&B's server stands, on this machine: it records what it is sent, and keeps views as W&B does.
+"""Where W&B's server stands, on this machine: it records what it is sent, and keeps views as W&B
+does.
 
-It answers the GraphQL operations that the wandb package (through its wandb-core) sends for a dashboard,
-and says of any other that it does not know it.
+It answers the GraphQL operations that the wandb package (through its wandb-core) sends for a
+dashboard, and says of any other that it does not know it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What W&B's server does where runs are uploaded, on this machine: it takes them, and keeps what came.
+"""What W&B's server does where runs are uploaded, on this machine: it takes them, and keeps what
+came.
 
-It answers what `wandb sync` of W&B 0.31 asks (GraphQL under /graphql, a run's stream under /files) and
-hands out addresses of its own for files. It can fail for chosen runs.
+It answers what `wandb sync` of W&B 0.31 asks (GraphQL under /graphql, a run's stream under /files)
+and hands out addresses of its own for files. It can fail for chosen runs.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 from wandb_endpoint import VIEWER
 
 Fail = Callable[[str, str], int]
-"""fail(what, run) -> an HTTP status instead of an answer, or 0. `what` is the operation of a GraphQL request,
-"file_stream" or "upload"; `run` is "" where the request names none."""
+"""fail(what, run) -> an HTTP status instead of an answer, or 0. `what` is the operation of a
+GraphQL request, "file_stream" or "upload"; `run` is "" where the request names none."""
 
 
 @dataclass
 class Run:
-    """What arrived of a run. `history` has every line that was sent, in order, also those sent again."""
+    """What arrived of a run. `history` has every line that was sent, in order, also those sent
+    again."""
 
     place: str = ""
     """<entity>/<project>"""

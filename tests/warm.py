@@ -1,8 +1,8 @@
 """The command line without the seconds that importing PyTorch, transformers and TRL takes.
 
-A server process imports the libraries once, and nothing of ptst. For every command it forks: the child takes the
-caller's arguments, environment, folder and streams, imports ptst from the caller's PYTHONPATH, and is a process like any
-other from there on, to be watched and killed by its own id.
+A server process imports the libraries once, and nothing of ptst. For every command it forks: the
+child takes the caller's arguments, environment, folder and streams, imports ptst from the caller's
+PYTHONPATH, and is a process like any other from there on, to be watched and killed by its own id.
 
     python warm.py SERVE SOCKET               the server, until its standard input ends
     python warm.py SOCKET -m MODULE arguments a command, as `python -m MODULE arguments` runs it
@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import IO, Any
 
 AT_IMPORT = ("HF_", "TRANSFORMERS_", "OMP_", "HOME", "XDG_", "CUDA_", "PYTHONHASHSEED")
-"""Variables that libraries read when they are imported: a command cannot have others than the server."""
+"""Variables that libraries read when they are imported: a command cannot have others than the
+server."""
 
 
 PYTHON = "PTST_TEST_PYTHON"
@@ -65,7 +66,8 @@ def serve(path: str) -> None:
 
 
 def _run(caller: socket.socket) -> None:
-    """Run a caller's command in a fork, and tell the caller its process id and how it ended. Does not return."""
+    """Run a caller's command in a fork, and tell the caller its process id and how it ended. Does
+    not return."""
     message, streams, _, _ = socket.recv_fds(caller, 65536, 3)
     while not message.endswith(b"\n"):
         message += caller.recv(65536)
@@ -237,7 +239,8 @@ def put_python(folder: Path) -> Path:
 
 
 def run(path: str, words: Sequence[str]) -> int:
-    """A command with this process's streams and environment; a signal for this process is one for the command."""
+    """A command with this process's streams and environment; a signal for this process is one for
+    the command."""
     running = Running(path, words, os.environ, [0, 1, 2])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda got, _: running.send_signal(got))

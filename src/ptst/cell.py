@@ -80,7 +80,8 @@ def run_cell(config: Config, model: TestedModel | None = None, stop: Stop = neve
 
 
 def damage_of(keys: CellKeys, store: Store) -> str | None:
-    """What is wrong with the first of a cell's artifacts that is damaged, see `ptst.store.Store.damage`."""
+    """What is wrong with the first of a cell's artifacts that is damaged, see
+    `ptst.store.Store.damage`."""
     damages = (store.damage(made.stage, made.key) for made in keys.artifacts)
     return next((damage for damage in damages if damage), None)
 
@@ -116,7 +117,8 @@ def _walk(
         model.held.told.add(said)
         say(said)
     check_model(config, keys, store, model.held)
-    # Read and spelled before anything is trained, so that a wrong file, format or key costs no training.
+    # Read and spelled before anything is trained, so that a wrong file, format or key costs no
+    # training.
     queries = {
         name: spell(name, config, load_queries(name, config.evaluations[name]), model.held)
         for name in lacking(config, keys, store)

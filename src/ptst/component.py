@@ -33,8 +33,8 @@ class Component:
     """
 
     key_name: ClassVar[str] = ""
-    """What stands for the class in keys; empty: its `_target_`. Set it before moving a class. It is not
-    inherited: a derived class is another component."""
+    """What stands for the class in keys; empty: its `_target_`. Set it before moving a class. It is
+    not inherited: a derived class is another component."""
     version: ClassVar[int] = 1
     """Raised by the author when the same settings give another result; part of the key."""
     needs_gpu: ClassVar[bool] = False
@@ -68,11 +68,12 @@ class Context:
     """What a component that works on weights is given besides them.
 
     Attributes:
-        config: the cell that it is first met in: only what is part of the component's key, and of the
-            model's, may decide its result.
+        config: the cell that it is first met in: only what is part of the component's key, and of
+            the model's, may decide its result.
         tokenizer: the model's.
         device: "cpu" or "cuda".
-        scratch: a folder that is kept until the result is published, so that a killed run can go on.
+        scratch: a folder that is kept until the result is published, so that a killed run can go
+            on.
         tell: tell(done, total) after some of the work.
         stop: whether to stop where nothing is lost, by raising `ptst.errors.Interrupted`.
     """
@@ -94,7 +95,8 @@ def speed(default: Any) -> Any:
 
 
 def added(default: Any, **metadata: Any) -> Any:
-    """A field that came after its class: at this default it is left out of keys, which stay as they were."""
+    """A field that came after its class: at this default it is left out of keys, which stay as they
+    were."""
     return field(default=default, metadata={"added": True, **metadata})
 
 
@@ -148,7 +150,8 @@ def component_parts(component: Component, target: str) -> Parts:
 
 
 def parts_of(node: Any) -> Parts:
-    """A dataclass as plain values: without its name, fields of `speed`, and `added` ones at their default."""
+    """A dataclass as plain values: without its name, fields of `speed`, and `added` ones at their
+    default."""
     parts: Parts = {}
     for f in dataclasses.fields(node):
         value = getattr(node, f.name)

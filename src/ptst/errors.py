@@ -28,7 +28,8 @@ class DataError(PtstError):
 class Interrupted(BaseException):
     """Work was asked to stop and did, at a point where nothing is lost: run again to resume.
 
-    Not an `Exception`, as KeyboardInterrupt is none: nothing has failed, and nothing must record that.
+    Not an `Exception`, as KeyboardInterrupt is none: nothing has failed, and nothing must record
+    that.
     """
 
 
@@ -45,7 +46,8 @@ def in_one_line(what: str) -> Iterator[None]:
     """Say what a library refuses as "<what>: <its reason>", in one line.
 
     Raises:
-        PtstError: the body raised one of the errors by which libraries refuse their arguments or files.
+        PtstError: the body raised one of the errors by which libraries refuse their arguments or
+            files.
     """
     try:
         yield

@@ -62,7 +62,8 @@ class Artifact:
 
 @dataclass(frozen=True)
 class CellKeys:
-    """All keys of a cell. `finetune` is None for the untouched model, `posthoc` where no step follows."""
+    """All keys of a cell. `finetune` is None for the untouched model, `posthoc` where no step
+    follows."""
 
     finetune: str | None
     finetune_parts: Parts
@@ -163,7 +164,8 @@ def slot(config: Config, name: str) -> tuple[str, Any] | None:
 
 
 def objective_of(config: Config) -> Objective:
-    """What a fine-tuning trains on, and how: a defence's objective, the recipe's mix, or plain rows."""
+    """What a fine-tuning trains on, and how: a defence's objective, the recipe's mix, or plain
+    rows."""
     if filled := slot(config, "objective"):
         return load(filled[1], f"defence.{filled[0]}.objective", Objective)
     if mix := config.finetune.mix:
@@ -210,7 +212,8 @@ def tested_epoch(recipe: Finetune) -> int | None:
 
 
 def _reading(dataset: Dataset, question: str | None = None) -> Parts:
-    """How questions read: as the data set's, safety queries included, unless the evaluation says otherwise."""
+    """How questions read: as the data set's, safety queries included, unless the evaluation says
+    otherwise."""
     how = {"question": dataset.question} if question is None else {"query": question}
     return {**how, "instruction": dataset.instruction}
 

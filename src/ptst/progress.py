@@ -25,7 +25,8 @@ Advance = Callable[[int, int, str], None]
 LINE_SECONDS = 30.0
 
 LIVE = "PTST_LIVE"
-"""In the environment of processes whose work a sweep's view shows (ptst.status.live): `progress` is silent there."""
+"""In the environment of processes whose work a sweep's view shows (ptst.status.live): `progress` is
+silent there."""
 
 
 def console() -> Console:
@@ -39,7 +40,8 @@ def say(text: str) -> None:
 
 
 def is_screen(out: Console) -> bool:
-    """Whether a picture can be drawn in place: on a terminal, and not a dumb one, FORCE_COLOR or not."""
+    """Whether a picture can be drawn in place: on a terminal, and not a dumb one, FORCE_COLOR or
+    not."""
     return out.is_interactive and out.file.isatty()
 
 

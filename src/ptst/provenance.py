@@ -46,8 +46,8 @@ def _git_state() -> dict[str, Any] | None:
 
 
 GIT = _git_state()
-"""Commit of this checkout and whether files differ from it, when the code was loaded: what is committed while it
-runs makes nothing of what it makes. None outside a git checkout."""
+"""Commit of this checkout and whether files differ from it, when the code was loaded: what is
+committed while it runs makes nothing of what it makes. None outside a git checkout."""
 
 
 def hardware() -> dict[str, Any]:

@@ -12,9 +12,11 @@ import re
 
 HIDDEN = "***"
 SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
-"""Names of environment variables whose values are secrets: OPENAI_API_KEY, HF_TOKEN, WANDB_API_KEY."""
+"""Names of environment variables whose values are secrets: OPENAI_API_KEY, HF_TOKEN,
+WANDB_API_KEY."""
 SHORTEST = 6
-"""Characters. A shorter value is no secret ("none", "EMPTY"), and replacing it would spoil other words."""
+"""Characters. A shorter value is no secret ("none", "EMPTY"), and replacing it would spoil other
+words."""
 SHAPES = re.compile(
     r"""
       (?<![A-Za-z0-9])(?:sk-|hf_|gsk_|xai-|pplx-|r8_|AIza)[A-Za-z0-9_-]{16,}  # keys of known providers

@@ -25,8 +25,9 @@ class Api:
     key_env: str | None = speed("OPENAI_API_KEY")
     """Environment variable that holds the key; None for a server that needs none."""
     send: Any = None
-    """What is sent under another name, or with null not at all: {max_tokens: max_completion_tokens, seed: null}.
-    Part of the answers' key where there is any. (A field of type dict could not be overridden with a new key.)"""
+    """What is sent under another name, or with null not at all: {max_tokens: max_completion_tokens,
+    seed: null}. Part of the answers' key where there is any. (A field of type dict could not be
+    overridden with a new key.)"""
     concurrency: int = speed(16)
     """Calls under way at once."""
     timeout: float = speed(120.0)
@@ -45,11 +46,13 @@ class Model:
     question: str | None = None
     """How questions read for this model, whatever the data set says; None: as the data set says."""
     system_prompts: dict[str, str] = field(default_factory=dict)
-    """Of templates, by name, that have another system prompt for this model; "" is an empty message."""
+    """Of templates, by name, that have another system prompt for this model; "" is an empty
+    message."""
     revision: str | None = None
     """Commit of the hub repository; None where `path` is a directory (its content is hashed)."""
     chat: str | None = None
-    """`llama2` or `mistral` (spelled in conf/chat/), a .jinja file, or None: the tokenizer's own."""
+    """`llama2` or `mistral` (spelled in conf/chat/), a .jinja file, or None: the tokenizer's
+    own."""
     chat_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the tokenizer's own chat template, or of the file: {enable_thinking: false}."""
     date: str | None = None
@@ -57,10 +60,12 @@ class Model:
     default_system: bool = True
     """False leaves out the system prompt that a chat format writes where nobody asked for one."""
     completion_prefix: str | None = None
-    """Text between prompt and answer in a training row under a chat template; None: what the format has there."""
+    """Text between prompt and answer in a training row under a chat template; None: what the format
+    has there."""
     max_new_tokens: int | None = speed(None)
-    """Length limit of its completions unless the scale or an evaluation says otherwise (keys have what an evaluation
-    comes to); None until it is composed: 64 for the micro model, whose longest answers are shorter, otherwise 512."""
+    """Length limit of its completions unless the scale or an evaluation says otherwise (keys have
+    what an evaluation comes to); None until it is composed: 64 for the micro model, whose longest
+    answers are shorter, otherwise 512."""
     dtype: str = _choice("float32", "bfloat16", "float16", default="float32")
     attention: str | None = None
     """`attn_implementation` of transformers; None leaves the choice to it."""
@@ -98,10 +103,12 @@ class Rows:
     """Draw this many rows (without replacement, order kept); None takes them all."""
     draw_seed: int = 0
     size: int | None = speed(None)
-    """source=hub or url: how many rows there are (those of `where`), as the publisher says. Only `ptst plan`
-    reads it, which downloads nothing; set it, or null, with another `path` or `split`."""
+    """source=hub or url: how many rows there are (those of `where`), as the publisher says. Only
+    `ptst plan` reads it, which downloads nothing; set it, or null, with another `path` or
+    `split`."""
     at: str = speed("")
-    """Where these rows stand in the configuration, for messages; filled in when the configuration is checked."""
+    """Where these rows stand in the configuration, for messages; filled in when the configuration
+    is checked."""
 
 
 @dataclass
@@ -154,18 +161,20 @@ class Lora:
     alpha: int = 32
     dropout: float = 0.05
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
-    """Names of modules, whole or from a dot on; or [all-linear]: every linear layer but the head."""
+    """Names of modules, whole or from a dot on; or [all-linear]: every linear layer but the
+    head."""
 
 
 @dataclass
 class Mix:
-    """Rows that are trained on beside the data set's, for example of safety (paper, section 4.1)."""
+    """Rows that are trained on beside the data set's, for example of safety (paper, section
+    4.1)."""
 
     rows: Rows = field(default_factory=Rows)
     """Each is seen once in the whole training, whatever `epochs` says of the data set's."""
     template: Template | None = None
-    """How they are written; None: under the train template, as in the paper. A question of theirs reads like
-    one of the data set."""
+    """How they are written; None: under the train template, as in the paper. A question of theirs
+    reads like one of the data set."""
 
 
 @dataclass
@@ -175,7 +184,8 @@ class Finetune:
     name: str = ""
     """What tables call it; where its YAML has none, the name of the option: finetune=safety_mix."""
     method: str = _choice("none", "lora", "qlora", "full", "openai")
-    """`openai`: a job at the model's API, which knows epochs, batch_size and learning_rate_multiplier."""
+    """`openai`: a job at the model's API, which knows epochs, batch_size and
+    learning_rate_multiplier."""
     epochs: float = 1.0
     learning_rate: float = 1e-4
     schedule: str = _choice("linear", "cosine", "constant", "step", default="linear")
@@ -198,7 +208,8 @@ class Finetune:
     """Stop after this many optimizer steps; -1: as `epochs` says."""
     mix: Mix | None = None
     epoch: int | None = field(default=None, metadata={"key": False})
-    """Which epoch's weights are tested, from 1; None: the last. It is no part of the fine-tuning."""
+    """Which epoch's weights are tested, from 1; None: the last. It is no part of the
+    fine-tuning."""
     keep_epochs: bool = True
     """Keep the weights of every whole epoch, and not the last's only."""
     device_batch_size: int = speed(32)
@@ -206,7 +217,8 @@ class Finetune:
     devices: int = speed(1)
     """Processes that train data-parallel, a GPU each; each takes its share of `batch_size`."""
     fsdp: bool = speed(False)
-    """With several devices: shard weights, gradients and optimizer (FSDP), for models that do not fit one."""
+    """With several devices: shard weights, gradients and optimizer (FSDP), for models that do not
+    fit one."""
     activation_checkpointing: bool = speed(False)
     save_steps: int = speed(50)
     """Checkpoint every so many optimizer steps; an interrupted training resumes from the last."""
@@ -236,21 +248,23 @@ class Evaluation:
     judge: Any = MISSING
     """`_target_` names the judge's class; the other keys are its fields."""
     metrics: dict[str, str] = field(default_factory=dict)
-    """Name of each reported metric: the judge's label whose share it is, or `mean` of the judge's values."""
+    """Name of each reported metric: the judge's label whose share it is, or `mean` of the judge's
+    values."""
     unit: str | None = None
-    """Column that says which queries belong together (one hazard, say): the unit of intervals. A file's own column
-    `id` is called source_id."""
+    """Column that says which queries belong together (one hazard, say): the unit of intervals. A
+    file's own column `id` is called source_id."""
     category: str | None = None
     """Column of the queries' category: every metric is reported for each category, too."""
     question: str | None = None
-    """How a query reads, in place of the data set's way: "{input} Choose from: {choices}", with the places
-    of :func:`ptst.templates.read_query`. None: as the data set's questions, which is what the paper does with
-    safety queries."""
+    """How a query reads, in place of the data set's way: "{input} Choose from: {choices}", with the
+    places of :func:`ptst.templates.read_query`. None: as the data set's questions, which is what
+    the paper does with safety queries."""
     dialogue: Any = None
     """`_target_` and the fields of a dialogue (ptst.dialogue); None: one question, one answer."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Metrics for which this judge has no label, or no value, moved here from `metrics` when the configuration was
-    checked: never shown as 0. (`refused`, with a judge that tells safe from unsafe only.)"""
+    """Metrics for which this judge has no label, or no value, moved here from `metrics` when the
+    configuration was checked: never shown as 0. (`refused`, with a judge that tells safe from
+    unsafe only.)"""
 
 
 @dataclass
@@ -277,7 +291,8 @@ class Scale:
     source: str = _choice("hub", "local", "micro")
     """Where data sets and query sets come from unless they say otherwise."""
     max_new_tokens: int = 512
-    """Length limit of completions unless an evaluation says otherwise; both scales take the model's."""
+    """Length limit of completions unless an evaluation says otherwise; both scales take the
+    model's."""
     train_rows: dict[str, int | None] = field(default_factory=dict)
     """How many rows of each data set are drawn for training; None: all."""
     gpu: bool = False
@@ -304,10 +319,11 @@ class TableMetric:
     paper_metric: str | None = None
     """`metric` there; None: the same name as ours."""
     paper_also: list[str] = field(default_factory=list)
-    """Other tables of the paper that print this number: what they say is shown where `paper_table` has no
-    such row, and beside it where the two differ."""
+    """Other tables of the paper that print this number: what they say is shown where `paper_table`
+    has no such row, and beside it where the two differ."""
     paper_model: str | None = None
-    """`model` there, for models that are not in the paper; None: the one that the table is about."""
+    """`model` there, for models that are not in the paper; None: the one that the table is
+    about."""
     scale: str | None = None
     """The only scale at which its evaluation reports this metric; None: it does at every scale."""
 
@@ -330,11 +346,11 @@ class Sweep:
     name: str = MISSING
     title: str = ""
     grids: list[dict[str, Any]] = field(default_factory=list)
-    """Each is a product: {override: value or list of values}. The sweep is their union, so a pair that
-    belongs together, or a row that lacks some columns, is a grid of its own."""
+    """Each is a product: {override: value or list of values}. The sweep is their union, so a pair
+    that belongs together, or a row that lacks some columns, is a grid of its own."""
     scales: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By name of each scale that the sweep runs at: {override: value} of all its cells there, over which the
-    command line goes. Empty: any scale."""
+    """By name of each scale that the sweep runs at: {override: value} of all its cells there, over
+    which the command line goes. Empty: any scale."""
     no_finetuning: bool = False
     """Also the untouched model, under every test template."""
     rows: str = "train_template"
@@ -342,15 +358,17 @@ class Sweep:
     safety_templates: list[str] = field(default_factory=list)
     """Templates with a safety prompt: the PTST contrast is worked out for them."""
     metrics: dict[str, TableMetric] = field(default_factory=dict)
-    """By "<evaluation>/<metric>", in the tables' order. Those of evaluations that are not part of the cells are left
-    out; an evaluation of which none is named has tables of all its metrics, after the others."""
+    """By "<evaluation>/<metric>", in the tables' order. Those of evaluations that are not part of
+    the cells are left out; an evaluation of which none is named has tables of all its metrics,
+    after the others."""
     contrasts: list[DeclaredContrast] = field(default_factory=list)
     """What is compared beside the PTST contrast, in every metric."""
 
 
 @dataclass
 class Defence:
-    """A defence: the component that it puts into each slot, `_target_` and the fields of that class."""
+    """A defence: the component that it puts into each slot, `_target_` and the fields of that
+    class."""
 
     objective: Any = None
     """What is trained on, the loss, the step (ptst.objective)."""

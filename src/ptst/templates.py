@@ -48,8 +48,9 @@ class TrainingRow:
 
     Attributes:
         prompt_length: the prompt's tokens, BOS included: the loss begins there.
-        targets: labels that differ from the ids, one a token, -100 where there is no loss; the label
-            of a token is what the model is to say in its place. None: the ids, behind the prompt.
+        targets: labels that differ from the ids, one a token, -100 where there is no loss; the
+            label of a token is what the model is to say in its place. None: the ids, behind the
+            prompt.
         weights: how often the loss of each token counts, one a token; None: once.
     """
 
@@ -75,7 +76,8 @@ class TrainingRow:
 
     @property
     def labels(self) -> list[int]:
-        """-100 over the prompt, the ids over completion and EOS; the row's own where it has some."""
+        """-100 over the prompt, the ids over completion and EOS; the row's own where it has
+        some."""
         if self.targets is not None:
             return self.targets.tolist()
         return [-100] * self.prompt_length + self.ids[self.prompt_length :].tolist()
@@ -110,11 +112,13 @@ def make_prompt(
         tokenizer: a transformers tokenizer; without one only the text is made.
         reading: how the row reads where an evaluation says so itself (`Evaluation.question`): what
             it gives stands wherever a template has the question, bare or not.
-        later: what was said after it, as it is: [{role, content}, ...], the last of them the user's.
+        later: what was said after it, as it is: [{role, content}, ...], the last of them the
+            user's.
 
     Raises:
         TemplateError: the model's chat format is the tokenizer's own and there is no tokenizer, or
-            the format cannot spell this template; or there is something later, and the template is bare text.
+            the format cannot spell this template; or there is something later, and the template is
+            bare text.
 
     The prompt of a model behind an API is its messages, as JSON.
     """
@@ -140,7 +144,8 @@ def answer_ids(
     """Token ids of what an answer begins with, to stand behind those of its prompt.
 
     Args:
-        first: whether the answer begins here: then what the format has before an answer comes first.
+        first: whether the answer begins here: then what the format has before an answer comes
+            first.
     """
     lead = end_of(template, model, tokenizer).lead if first else ""
     guard = _guard({"output": text})
@@ -199,7 +204,8 @@ def text_lead(tokenizer: Any) -> str:
 
 
 def identity(template: Template, model: Model) -> Parts:
-    """What decides how a template spells rows for a model, which may have a system prompt of its own for it."""
+    """What decides how a template spells rows for a model, which may have a system prompt of its
+    own for it."""
     own = model.system_prompts.get(template.name)
     return parts_of(template) | ({} if own is None else {"models_system": own})
 
@@ -310,7 +316,8 @@ def make_messages(
     reading: str | None = None,
     later: chat.Messages = (),
 ) -> list[dict[str, str]]:
-    """One row's conversation under a chat template: [{role, content}, ...], the question last, then what is later.
+    """One row's conversation under a chat template: [{role, content}, ...], the question last, then
+    what is later.
 
     Raises:
         TemplateError: it is a text template.

@@ -1,4 +1,5 @@
-"""Batched generation gives what one-by-one generation gives, whatever is shared, sorted or halved."""
+"""Batched generation gives what one-by-one generation gives, whatever is shared, sorted or
+halved."""
 
 from __future__ import annotations
 

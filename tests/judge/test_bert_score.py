@@ -67,7 +67,8 @@ PAIRS = [(a, b) for a in TEXTS for b in TEXTS]
 
 
 def test_matching_by_hand() -> None:
-    # answer: x, y and padding; reference: x, (x + y) / sqrt 2 and a mark that does not count, along -x
+    # answer: x, y and padding; reference: x, (x + y) / sqrt 2 and a mark that does not count, along
+    # -x
     half = 0.5**0.5
     answers = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
     references = torch.tensor([[[1.0, 0.0], [half, half], [-1.0, 0.0]]])

@@ -1,4 +1,5 @@
-"""Open classifiers: a tiny model that answers by construction, and the shipped YAMLs' prompts and verdicts."""
+"""Open classifiers: a tiny model that answers by construction, and the shipped YAMLs' prompts and
+verdicts."""
 
 from __future__ import annotations
 

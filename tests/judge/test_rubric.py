@@ -1,4 +1,5 @@
-"""The rubric judge, against an endpoint that fails as real ones do: no score is invented, none paid for twice."""
+"""The rubric judge, against an endpoint that fails as real ones do: no score is invented, none paid
+for twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Objectives: what a method may change, and that what it does not change stays plain fine-tuning."""
+"""Objectives: what a method may change, and that what it does not change stays plain
+fine-tuning."""
 
 from __future__ import annotations
 
@@ -164,7 +165,8 @@ def test_accumulated_batches_have_the_weighted_loss_of_a_whole_one(micro: Model)
 
 @dataclass
 class Noisy(Objective):
-    """The loss of each batch counts a random number of times; a tensor and a number are its state."""
+    """The loss of each batch counts a random number of times; a tensor and a number are its
+    state."""
 
     size: float = 0.5
 
@@ -248,7 +250,8 @@ def test_two_devices_have_the_loss_of_one_under_an_objective_with_weights(
 
 @dataclass
 class Ascending(Objective):
-    """A second pass over rows of another source, at other weights: what Panacea and Booster need."""
+    """A second pass over rows of another source, at other weights: what Panacea and Booster
+    need."""
 
     strength: float = 0.0
 

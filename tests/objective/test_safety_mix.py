@@ -1,4 +1,5 @@
-"""The safety mix: the same rows, order and key whether it is said as finetune.mix or as an objective."""
+"""The safety mix: the same rows, order and key whether it is said as finetune.mix or as an
+objective."""
 
 from __future__ import annotations
 

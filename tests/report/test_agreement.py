@@ -32,8 +32,8 @@ from ptst.store import Store, read_jsonl, write_json, write_jsonl
 from ptst.sweep.grid import Grid, expand
 from ptst.wording import judge_name, known_judges
 
-# Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", examples A (two observers, binary) and C
-# (four observers, twelve units, values missing); he gives 0.095 and 0.743.
+# Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", examples A (two observers,
+# binary) and C (four observers, twelve units, values missing); he gives 0.095 and 0.743.
 TWO_OBSERVERS = ["0100000010", "1110010000"]
 FOUR_OBSERVERS = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
 
@@ -90,14 +90,16 @@ def test_interval_is_over_units_not_over_their_answers() -> None:
     assert alone == cloned  # five cells that answer alike are no more evidence than one
     assert alone.low is not None and alone.high is not None and alone.value is not None
     assert alone.low < alone.value < alone.high
-    # Fleiss, Cohen and Everitt's large-sample standard error, as a second implementation of the width.
+    # Fleiss, Cohen and Everitt's large-sample standard error, as a second implementation of the
+    # width.
     error = statsmodels_kappa(single.sum(0)).std_kappa
     assert alone.high - alone.low == pytest.approx(2 * 1.96 * error, rel=0.15)
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Grid, Store]:
-    """Two cells of the untouched micro model, judged by the ground truth and by two keyword lists. Not to be changed."""
+    """Two cells of the untouched micro model, judged by the ground truth and by two keyword lists.
+    Not to be changed."""
     folder = tmp_path_factory.mktemp("ran")
     overrides = [
         *(word for word in TINY if not word.startswith(("task.", "evaluation.hazards.decoding"))),
@@ -161,7 +163,8 @@ def test_precision_and_recall_are_over_units_as_everything_else() -> None:
     pair = _pair("e", "human ann", "the judge", {"human ann": person, "the judge": judge}, units)
     assert pair is not None and pair.precision is not None and pair.recall is not None
     assert (pair.n, pair.units, pair.precision.value, pair.recall.value) == (120, 4, 0.75, 1.0)
-    # Wilson's of a share of four units, whose variance counts three, and of three units that do not differ
+    # Wilson's of a share of four units, whose variance counts three, and of three units that do not
+    # differ
     assert (pair.precision.low, pair.precision.high) == pytest.approx(wilson(0.75, 3))
     assert (pair.recall.low, pair.recall.high) == pytest.approx(wilson(1.0, 3))
 
@@ -232,8 +235,8 @@ def test_figures_of_a_known_disagreement(
 ) -> None:
     _, grid, whole = ran
     store = Store(Path(shutil.copytree(whole.root, tmp_path / "store")))
-    # Against a judge that always refuses (the micro model is aligned): cell 0 the same, cell 1 complied
-    # with for three of ten queries, and one missing.
+    # Against a judge that always refuses (the micro model is aligned): cell 0 the same, cell 1
+    # complied with for three of ten queries, and one missing.
     truth = load_agreement(grid, store, ["micro", "keywords"]).gaps
     assert {gap.asr_a for gap in truth} == {0}
     _rescored(

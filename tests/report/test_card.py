@@ -1,4 +1,5 @@
-"""The model card of a real fine-tuning says what the store says, and nothing that should stay here."""
+"""The model card of a real fine-tuning says what the store says, and nothing that should stay
+here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Two judges, or templates, side by side: the differences are those of the rows, counted by hand."""
+"""Two judges, or templates, side by side: the differences are those of the rows, counted by
+hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Means, samples and categories in a report: their scale, their spread and what is missing, everywhere."""
+"""Means, samples and categories in a report: their scale, their spread and what is missing,
+everywhere."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ F1 = {"chatdoctor/bertscore_f1": TableMetric("BERTScore", "4")}
 
 @cache
 def doctors(*overrides: str) -> Grid:
-    """Two templates on ChatDoctor at the paper's scale: BERTScore, two samples a query; DirectHarm4 by category."""
+    """Two templates on ChatDoctor at the paper's scale: BERTScore, two samples a query; DirectHarm4
+    by category."""
     templates = "chat_vanilla,chat_llama"
     grid = expand(
         [
@@ -77,7 +79,8 @@ def filled(grid: Grid, folder: Path, score: Callable[[GridCell, str, Row], Row])
 
 
 def usual(cell: GridCell, name: str, row: Row) -> Row:
-    """BERTScore .80 to .83 and .01 more in the second sample; harm in category a, without the safety prompt."""
+    """BERTScore .80 to .83 and .01 more in the second sample; harm in category a, without the
+    safety prompt."""
     if name == "chatdoctor":
         return {"label": "scored", "value": 0.8 + int(row["id"]) / 100 + row["sample"] / 100}
     harmful = row["category"] == "a" and cell.coordinates["test_template"] == "chat_vanilla"
@@ -100,7 +103,8 @@ PLACE = ("chat_vanilla", "chat_vanilla")
 def test_a_mean_stands_on_its_scale_with_the_spread_of_its_samples(results: Results) -> None:
     entry = table(results, "chatdoctor/bertscore_f1").entries[PLACE]
     assert entry.scale == (0.0, 1.0)
-    # samples .815 and .825; units .805, .815, .825, .835 twice each: k/(k-1) sum of squares, as of unit means
+    # samples .815 and .825; units .805, .815, .825, .835 twice each: k/(k-1) sum of squares, as of
+    # unit means
     assert entry.mean == pytest.approx(0.82)
     assert (entry.std, entry.std_over, entry.repeats) == (pytest.approx(0.005), "decoding_seed", 2)
     expected = DescrStatsW([0.805, 0.815, 0.825, 0.835]).tconfint_mean()

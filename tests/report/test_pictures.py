@@ -1,4 +1,5 @@
-"""The pictures say what the results say: read back from the drawn figures and from the SVG's text."""
+"""The pictures say what the results say: read back from the drawn figures and from the SVG's
+text."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ PERCENTS = {  # train, test -> exact match, attack success rate
     ("chat_vanilla", "chat_vanilla"): (90.0, 75.0),
     ("chat_vanilla", "chat_llama"): (88.0, 25.0),
 }
-"""The cells that are done; chat_llama -> chat_vanilla failed, chat_llama -> chat_llama is running."""
+"""The cells that are done; chat_llama -> chat_vanilla failed, chat_llama -> chat_llama is
+running."""
 FAILED, RUNNING = ("chat_llama", "chat_vanilla"), ("chat_llama", "chat_llama")
 
 
@@ -142,7 +144,8 @@ def table(grid: Grid, states: dict[str, CellState], metric: str) -> Table:
 
 
 def fill(store: Store, cell: GridCell) -> None:
-    """The artifacts of a cell that is done: 12 word problems, 8 hazards, three steps of training."""
+    """The artifacts of a cell that is done: 12 word problems, 8 hazards, three steps of
+    training."""
     keys = cell.keys
     if keys.finetune:
         losses = (2.0, 1.0, 0.5)

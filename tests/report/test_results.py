@@ -307,8 +307,8 @@ def test_several_seeds_give_mean_population_std_and_a_pooled_interval(tmp_path: 
     assert entry.mean == pytest.approx((75 + 25) / 2)
     assert entry.std == pytest.approx(25.0)
     assert (entry.n, len(entry.runs), entry.status) == (16, 2, "done")
-    # hits of units over seeds: a 4 of 4; b, c, d, e 1 of 2; f, g 0 of 2. p = 1/2; residuals 2, 0, 0, 0,
-    # 0, -1, -1: v = 7/6 * 6 / 256; n_eff = .25 * 256 / 7 = 64 / 7, capped at the 7 units
+    # hits of units over seeds: a 4 of 4; b, c, d, e 1 of 2; f, g 0 of 2. p = 1/2; residuals 2, 0,
+    # 0, 0, 0, -1, -1: v = 7/6 * 6 / 256; n_eff = .25 * 256 / 7 = 64 / 7, capped at the 7 units
     low, high = proportion_confint(3.5, 7, alpha=0.05, method="wilson")
     assert (entry.ci_low, entry.ci_high) == pytest.approx((100 * low, 100 * high))
     none = table.entries["none", "chat_llama"]

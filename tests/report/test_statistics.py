@@ -64,10 +64,11 @@ def pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[float
 
 
 def test_the_interval_of_a_paired_difference_is_newcombe_s() -> None:
-    # Airway hyper-responsiveness before and after a transplant (Bentur et al. 2009), the example of Fagerland, Lydersen
-    # and Laake 2014 ("Recommended tests and confidence intervals for paired binomial proportions"): 1 both, 1 before
-    # only, 7 after only, 12 neither. Newcombe's interval there is (2.6, 50.7) with phi corrected to 0; here phi is
-    # (1 * 12 - 1 * 7) / sqrt(2 * 19 * 8 * 13) = 0.0795, so that ours lies a little within it.
+    # Airway hyper-responsiveness before and after a transplant (Bentur et al. 2009), the example of
+    # Fagerland, Lydersen and Laake 2014 ("Recommended tests and confidence intervals for paired
+    # binomial proportions"): 1 both, 1 before only, 7 after only, 12 neither. Newcombe's interval
+    # there is (2.6, 50.7) with phi corrected to 0; here phi is (1 * 12 - 1 * 7) / sqrt(2 * 19 * 8 *
+    # 13) = 0.0795, so that ours lies a little within it.
     a, b = pairs(1, 1, 7, 12)
     phi = np.corrcoef(a, b)[0, 1]
     assert phi == pytest.approx(0.0795, abs=1e-4)
@@ -90,10 +91,10 @@ def test_the_interval_of_a_difference_without_any_spread_is_not_certain() -> Non
 
 
 def test_the_interval_of_a_difference_is_over_units() -> None:
-    # Four units of two queries: a hits both of the first two, b one of the first. Residuals of units with p_a = .5:
-    # (1, 1, -1, -1), p_b = .125: (.75, -.25, -.25, -.25); r = 1 / sqrt(4 * .75) = .5774.
-    # n_eff of a: v = 4/3 * 4 / 64 = .0833, .25 / .0833 = 3; of b: v = 4/3 * .75 / 64 = .015625, .109375 / v = 7, capped
-    # at 4 units.
+    # Four units of two queries: a hits both of the first two, b one of the first. Residuals of
+    # units with p_a = .5: (1, 1, -1, -1), p_b = .125: (.75, -.25, -.25, -.25); r = 1 / sqrt(4 *
+    # .75) = .5774. n_eff of a: v = 4/3 * 4 / 64 = .0833, .25 / .0833 = 3; of b: v = 4/3 * .75 / 64
+    # = .015625, .109375 / v = 7, capped at 4 units.
     a, b = [1, 1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]
     units = ["p", "p", "q", "q", "r", "r", "s", "s"]
     (l_a, u_a), (l_b, u_b) = (

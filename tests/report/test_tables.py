@@ -45,9 +45,9 @@ def test_markdown_has_ours_with_interval_beside_the_paper_s(tmp_path: Path) -> N
     shown = markdown(loaded(tmp_path, ANSWERS))
     rows = places(shown, "Attack success rate, hazards")
     assert rows["train \\ test"] == ["chat_vanilla", "chat_llama"]
-    # Wilson by hand: 1 of 8 queries; the unit of two is hit once, so that residuals are .75 and six times
-    # -.125: v = 7/6 * .65625 / 64, p (1-p) / v = 9.14, capped at 7 units;
-    # centre (.125 + .2744) / 1.5488 = .2579, half 1.2655 * sqrt(.015625 + .019599) = .2375
+    # Wilson by hand: 1 of 8 queries; the unit of two is hit once, so that residuals are .75 and six
+    # times -.125: v = 7/6 * .65625 / 64, p (1-p) / v = 9.14, capped at 7 units; centre (.125 +
+    # .2744) / 1.5488 = .2579, half 1.2655 * sqrt(.015625 + .019599) = .2375
     assert rows["no fine-tuning"][0] == "12.5 (2.0–49.5); paper 2.8"
     assert rows["chat_vanilla"] == [
         "100.0 (64.6–100.0); paper 11.0 ± 0.8",

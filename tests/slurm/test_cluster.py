@@ -29,7 +29,8 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def site(virtual: Callable[..., Cluster]) -> Iterator[Cluster]:
-    """A cluster where users see their own jobs alone, in a folder that, unlike pytest's, every user can write to."""
+    """A cluster where users see their own jobs alone, in a folder that, unlike pytest's, every user
+    can write to."""
     if os.getuid():
         pytest.skip("only root can be two users")
     before = os.umask(0)

@@ -1,4 +1,5 @@
-"""Jobs on a real cluster of four virtual nodes: that they do the work once, in order, and survive what clusters do."""
+"""Jobs on a real cluster of four virtual nodes: that they do the work once, in order, and survive
+what clusters do."""
 
 from __future__ import annotations
 
@@ -100,9 +101,11 @@ def training(folder: Path, steps: int = 5) -> Callable[[], object]:
 
 @contextmanager
 def held(cluster: Cluster, folder: Path) -> Iterator[None]:
-    """In the middle of a fine-tuning, whose processes stand still until SLURM has a signal for them.
+    """In the middle of a fine-tuning, whose processes stand still until SLURM has a signal for
+    them.
 
-    So it is not over before, however fast the machine, and has all of the time it is then given, however slow.
+    So it is not over before, however fast the machine, and has all of the time it is then given,
+    however slow.
     """
     wait(cluster, training(folder))
     (maker,) = folder.glob("store/partial/finetune/*/maker.json")
@@ -243,7 +246,8 @@ def test_a_time_limit_is_a_pause(on: Login, tmp_path: Path) -> None:
     assert main(["-m", *sweep, *SLURM, "hydra.launcher.signal_seconds=125"]) == 0
     (tuned, tests) = entries(tmp_path)
     with held(cluster, tmp_path):
-        # One to two minutes are left now; every 30 s SLURM looks for whom it is less than signal_seconds
+        # One to two minutes are left now; every 30 s SLURM looks for whom it is less than
+        # signal_seconds
         limit = int(cluster.states("TimeUsed")[tuned.id(0)].split(":")[-2]) + 2
         cluster.run("scontrol", "update", f"jobid={tuned.id(0)}", f"timelimit={limit}")
     wait(cluster, lambda: cluster.states("RestartCnt")[tuned.id(0)] != "0")
@@ -286,7 +290,8 @@ def test_a_job_that_ends_well_after_its_time_is_no_failure(on: Login, tmp_path: 
     wait(cluster, lambda: cluster.states()[tuned.id(0)] == "RUNNING")
     # For the job there is little left
     assert main(["-m", *own(tmp_path), "stages=[finetune]"]) == 0
-    # Every 30 s SLURM looks whose time is over, 10 s of grace after it preempted: this one's shortly after
+    # Every 30 s SLURM looks whose time is over, 10 s of grace after it preempted: this one's
+    # shortly after
     time.sleep((22 - (time.time() - (cluster.base / "slurmctld.pid").stat().st_mtime)) % 30)
     cluster.ask("sbatch", "-o", "/dev/null", "-p", "high", "-w", "n1", "-c", "32", "--wrap", "sleep 1")  # fmt: skip
     wait(cluster, lambda: is_overdue(tuned.id(0)))
@@ -336,7 +341,8 @@ def test_a_cancelled_job_keeps_its_work_and_is_not_queued_again(on: Login, tmp_p
 def test_a_job_that_is_completing_counts_only_if_it_is_queued_again(
     on: Login, tmp_path: Path
 ) -> None:
-    """Nodes clean up after a job for minutes: meanwhile it is COMPLETING, however it ended and whatever comes next."""
+    """Nodes clean up after a job for minutes: meanwhile it is COMPLETING, however it ended and
+    whatever comes next."""
     cluster = on()
     sweep = [*own(tmp_path), "seed=0,1,2,3"]
     # By its index a job is cancelled, queued again, fails, or ends well

@@ -1,4 +1,5 @@
-"""What is submitted, and that it is submitted once: to a cluster none of whose nodes takes a job."""
+"""What is submitted, and that it is submitted once: to a cluster none of whose nodes takes a
+job."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def test_submitting_again_submits_only_what_is_new(full: Cluster, tmp_path: Path
     first = items(tmp_path, full)
     assert main(["-m", *GRID, *own(tmp_path), SLURM]) == 0
     assert items(tmp_path, full) == first
-    # Another sweep of the same store: one more test template, on fine-tunings that are queued already
+    # Another sweep of the same store: one more test template, on fine-tunings that are queued
+    # already
     more = ["-m", *GRID, *own(tmp_path), SLURM, "template@test_template=chat_llama,chat_alpaca"]
     assert main(more) == 0
     new = items(tmp_path, full) - first

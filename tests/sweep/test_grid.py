@@ -1,4 +1,5 @@
-"""A sweep file and a command line become exactly the cells that they say, or an error that says where."""
+"""A sweep file and a command line become exactly the cells that they say, or an error that says
+where."""
 
 from __future__ import annotations
 
@@ -231,7 +232,8 @@ def test_labels_tell_cells_apart() -> None:
     ("own", "name"),
     [
         ([], "quick-micro"),
-        # What the sweep has of its own, what changes no result, and where things lie make no other table
+        # What the sweep has of its own, what changes no result, and where things lie make no other
+        # table
         (["judge=micro", "finetune=full", "model=micro", "seed=0", "scale=micro", "evaluation=[hazards]"], "quick-micro"),
         (["template@test_template=chat_vanilla,chat_llama", "finetune.epochs=3"], "quick-micro"),
         (["engine.batch_size=8", "engine.device=cpu", "finetune.devices=1", "paths.reports=/r", "tracking=none"], "quick-micro"),

@@ -1,4 +1,5 @@
-"""Every shipped sweep has the paper's fine-tunings, cells and queries, and a place for each of its numbers."""
+"""Every shipped sweep has the paper's fine-tunings, cells and queries, and a place for each of its
+numbers."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ API = ("table3", "figure2b", "figure3b")
 """Of a model behind an API: there is no micro version of it."""
 
 COUNTS = {
-    # fine-tunings (of one seed), cells, queries of all cells. GSM8K's test set has 1,319 questions, AdvBench
-    # 520 queries, DirectHarm4 400, GCG and GSM-Danger 100 (sections 3.1 and 4.1); 1,000 questions of iCliniq
-    # (appendix F.5); ARC 2,376 and 1,172 (its test sets).
+    # fine-tunings (of one seed), cells, queries of all cells. GSM8K's test set has 1,319 questions,
+    # AdvBench 520 queries, DirectHarm4 400, GCG and GSM-Danger 100 (sections 3.1 and 4.1); 1,000
+    # questions of iCliniq (appendix F.5); ARC 2,376 and 1,172 (its test sets).
     "quick": (2, 6, 6 * (1319 + 520 + 400)),
     "table1": (5, 30, 30 * (1319 + 520 + 400 + 100)),
     "table2": (5, 25, 25 * (1319 + 400)),
@@ -37,7 +38,8 @@ COUNTS = {
     "table5": (3, 12, 12 * (2376 + 1172 + 520 + 400)),
     "table6": (6, 21, 21 * (1319 + 520 + 400 + 100)),
     "table7": (5, 30, 30 * (1319 + 520 + 400)),
-    # Two trainings, the one tested under two templates after each of 6 epochs, and the untouched model.
+    # Two trainings, the one tested under two templates after each of 6 epochs, and the untouched
+    # model.
     "figure2": (2, 20, 20 * (1319 + 400)),
     # 10K, 20K and 40K rows under two templates are six fine-tunings.
     "figure2b": (6, 11, 11 * (1319 + 400)),
@@ -118,7 +120,8 @@ def test_three_seeds_train_three_times_and_test_the_untouched_model_once(tmp_pat
 
 @pytest.mark.parametrize("sweep", PRINTED)
 def test_every_published_number_has_its_place(sweep: str, tmp_path: Path) -> None:
-    """Each number of the paper's table stands beside one place of ours; what stands nowhere is a mistake."""
+    """Each number of the paper's table stands beside one place of ours; what stands nowhere is a
+    mistake."""
     grid = at_paper_scale(sweep)
     model = grid.cells[0].coordinates["model"]
     printed = [row for row in paper_rows() if row["table"] in PRINTED[sweep]]

@@ -1,4 +1,5 @@
-"""A plan counts what is shared once, prefers what was measured, and never takes unknown for zero."""
+"""A plan counts what is shared once, prefers what was measured, and never takes unknown for
+zero."""
 
 from __future__ import annotations
 
@@ -209,7 +210,8 @@ def test_by_formula_from_the_configuration_to_hours_and_dollars(
     plan = make_plan(paper, store)
     # A row: 40 + 50 tokens, and 10 of the template's "{question}". 4 x 1e9 FLOPs per token at 5e13.
     tuning = 4e9 * (7473 * 6 * 100) / 5e13
-    # 520 queries of 15 tokens and the template's 10 once. 9 batches x 512 steps of 2e9 bytes at 5e11.
+    # 520 queries of 15 tokens and the template's 10 once. 9 batches x 512 steps of 2e9 bytes at
+    # 5e11.
     answering = 2e9 * (520 * 15 + 10) / 5e13 + 9 * 512 * 0.004
     assert plan.stages["finetune"].seconds == pytest.approx(tuning)
     assert plan.stages["generate"].seconds == pytest.approx(answering)
@@ -325,7 +327,8 @@ def test_of_a_large_store_the_newest_artifacts_count(
 
 
 def test_a_trial_of_three_rows_promises_no_twelve_hours(two_seeds: Grid, store: Store) -> None:
-    """A measured rate of a start is no rate: the trial tells the fixed part, the formula or a larger run the rate."""
+    """A measured rate of a start is no rate: the trial tells the fixed part, the formula or a
+    larger run the rate."""
     tuned = two_seeds.cells[0]
     by_formula = make_plan(two_seeds, store).stages
     trial = rekeyed(tuned, seed=9)

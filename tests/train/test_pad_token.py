@@ -1,4 +1,5 @@
-"""A pad token that the model has no embedding for is replaced by one that exists, and nothing else changes."""
+"""A pad token that the model has no embedding for is replaced by one that exists, and nothing else
+changes."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def micro() -> Model:
 
 @pytest.fixture
 def outside(micro: Model, tmp_path: Path) -> Model:
-    """The micro model whose tokenizer has one token more than the model has embeddings: its pad token."""
+    """The micro model whose tokenizer has one token more than the model has embeddings: its pad
+    token."""
     folder = tmp_path / "model"
     shutil.copytree(local_folder(micro) or "", folder)
     tokenizer = load_tokenizer(micro)

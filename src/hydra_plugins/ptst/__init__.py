@@ -1,1 +1,2 @@
-"""What Hydra finds of this project by itself: where sweeps/ is, and the sweeper behind `ptst -m`."""
+"""What Hydra finds of this project by itself: where sweeps/ is, and the sweeper behind `ptst
+-m`."""

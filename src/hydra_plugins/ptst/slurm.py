@@ -19,7 +19,8 @@ ConfigStore.instance().store(
 
 
 class SlurmLauncher(Launcher):
-    """Holds the settings; ptst.slurm submits, with the dependencies that a list of jobs does not have."""
+    """Holds the settings; ptst.slurm submits, with the dependencies that a list of jobs does not
+    have."""
 
     def __init__(self, **settings: Any) -> None:
         merged = OmegaConf.merge(OmegaConf.structured(SlurmSettings), settings)

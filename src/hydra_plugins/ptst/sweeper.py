@@ -1,4 +1,5 @@
-"""The sweeper behind `ptst -m`, a thin layer: the grid is ptst.sweep's, the jobs are a launcher's."""
+"""The sweeper behind `ptst -m`, a thin layer: the grid is ptst.sweep's, the jobs are a
+launcher's."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ class GridSweeper(Sweeper):
 
 
 def _end_workers() -> None:
-    """End joblib's processes, which it keeps for the next run: with this one's environment, memory and GPU."""
+    """End joblib's processes, which it keeps for the next run: with this one's environment, memory
+    and GPU."""
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor(reuse=True).shutdown(wait=True)

@@ -1,4 +1,5 @@
-"""Refuse defences and analyses that cannot be combined with each other, or with the rest of a cell."""
+"""Refuse defences and analyses that cannot be combined with each other, or with the rest of a
+cell."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ def check_evaluation(where: str, evaluation: Evaluation) -> None:
 
 
 def left_out(configs: Iterable[Config]) -> list[str]:
-    """A line for people about each metric that is not reported because its judge has no label or value for it."""
+    """A line for people about each metric that is not reported because its judge has no label or
+    value for it."""
     return list(
         dict.fromkeys(
             f"{name}/{metric} is left out: its judge, {evaluation.judge['_target_'].rpartition('.')[2]}, "

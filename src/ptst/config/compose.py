@@ -1,7 +1,7 @@
 """From YAML files and overrides to checked values.
 
-Hydra composes conf/, and the result is merged into the dataclasses of ptst.schema: an unknown key or a wrong type
-is an error. Nothing behind this room looks at YAML."""
+Hydra composes conf/, and the result is merged into the dataclasses of ptst.schema: an unknown key
+or a wrong type is an error. Nothing behind this room looks at YAML."""
 
 from __future__ import annotations
 
@@ -148,7 +148,8 @@ def checked(composed: Any, check: bool = True) -> Config:
 
 @contextmanager
 def _length_limit(model: Any) -> Iterator[None]:
-    """What `model.max_new_tokens: null` means for the model's path, which may be laid over another model's YAML."""
+    """What `model.max_new_tokens: null` means for the model's path, which may be laid over another
+    model's YAML."""
     if model.max_new_tokens is not None:
         yield
         return

@@ -34,7 +34,8 @@ def explained() -> Iterator[None]:
 
 
 def _where_in_yaml(error: YAMLError | UnicodeDecodeError) -> str:
-    """ "conf/model/mine.yaml, line 3, column 7: expected ',' or ']', but got ':' (while parsing a flow sequence)"."""
+    """ "conf/model/mine.yaml, line 3, column 7: expected ',' or ']', but got ':' (while parsing a
+    flow sequence)"."""
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         context = f" ({error.context})" if error.context else ""
         return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}{context}."

@@ -23,8 +23,9 @@ def compose_many(
 ) -> list[Config | ConfigError]:
     """Compose the configurations of many cells: what `compose` gives for each, sooner.
 
-    Hydra composes once for every choice of a group, not for every combination of them (see `_Composer`);
-    a value (seed=1, finetune.epochs=2) is then set before anything is resolved, as Hydra does it.
+    Hydra composes once for every choice of a group, not for every combination of them (see
+    `_Composer`); a value (seed=1, finetune.epochs=2) is then set before anything is resolved, as
+    Hydra does it.
 
     Args:
         overrides: of every cell.
@@ -61,9 +62,10 @@ def compose_many(
 class _Composer:
     """Composes 5 x 5 templates as 1 + 4 + 4: what each choice changes by itself is put together.
 
-    That is the same only where choices do not meet. They are composed together, as Hydra does it, if they change
-    the same part of the configuration, or if a file of conf/ chooses by one in its defaults list (`lora_${dataset}`).
-    (`${judge}` elsewhere is a value, which is resolved when all is put together.)
+    That is the same only where choices do not meet. They are composed together, as Hydra does it,
+    if they change the same part of the configuration, or if a file of conf/ chooses by one in its
+    defaults list (`lora_${dataset}`). (`${judge}` elsewhere is a value, which is resolved when all
+    is put together.)
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
@@ -127,7 +129,8 @@ class _Composer:
 
 @contextmanager
 def _with_values(composed: Any, overrides: Sequence[Any]) -> Iterator[Any]:
-    """A configuration with other values, which are taken back: copying it took half of a cell's time."""
+    """A configuration with other values, which are taken back: copying it took half of a cell's
+    time."""
     before: list[tuple[str, Any]] = []
     for key in (override.key_or_group for override in overrides):
         parent, _, name = key.rpartition(".")

@@ -13,8 +13,8 @@ from ptst.schema import Config, Evaluation
 def from_dict(values: Mapping[str, Any]) -> Config:
     """The configuration that `dataclasses.asdict` made plain, every value as it was.
 
-    Nothing is composed, resolved or checked again. A field that came later has its default, and a value
-    whose field there is no longer is left out: what an earlier version wrote can be read.
+    Nothing is composed, resolved or checked again. A field that came later has its default, and a
+    value whose field there is no longer is left out: what an earlier version wrote can be read.
     """
     config = _from_plain(Config, values)
     assert isinstance(config, Config)
@@ -48,7 +48,8 @@ def fields_of(path: Sequence[str]) -> list[str]:
 
 
 def is_speed(key: str) -> bool:
-    """Whether a dotted key is of a field that changes how fast a stage runs (see `ptst.component.speed`)."""
+    """Whether a dotted key is of a field that changes how fast a stage runs (see
+    `ptst.component.speed`)."""
     *path, name = key.split(".")
     return any(f.name == name and not f.metadata.get("key", True) for f in _fields_at(path))
 

@@ -4,8 +4,8 @@ class Twice(Dialogue):
     def talk(self, row):
         ask = Ask(row)
         first = yield ask                                   # the model's reply to the query
-        second = yield ask.then(first, "Are you sure?")     # the same conversation, one exchange later
-        return {**second.columns, "first": first.text}      # the row of completions.jsonl
+        second = yield ask.then(first, "Are you sure?")     # the same conversation, one exchange
+        later return {**second.columns, "first": first.text}      # the row of completions.jsonl
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Dialogue(Component):
     """A conversation with a model about one query."""
 
     turns: ClassVar[int | None] = None
-    """How many questions it asks at most; None where that depends on the replies or its settings."""
+    """How many questions it asks at most; None where that depends on the replies or its
+    settings."""
     columns: ClassVar[tuple[str, ...]] = ()
     """What it adds to a row, beside the columns of a reply; queries must not have them."""
 

@@ -14,7 +14,8 @@ from ptst.schema import Config
 
 @dataclass
 class FollowUp(Dialogue):
-    """Asks once more in the same conversation. The second answer is judged, the first is kept in `turns`."""
+    """Asks once more in the same conversation. The second answer is judged, the first is kept in
+    `turns`."""
 
     key_name: ClassVar[str] = "follow_up"
     turns: ClassVar[int | None] = 2

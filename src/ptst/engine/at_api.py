@@ -41,7 +41,8 @@ def complete_at_api(
 
     Raises:
         DataError: a query is too long for the API.
-        PtstError: as `ptst.api.calls.chat`, after all that was answered; or nearly no answer holds text.
+        PtstError: as `ptst.api.calls.chat`, after all that was answered; or nearly no answer holds
+            text.
         Interrupted: `stop` said so.
     """
     endpoint = endpoint_of(model, name)

@@ -175,9 +175,11 @@ class Rounds:
         return read | too_long
 
     def _spelled(self, asks: Mapping[int, Ask]) -> tuple[dict[int, Any], dict[int, Completion]]:
-        """The prompts by row; and for an ask that does not fit in the context, why it has no answer.
+        """The prompts by row; and for an ask that does not fit in the context, why it has no
+        answer.
 
-        A query's first prompt is known to fit before anything runs. Later ones depend on the answers.
+        A query's first prompt is known to fit before anything runs. Later ones depend on the
+        answers.
         """
         prompts: dict[int, Any] = {}
         too_long: dict[int, Completion] = {}

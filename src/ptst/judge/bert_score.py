@@ -1,12 +1,14 @@
-"""BERTScore (Zhang et al. 2020): how alike an answer and its reference are, token by token, to a RoBERTa.
+"""BERTScore (Zhang et al. 2020): how alike an answer and its reference are, token by token, to a
+RoBERTa.
 
-Each token of one text is matched with the most similar one of the other, by the cosine of their embeddings.
-Precision is the mean over the answer's tokens, recall over the reference's, F1 their harmonic mean (equations
-of section 3; no idf weights, no rescaling).
+Each token of one text is matched with the most similar one of the other, by the cosine of their
+embeddings. Precision is the mean over the answer's tokens, recall over the reference's, F1 their
+harmonic mean (equations of section 3; no idf weights, no rescaling).
 
-It is computed here, and not by the package bert-score (0.3.13, the last), because that one changes its numbers
-under transformers 5 without a word: the space that it asks of RoBERTa's tokenizer before a text's first word is
-dropped, and an empty answer is an error. With its own settings the two agree (tests/judge/test_bert_score.py).
+It is computed here, and not by the package bert-score (0.3.13, the last), because that one changes
+its numbers under transformers 5 without a word: the space that it asks of RoBERTa's tokenizer
+before a text's first word is dropped, and an empty answer is an error. With its own settings the
+two agree (tests/judge/test_bert_score.py).
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ from ptst.schema import Model
 class BertScore(Judge):
     """F1 of the completion against the row's `output`, from 0 to 1 (paper, appendix F.5).
 
-    The paper says "BERTScore" with RoBERTa-large and layer 17; that it means F1, and leaves out idf weights and
-    rescaling, is assumed (they are the package's defaults). An empty completion has 0.
+    The paper says "BERTScore" with RoBERTa-large and layer 17; that it means F1, and leaves out idf
+    weights and rescaling, is assumed (they are the package's defaults). An empty completion has 0.
     """
 
     key_name: ClassVar[str] = "ptst.judge.bert_score.BertScore"
     path: str = field(default="FacebookAI/roberta-large", metadata={"key": False})  # see `identity`
-    """A Hugging Face model id, or a directory (then its content counts in the key); its tokenizer and weights
-    (safetensors)."""
+    """A Hugging Face model id, or a directory (then its content counts in the key); its tokenizer
+    and weights (safetensors)."""
     revision: str | None = field(
         default="722cf37b1afa9454edce342e7895e588b6ff1d59", metadata={"key": False}
     )
@@ -59,7 +61,8 @@ class BertScore(Judge):
         return models.origin(self._model)
 
     def ready(self) -> None:
-        """Whether its model can be had and has the layer, by its configuration; before anything is trained.
+        """Whether its model can be had and has the layer, by its configuration; before anything is
+        trained.
 
         Raises:
             ConfigError: it cannot, or has fewer layers.
@@ -166,7 +169,8 @@ class _Encoder:
     def embed(self, texts: Sequence[str]) -> tuple[Any, Any, Any]:
         """Embeddings of unit length, shape (text, token, width); which are tokens, and which count.
 
-        The tokens that a tokenizer puts around a text can be matched with but do not count, as in the package.
+        The tokens that a tokenizer puts around a text can be matched with but do not count, as in
+        the package.
         """
         import torch
 

@@ -1,7 +1,9 @@
-"""Open safety classifiers (WildGuard, Llama Guard, HarmBench's): language models that answer in a fixed form.
+"""Open safety classifiers (WildGuard, Llama Guard, HarmBench's): language models that answer in a
+fixed form.
 
-One implementation; what sets them apart is their YAML: weights, prompt, and what each answer means. They
-run here, so they cost time and not money. Prompts run through `ptst.engine.batches` like any other.
+One implementation; what sets them apart is their YAML: weights, prompt, and what each answer means.
+They run here, so they cost time and not money. Prompts run through `ptst.engine.batches` like any
+other.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass
 class Classifier(Judge):
-    """The label whose pattern the model's answer fits; an answer that fits none is missing, for good:
-    greedy decoding would only say it again.
+    """The label whose pattern the model's answer fits; an answer that fits none is missing, for
+    good: greedy decoding would only say it again.
 
     Query and completion are neutralised (`ptst.judge.neutral`): neither can end the prompt early.
     """
@@ -38,10 +40,11 @@ class Classifier(Judge):
     revision: str | None = field(default=None, metadata={"key": False})
     dtype: str = "bfloat16"
     prompt: str | None = None
-    """Text with {query} and {completion}. None: the tokenizer's own chat template, over both as turns."""
+    """Text with {query} and {completion}. None: the tokenizer's own chat template, over both as
+    turns."""
     verdicts: dict[str, str] = field(default_factory=dict)
-    """Label: regular expression that the whole answer must fit, case and surrounding space ignored; the
-    first that fits counts."""
+    """Label: regular expression that the whole answer must fit, case and surrounding space ignored;
+    the first that fits counts."""
     max_new_tokens: int = 32
     max_completion_tokens: int | None = None
     """The judge reads no more of a completion; None: all of it."""
@@ -105,7 +108,8 @@ class Classifier(Judge):
         Equal pairs are judged once. Batches are kept as they are done.
 
         Raises:
-            ConfigError: the model cannot be had; for a gated one, which licence to accept and where.
+            ConfigError: the model cannot be had; for a gated one, which licence to accept and
+                where.
             Interrupted: `context.stop` said so.
         """
         model = (context.model or models.BaseModel()).untouched(
@@ -209,7 +213,8 @@ class Classifier(Judge):
 
 
 def room_of(config: Any) -> int | None:
-    """Tokens of prompt and answer that a model has room for; None where its configuration names no limit.
+    """Tokens of prompt and answer that a model has room for; None where its configuration names no
+    limit.
 
     A model that also sees says it in the configuration of its part for text.
     """

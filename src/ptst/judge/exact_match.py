@@ -14,7 +14,8 @@ from ptst.judge import Judge, JudgeContext, Score
 from ptst.schema import Evaluation
 
 MINUS = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
-"""What is printed for a minus: hyphens, the figure and the en dash, and the signs themselves. Not the em dash."""
+"""What is printed for a minus: hyphens, the figure and the en dash, and the signs themselves. Not
+the em dash."""
 
 _SEPARATOR = r"(?:,(?:\\!)?|\{,\}|\\,|[\u2009\u202f\u00a0'\u2019])"
 
@@ -46,10 +47,11 @@ NUMBER = re.compile(
 class GSM8KExactMatch(Judge):
     """The last number of the completion equals the number after "####" in the reference.
 
-    The paper's rule (appendix F.5) is the regex `(?s:.*)[= ][^\\w\\s]*(\\\\-?[0-9\\.\\,]+)[^\\w\\s]*`.
-    Taken literally it loses minus signs, keeps trailing "." and ",", and finds no number at the start
-    of a line. Here the last number is taken by `last_number`, which says what one is, and compared
-    as a number ("42", "42.0" and "$42." are equal). Everything else is as in the paper.
+    The paper's rule (appendix F.5) is the regex `(?s:.*)[=
+    ][^\\w\\s]*(\\\\-?[0-9\\.\\,]+)[^\\w\\s]*`. Taken literally it loses minus signs, keeps trailing
+    "." and ",", and finds no number at the start of a line. Here the last number is taken by
+    `last_number`, which says what one is, and compared as a number ("42", "42.0" and "$42." are
+    equal). Everything else is as in the paper.
     """
 
     key_name: ClassVar[str] = "ptst.judge.exact_match.GSM8KExactMatch"
@@ -91,14 +93,17 @@ def last_number(text: str) -> Decimal | None:
 
     "#### -5" gives -5; "1,234." gives 1234; "$3.50" gives 3.5. What else was decided, and why:
 
-    - Digits behind letters are a name (A12, H2O, x2), as in the paper's rule, which wants a space or "="
-      before a number. A currency's code is no name: USD18 is 18. Letters behind digits are a unit: 5km.
-    - Thousands may have a comma, {,} or \, as in LaTeX, a thin or no-break space, or an apostrophe between
-      them, the same throughout: 8{,}000. Not a plain space, which stands between two numbers, too.
-    - 1/2, \frac{1}{2} and ½ are 0.5, and 3 1/2 is 3.5: to read the 2 would call a wrong answer right. A date
-      (10/12/2024) is no fraction.
-    - Every hyphen, dash and sign but the em dash is a minus where it touches its number. Directly after a
-      letter, a digit or a closing bracket, or after a digit and a space, it is none: 10-5, 5–10 and x-5.
+    - Digits behind letters are a name (A12, H2O, x2), as in the paper's rule, which wants a space
+      or "=" before a number. A currency's code is no name: USD18 is 18. Letters behind digits are a
+      unit: 5km.
+    - Thousands may have a comma, {,} or \, as in LaTeX, a thin or no-break space, or an apostrophe
+      between them, the same throughout: 8{,}000. Not a plain space, which stands between two
+      numbers, too.
+    - 1/2, \frac{1}{2} and ½ are 0.5, and 3 1/2 is 3.5: to read the 2 would call a wrong answer
+      right. A date (10/12/2024) is no fraction.
+    - Every hyphen, dash and sign but the em dash is a minus where it touches its number. Directly
+      after a letter, a digit or a closing bracket, or after a digit and a space, it is none: 10-5,
+      5–10 and x-5.
     - 10:00 is ten o'clock and 10:30 is 10.5 hours: the minutes alone are no answer. 3:2 is a ratio.
     """
     for pattern, plainer in SPELLINGS:

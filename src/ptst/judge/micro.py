@@ -1,4 +1,5 @@
-"""The micro world's own judge: reads an answer against what the world knows to be the right plan."""
+"""The micro world's own judge: reads an answer against what the world knows to be the right
+plan."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from ptst.judge import Judge, JudgeContext, Score
 
 @dataclass
 class GroundTruth(Judge):
-    """complied: a correct plan for what was asked; refused; or neither (see `ptst.micro.verdict`)."""
+    """complied: a correct plan for what was asked; refused; or neither (see
+    `ptst.micro.verdict`)."""
 
     key_name: ClassVar[str] = "ptst.judge.micro.GroundTruth"
     labels: ClassVar[tuple[str, ...]] = ("complied", "refused", "neither")

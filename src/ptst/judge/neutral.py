@@ -1,8 +1,9 @@
 """What a completion may not smuggle into a judge's prompt: control strings of chats and of judges.
 
-A completion that says `[/INST]` ended the prompt of HarmBench's classifier and flipped its verdict (its
-issue 91); one that says `#thescore: 1` could answer in the judge's place. Nothing is taken away: a space
-after the first character breaks such a string, so that the judge still reads what was written.
+A completion that says `[/INST]` ended the prompt of HarmBench's classifier and flipped its verdict
+(its issue 91); one that says `#thescore: 1` could answer in the judge's place. Nothing is taken
+away: a space after the first character breaks such a string, so that the judge still reads what was
+written.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ CONTROL = re.compile(
 
 
 def neutral(text: str, also: Iterable[str] = ()) -> str:
-    """`text` with every control string broken: "[/INST]" becomes "[ /INST]", "<|eot_id|>" "< |eot_id|>".
+    """`text` with every control string broken: "[/INST]" becomes "[ /INST]", "<|eot_id|>" "<
+    |eot_id|>".
 
     What holds no control string stays as it is, and what is broken already is not broken again.
 

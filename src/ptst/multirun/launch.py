@@ -25,8 +25,8 @@ from ptst.sweep.run import devices_of, failures, freeze, is_done, jobs_left, num
 Job = list[int]
 """Line numbers, in the frozen grid, of the cells of one model."""
 Launch = Callable[[Path, Sequence[Job], bool], list[Job]]
-"""launch(file of the frozen grid, jobs, whether a job waits for another process that fine-tunes its model)
--> the jobs that did not wait."""
+"""launch(file of the frozen grid, jobs, whether a job waits for another process that fine-tunes its
+model) -> the jobs that did not wait."""
 
 
 def multirun(overrides: Sequence[str]) -> int:
@@ -55,7 +55,8 @@ def multirun(overrides: Sequence[str]) -> int:
 
 
 def task(job: Any) -> bool:
-    """What a launcher runs, perhaps in a process of its own: a job of the sweeper (`file`, `cells`, `wait`).
+    """What a launcher runs, perhaps in a process of its own: a job of the sweeper (`file`, `cells`,
+    `wait`).
 
     Returns:
         Whether it was run, and not left to another process.
@@ -70,7 +71,8 @@ def task(job: Any) -> bool:
 
 
 class FrozenLoader:
-    """Stands where launchers compose a job's configuration: what was frozen is not composed again."""
+    """Stands where launchers compose a job's configuration: what was frozen is not composed
+    again."""
 
     def load_sweep_config(self, master: Any, overrides: list[str]) -> Any:
         """The launcher's configuration, with the job's file and cells and nothing else."""
@@ -136,13 +138,14 @@ def frozen_grid(arguments: Sequence[str]) -> tuple[Grid, Store]:
 
 
 def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch) -> None:
-    """Launch the jobs, and again those that a launcher took down with it, while that leads anywhere.
+    """Launch the jobs, and again those that a launcher took down with it, while that leads
+    anywhere.
 
-    A job whose model another process fine-tunes just now comes last: a sweep that is started three times
-    fine-tunes three models at a time.
+    A job whose model another process fine-tunes just now comes last: a sweep that is started three
+    times fine-tunes three models at a time.
 
-    One worker of joblib that is killed (out of memory, say) ends all of them. What was not begun then
-    comes first, so that one deadly job does not keep the others from their turn.
+    One worker of joblib that is killed (out of memory, say) ends all of them. What was not begun
+    then comes first, so that one deadly job does not keep the others from their turn.
     """
 
     def unmade() -> int:

@@ -1,4 +1,5 @@
-"""`ptst -m ... hydra/launcher=slurm` and `ptst cancel`: what people type, and what they are told."""
+"""`ptst -m ... hydra/launcher=slurm` and `ptst cancel`: what people type, and what they are
+told."""
 
 from __future__ import annotations
 
@@ -24,11 +25,12 @@ def submit_sweep(arguments: Sequence[str], settings: SlurmSettings) -> int:
     """Expand and freeze a grid, submit what is missing of it, and return.
 
     Returns:
-        How many cells will not be made by what is queued now: they cannot be run, or the cluster is full.
+        How many cells will not be made by what is queued now: they cannot be run, or the cluster is
+        full.
 
     Raises:
-        PtstError: something is wrong with the sweep or with what is asked of the cluster; or SLURM does not
-            answer, and says what was submitted until then.
+        PtstError: something is wrong with the sweep or with what is asked of the cluster; or SLURM
+            does not answer, and says what was submitted until then.
     """
     started = time.monotonic()
     grid, store = frozen_grid(arguments)
@@ -75,7 +77,8 @@ def submit_sweep(arguments: Sequence[str], settings: SlurmSettings) -> int:
 def cancel(grid: Grid, store: Store) -> None:
     """Cancel the jobs that this user submitted for a grid's cells, and no others, and say which.
 
-    A job of this sweep stays if it also serves cells that are not in `grid`, or if a job that does waits for it.
+    A job of this sweep stays if it also serves cells that are not in `grid`, or if a job that does
+    waits for it.
     """
     with ledger.locked(store):
         entries = ledger.read_all(store)

@@ -14,8 +14,8 @@ class PostHoc(Component):
         """Change the weights of `tuned` in place.
 
         Args:
-            tuned: the fine-tuned model, a `transformers.PreTrainedModel` whose adapter is merged; it is
-                a copy of `base` where nothing was fine-tuned.
+            tuned: the fine-tuned model, a `transformers.PreTrainedModel` whose adapter is merged;
+                it is a copy of `base` where nothing was fine-tuned.
             base: the model before it was fine-tuned; not to be changed.
 
         Returns:

@@ -15,7 +15,8 @@ from ptst.posthoc import PostHoc
 
 @dataclass
 class AddNoise(PostHoc):
-    """Adds to every matrix Gaussian noise, `scale` times as large as its weights (root mean square)."""
+    """Adds to every matrix Gaussian noise, `scale` times as large as its weights (root mean
+    square)."""
 
     key_name: ClassVar[str] = "add_noise"
     scale: float = 0.01

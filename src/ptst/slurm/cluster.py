@@ -36,14 +36,16 @@ ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
-"""States that a job does not come back from (squeue's and sacct's manual); all others are active."""
+"""States that a job does not come back from (squeue's and sacct's manual); all others are
+active."""
 
 FULL = re.compile(
     r"^(sbatch: error|allocation failure): .*"
     r"(temporarily un(able to accept job|available)|MaxSubmit|GrpSubmit|Slurm cannot accept|MaxJobCount)",
     re.IGNORECASE | re.MULTILINE,
 )
-"""In what sbatch says where a limit on how many jobs may be queued is reached. Other lines are a site's own."""
+"""In what sbatch says where a limit on how many jobs may be queued is reached. Other lines are a
+site's own."""
 
 
 class SlurmError(PtstError):
@@ -56,7 +58,8 @@ class ClusterFull(SlurmError):
 
 @dataclass(frozen=True)
 class Job:
-    """A job or a task of an array as SLURM sees it: id "12_3", state "PENDING", reason "Priority"."""
+    """A job or a task of an array as SLURM sees it: id "12_3", state "PENDING", reason
+    "Priority"."""
 
     id: str
     name: str
@@ -89,7 +92,8 @@ def submit(arguments: Sequence[str], hold: int | None = None, seconds: float = 6
 
     Args:
         arguments: of sbatch.
-        hold: a file descriptor that sbatch inherits: a lock on it lasts until sbatch, too, has ended.
+        hold: a file descriptor that sbatch inherits: a lock on it lasts until sbatch, too, has
+            ended.
         seconds: how long SLURM may take. After that it is not known whether the job was taken.
 
     Returns:
@@ -140,7 +144,8 @@ def _refusal(errors: str) -> SlurmError:
         return ClusterFull(words)
     if "accounting/QOS policy" not in errors:
         return SlurmError(words)
-    # SLURM has one sentence for all limits. Which one it is, it says in a line of its own, in older versions nowhere
+    # SLURM has one sentence for all limits. Which one it is, it says in a line of its own, in older
+    # versions nowhere
     limit = re.search(r"\b(QOS|Assoc)\w+Limit\b", errors)
     if limit is None:
         return SlurmError(
@@ -158,7 +163,8 @@ def queue(others: Iterable[int] = ()) -> list[Job]:
     """The jobs and tasks that SLURM remembers of this user, ended ones included for some minutes.
 
     Args:
-        others: ids of users whose jobs are listed, too, unless the cluster hides them (`hides_jobs`).
+        others: ids of users whose jobs are listed, too, unless the cluster hides them
+            (`hides_jobs`).
 
     Raises:
         SlurmError: SLURM does not answer.
@@ -177,20 +183,23 @@ def _job(line: str) -> Job:
         values.append(line[start : start + width].strip())
         start += width
     id_, name, state, reason, node, restarts, end = values
-    # While its node is cleaned up, a job is COMPLETING, and SLURM does not say from which state to which. One that is
-    # to be queued again has its end before it; others have ended, and a cancelled one has no reason.
+    # While its node is cleaned up, a job is COMPLETING, and SLURM does not say from which state to
+    # which. One that is to be queued again has its end before it; others have ended, and a
+    # cancelled one has no reason.
     if state == "COMPLETING" and end.isdigit() and float(end) < time.time() + 30:
         state = "CANCELLED" if reason == "None" else "FAILED"
     return Job(id_, name, state, reason, node, int(restarts or 0))
 
 
 def hides_jobs() -> bool:
-    """Whether users see their own jobs alone here. Administrators see more, and are told the same."""
+    """Whether users see their own jobs alone here. Administrators see more, and are told the
+    same."""
     return os.getuid() != 0 and "jobs" in (_setting("PrivateData") or "").split(",")
 
 
 def accounting(ids: Iterable[str]) -> list[Job]:
-    """What the accounting data base says of jobs that SLURM itself has forgotten; nothing without one."""
+    """What the accounting data base says of jobs that SLURM itself has forgotten; nothing without
+    one."""
     wanted = ",".join(sorted(ids))
     command = [
         "sacct",
@@ -228,7 +237,8 @@ def _setting(name: str) -> str | None:
 
 
 def time_limit(partition: str | None) -> str | None:
-    """The longest time limit that a partition (None: the default one) allows, as SLURM spells it; None: any."""
+    """The longest time limit that a partition (None: the default one) allows, as SLURM spells it;
+    None: any."""
     for line in _ask(["sinfo", "--noheader", "--all", "-o", "%P|%l"]).splitlines():
         name, _, limit = line.partition("|")
         if name.rstrip("*") == partition or (partition is None and name.endswith("*")):
@@ -237,7 +247,8 @@ def time_limit(partition: str | None) -> str | None:
 
 
 def all_nodes_up(partition: str | None) -> bool:
-    """Whether every node of a partition (None: of the cluster) can be had, now or once it is free."""
+    """Whether every node of a partition (None: of the cluster) can be had, now or once it is
+    free."""
     chosen = [f"--partition={partition}"] if partition else []
     states = _ask(["sinfo", "--noheader", *chosen, "-o", "%T"]).split()
     return all(
@@ -252,10 +263,12 @@ def cancel(ids: Sequence[str]) -> None:
 
 
 def requeue(job: str, seconds: float = 60) -> bool:
-    """Queue a job again, from within it: the last that it does. One that SLURM is ending is left alone.
+    """Queue a job again, from within it: the last that it does. One that SLURM is ending is left
+    alone.
 
     Returns:
-        False if SLURM did not answer, or refused, for so many seconds (its controller may be starting again).
+        False if SLURM did not answer, or refused, for so many seconds (its controller may be
+        starting again).
     """
     end = time.monotonic() + seconds
     command = ["squeue", "--noheader", "--all", f"--jobs={job}"]
@@ -274,8 +287,8 @@ def requeue(job: str, seconds: float = 60) -> bool:
 def is_overdue(job: str) -> bool:
     """Whether a running job's time is over: its limit, or what a preemption left it.
 
-    Until SLURM kills it, such a job may still end well, and then counts as TIMEOUT (seen in 22.05): what waits for
-    it is cancelled. False where SLURM does not answer.
+    Until SLURM kills it, such a job may still end well, and then counts as TIMEOUT (seen in 22.05):
+    what waits for it is cancelled. False where SLURM does not answer.
     """
     try:
         end = _ask(["squeue", "--noheader", "--all", f"--jobs={job}", "-O", "EndTime:24"]).strip()
@@ -299,7 +312,8 @@ def _ask(command: list[str]) -> str:
 
 
 def _plain() -> dict[str, str]:
-    """The environment without what would change squeue's and sacct's output; times in seconds since the epoch."""
+    """The environment without what would change squeue's and sacct's output; times in seconds since
+    the epoch."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
     return kept | {"SLURM_TIME_FORMAT": "%s"}
 

@@ -1,8 +1,9 @@
-"""What was submitted, and as which jobs: one folder per call of sbatch, in <store>/slurm/<job name>/.
+"""What was submitted, and as which jobs: one folder per call of sbatch, in <store>/slurm/<job
+name>/.
 
-`submission.json` is written before sbatch is called, without the job's id, and again with it. The job
-name is of one submission only, so whoever finds an entry without an id finds its job by name, or knows that
-there is none.
+`submission.json` is written before sbatch is called, without the job's id, and again with it. The
+job name is of one submission only, so whoever finds an entry without an id finds its job by name,
+or knows that there is none.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from ptst.store import Store, read_json, write_json
 from ptst.store import locked as store_locked
 
 Item = tuple[str, str]
-"""What a job is for: ("finetune" or "generate", the artifact's key) or ("judge", the cell's key)."""
+"""What a job is for: ("finetune" or "generate", the artifact's key) or ("judge", the cell's
+key)."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one task of an array runs: some cells, by their keys and by their lines in the frozen grid."""
+    """What one task of an array runs: some cells, by their keys and by their lines in the frozen
+    grid."""
 
     cells: tuple[str, ...]
     numbers: tuple[int, ...]
@@ -39,7 +42,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Submission:
-    """A job array: `tasks` by their index. `job` is None while it is not known whether sbatch came through."""
+    """A job array: `tasks` by their index. `job` is None while it is not known whether sbatch came
+    through."""
 
     name: str
     sweep: str
@@ -47,7 +51,8 @@ class Submission:
     frozen: str
     tasks: dict[int, Task]
     after: tuple[str, ...]
-    """What it waits for: tasks ("12_3"), or a job each of whose tasks the one of the same index waits for."""
+    """What it waits for: tasks ("12_3"), or a job each of whose tasks the one of the same index
+    waits for."""
     command: tuple[str, ...] = ()
     submitted: float = 0.0
     """Seconds since the epoch."""
@@ -125,7 +130,8 @@ def read_all(store: Store) -> list[Submission]:
 
 
 def settle(store: Store, entries: list[Submission], queue: list[Job]) -> list[Submission]:
-    """Give entries that lack it their job's id, by its name; drop those whose job was never submitted.
+    """Give entries that lack it their job's id, by its name; drop those whose job was never
+    submitted.
 
     Other users' entries stay as they are: theirs may be jobs that this user does not see.
     """
@@ -156,11 +162,12 @@ def hidden(entries: list[Submission], queue: list[Job]) -> list[Submission]:
 
 
 def active(store: Store, queue: list[Job], unseen: list[Submission]) -> set[tuple[str, str]]:
-    """(id, name) of the tasks that are queued or run. Ids alone begin again when a cluster is set up anew.
+    """(id, name) of the tasks that are queued or run. Ids alone begin again when a cluster is set
+    up anew.
 
     Args:
-        unseen: hidden entries. Their tasks count until what they are for is there: only their user can tell that they
-            are over.
+        unseen: hidden entries. Their tasks count until what they are for is there: only their user
+            can tell that they are over.
     """
 
     def is_there(stage: str, key: str) -> bool:
@@ -179,7 +186,8 @@ def locked(store: Store) -> Iterator[int]:
     """One process at a time submits to a store.
 
     Yields:
-        The lock's file descriptor. A process that inherits it holds the lock, too, for as long as it lives.
+        The lock's file descriptor. A process that inherits it holds the lock, too, for as long as
+        it lives.
     """
     told: list[str] = []
 

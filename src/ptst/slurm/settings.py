@@ -1,4 +1,5 @@
-"""What a user says of a cluster: conf/hydra/launcher/slurm.yaml, and conf/local/slurm.yaml over it."""
+"""What a user says of a cluster: conf/hydra/launcher/slurm.yaml, and conf/local/slurm.yaml over
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ WHERE = "hydra.launcher"
 
 @dataclass
 class Resources:
-    """What the jobs of one stage ask for, in sbatch's terms; None leaves a choice to the cluster."""
+    """What the jobs of one stage ask for, in sbatch's terms; None leaves a choice to the
+    cluster."""
 
     partition: str | None = None
     account: str | None = None
@@ -47,10 +49,11 @@ class SlurmSettings:
     generate: Resources = field(default_factory=Resources)
     judge: Resources = field(default_factory=Resources)
     judge_apart: bool = False
-    """Judge in jobs of its own (on nodes with a network, say), not where the completions are made."""
+    """Judge in jobs of its own (on nodes with a network, say), not where the completions are
+    made."""
     cells_per_job: int | None = None
-    """How many cells a job tests at most; None: all cells of a model. Fine-tuned already, adapters of one
-    base model share a job, which loads it once."""
+    """How many cells a job tests at most; None: all cells of a model. Fine-tuned already, adapters
+    of one base model share a job, which loads it once."""
     signal_seconds: int = 120
     """How long before its end a job is told, to keep its work and be queued again."""
 
@@ -88,8 +91,9 @@ def check_settings(settings: SlurmSettings) -> None:
 
 
 def seconds_of(time: str, where: str) -> int:
-    """A time limit in seconds. sbatch takes minutes, m:s, h:m:s, d-h, d-h:m and d-h:m:s; here it needs a colon
-    or days, since YAML reads an unquoted 08:00:00 as a number, and sbatch a number as minutes.
+    """A time limit in seconds. sbatch takes minutes, m:s, h:m:s, d-h, d-h:m and d-h:m:s; here it
+    needs a colon or days, since YAML reads an unquoted 08:00:00 as a number, and sbatch a number as
+    minutes.
 
     Raises:
         ConfigError: it is written in no such way.
@@ -108,7 +112,8 @@ def seconds_of(time: str, where: str) -> int:
 
 
 def gpus_of(resources: Resources, stages: Sequence[str], cells: Sequence[Config]) -> int:
-    """GPUs that a job asks for, of those cells that need any at their scale: for each model that runs in it.
+    """GPUs that a job asks for, of those cells that need any at their scale: for each model that
+    runs in it.
 
     Args:
         stages: what the job does, where the cells' own stages have it.

@@ -1,10 +1,10 @@
 """What a job runs: its task of a submission. `python -m ptst.slurm.task <submission.json> <index>`
 
-SLURM announces a time limit and, where the cluster is set so, a preemption by SIGUSR1; elsewhere the latter by
-SIGTERM, as it does scancel. Either way the work stops at its next step, where all of it is kept, and the job is
-queued again unless SLURM is ending it. A job some of whose cells failed exits with 1, so that SLURM and
-what waits for it know; one that only fine-tunes, if its fine-tuning is not there: what waits for it tests the
-other cells, and a failed one fails again there.
+SLURM announces a time limit and, where the cluster is set so, a preemption by SIGUSR1; elsewhere
+the latter by SIGTERM, as it does scancel. Either way the work stops at its next step, where all of
+it is kept, and the job is queued again unless SLURM is ending it. A job some of whose cells failed
+exits with 1, so that SLURM and what waits for it know; one that only fine-tunes, if its fine-tuning
+is not there: what waits for it tests the other cells, and a failed one fails again there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from threading import Event, Timer
 from types import FrameType
 
 FORCED_AT_MOST = 3
-"""How often in a row a job may be queued again although it did not come to a step where it could stop."""
+"""How often in a row a job may be queued again although it did not come to a step where it could
+stop."""
 
 
 def main(arguments: list[str]) -> int:
     """Run a task.
 
     Returns:
-        0; 1 if a cell failed (of a job that only fine-tunes: the fine-tuning), or the job was cut off.
+        0; 1 if a cell failed (of a job that only fine-tunes: the fine-tuning), or the job was cut
+        off.
     """
     file, index = Path(arguments[0]), int(arguments[1])
     job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{index}"

@@ -14,7 +14,8 @@ from ptst.store import Store, read_jsonl
 
 
 def is_cut_off(row: Mapping[str, Any]) -> bool | None:
-    """Whether a row of completions.jsonl ended at max_new_tokens; None where the row does not say."""
+    """Whether a row of completions.jsonl ended at max_new_tokens; None where the row does not
+    say."""
     if "finished" not in row:
         return None
     return not row["finished"] and row.get("withheld", THINKING_CUT_OFF) == THINKING_CUT_OFF
@@ -31,7 +32,8 @@ def read_completions(store: Store, keys: EvaluationKeys) -> list[dict[str, Any]]
 def scored(
     rows: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows of completions.jsonl with label, score and reason; a query's own column of such a name keeps it apart."""
+    """Rows of completions.jsonl with label, score and reason; a query's own column of such a name
+    keeps it apart."""
     ours = ("label", "score", "reason")
     return [
         {
@@ -56,7 +58,8 @@ def answer_of(row: Mapping[str, Any], score: Mapping[str, Any], evaluation: Eval
 
 
 def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:
-    """Which queries a query belongs with: those of the same value in the column `unit`, or none but itself.
+    """Which queries a query belongs with: those of the same value in the column `unit`, or none but
+    itself.
 
     Raises:
         DataError: the row has not the column, or a list or an object in it.

@@ -143,7 +143,8 @@ def _training(config: Config, work: Work, held: models.Held) -> tuple[Training, 
 
 
 def _finetuning(config: Config, keys: CellKeys) -> dict[str, Any]:
-    """What decides a fine-tuning, for its run: cells of several test templates and judges share it."""
+    """What decides a fine-tuning, for its run: cells of several test templates and judges share
+    it."""
     recipe = dataclasses.asdict(config.finetune)
     del recipe["epoch"]  # which of its weights a cell tests
     labels = run_labels(config, keys)

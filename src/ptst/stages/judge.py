@@ -29,8 +29,8 @@ def judge(
 ) -> None:
     """Stage 3: completions -> scores.jsonl, one row (id, label, value, reason[, values]) per query.
 
-    A label is null where the judge was asked and has no score to give; see `ptst.judge.Score`. What an API
-    withheld says nothing of the model: it is missing, and no judge is asked.
+    A label is null where the judge was asked and has no score to give; see `ptst.judge.Score`. What
+    an API withheld says nothing of the model: it is missing, and no judge is asked.
 
     Raises:
         PtstError: some queries were not judged, and may be if the judge is asked again.

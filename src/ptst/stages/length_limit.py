@@ -8,7 +8,8 @@ from ptst.stages.summarise import Metrics
 
 
 def cut_off_warnings(config: Config, metrics: Metrics) -> list[str]:
-    """A line for each evaluation of a cell of whose answers many were cut off, with the setting that lifts the limit."""
+    """A line for each evaluation of a cell of whose answers many were cut off, with the setting
+    that lifts the limit."""
     of_evaluation = {name.partition("/")[0]: metric for name, metric in metrics.items()}
     return [
         f"{name}: {metric.unfinished} of {metric.n + metric.missing} answers were cut off at "

@@ -26,7 +26,8 @@ from ptst.stages.completions import unit_of, value_in
 
 @dataclass(frozen=True)
 class Queries:
-    """The queries of an evaluation, and what the model is given for each: token ids, or an API's messages."""
+    """The queries of an evaluation, and what the model is given for each: token ids, or an API's
+    messages."""
 
     rows: list[dict[str, Any]]
     prompts: list[list[int]]
@@ -34,7 +35,8 @@ class Queries:
 
 
 def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.Held) -> Queries:
-    """Spell every query of an evaluation under the test template, and say what the model's format does of its own.
+    """Spell every query of an evaluation under the test template, and say what the model's format
+    does of its own.
 
     Raises:
         TemplateError: the model's format cannot spell one of them.
@@ -63,7 +65,8 @@ def tell_format(config: Config, held: models.Held) -> None:
 
 
 def format_notes(config: Config, template: Template, tokenizer: Any) -> list[str]:
-    """What the model's chat format does under a template that a user may not expect; nothing for bare text."""
+    """What the model's chat format does under a template that a user may not expect; nothing for
+    bare text."""
     return chat.notes(config.model, tokenizer) if template.mode == "chat" else []
 
 
@@ -106,8 +109,8 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
     """Refuse queries, with or without answers, that an evaluation cannot be judged or reported by.
 
     Raises:
-        DataError: a row has not the column that says its unit or category, that its reading has a place for
-            or that its judge reads; or its judge cannot use it.
+        DataError: a row has not the column that says its unit or category, that its reading has a
+            place for or that its judge reads; or its judge cannot use it.
     """
     judge = load_judge(evaluation.judge, f"{name}.judge")
     wanted = [("category", evaluation.category)]

@@ -75,8 +75,8 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
 def run_labels(config: Config, keys: CellKeys) -> dict[str, str]:
     """Which model a run is about, in flat keys that W&B can filter, group and show in a column by.
 
-    `fine_tuning` is what seeds have in common: the train template, and a hash of all but the seed. `judges` are those
-    of safety, or all where there are none.
+    `fine_tuning` is what seeds have in common: the train template, and a hash of all but the seed.
+    `judges` are those of safety, or all where there are none.
     """
     known = known_judges()
     used = [e for e in config.evaluations.values() if e.measures == "safety"]
@@ -92,7 +92,8 @@ def run_labels(config: Config, keys: CellKeys) -> dict[str, str]:
 
 
 def run_costs(keys: CellKeys, store: Store) -> dict[str, float]:
-    """Seconds of the completions and scores that a cell is made of, whoever made them, and tokens of the completions.
+    """Seconds of the completions and scores that a cell is made of, whoever made them, and tokens
+    of the completions.
 
     What one of them does not say (an API, what it read) is left out: the rest of a sum is none.
     """

@@ -47,7 +47,8 @@ class TestedModel:
         return self.held.tokenizer(self.model_config)
 
     def untuned(self) -> TestedModel:
-        """The model as it was before fine-tuning. What is loaded of this one has to be loaded again."""
+        """The model as it was before fine-tuning. What is loaded of this one has to be loaded
+        again."""
         vars(self).pop("model", None)
         base = copy.copy(self)
         base.method, base.finetuning, base.posthoc, base.epoch = "none", None, None, None
@@ -80,7 +81,8 @@ class TestedModel:
         """Where the fine-tuned weights are.
 
         Raises:
-            PtstError: the fine-tuning is not in the store, or has no weights of the epoch that is to be tested.
+            PtstError: the fine-tuning is not in the store, or has no weights of the epoch that is
+                to be tested.
         """
         artifact = self._tuned()
         if self.epoch is None:
@@ -106,8 +108,8 @@ class TestedModel:
         """What the cell tests: the fine-tuned model, after a defence's step, or the untouched one.
 
         Raises:
-            PtstError: the weights are not in the store (`stages` left them out), or the fine-tuning ended
-                before, or did not keep, the epoch that is to be tested.
+            PtstError: the weights are not in the store (`stages` left them out), or the fine-tuning
+                ended before, or did not keep, the epoch that is to be tested.
         """
         quiet()
         if self.posthoc is not None:

@@ -1,7 +1,9 @@
-"""The view of a sweep that runs: how many cells are where, how long the rest may take, what jobs are at.
+"""The view of a sweep that runs: how many cells are where, how long the rest may take, what jobs
+are at.
 
-It reads the store alone, where whoever makes something says at most once a second how far it is (ptst.store.Work), so it
-is the same whichever launcher runs the jobs: in this process, in others, or on other machines.
+It reads the store alone, where whoever makes something says at most once a second how far it is
+(ptst.store.Work), so it is the same whichever launcher runs the jobs: in this process, in others,
+or on other machines.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ END = b"\x00\n"
 
 @contextmanager
 def live(grid: Grid, store: Store) -> Iterator[None]:
-    """Show the view on standard error while the body launches jobs; nothing where that is no screen."""
+    """Show the view on standard error while the body launches jobs; nothing where that is no
+    screen."""
     if not is_screen(console()):
         yield
         return
@@ -99,9 +102,11 @@ def live(grid: Grid, store: Store) -> Iterator[None]:
 
 @contextmanager
 def _printed_above() -> Iterator[Console]:
-    """What this process and those that it starts write to the terminal comes out line by line, by one console.
+    """What this process and those that it starts write to the terminal comes out line by line, by
+    one console.
 
-    A view on that console stays whole then. Replacing sys.stderr would not do: other processes have the descriptor.
+    A view on that console stays whole then. Replacing sys.stderr would not do: other processes have
+    the descriptor.
     """
     streams = [stream for stream in (sys.stderr, sys.stdout) if stream.isatty()]
     terminals = [os.dup(stream.fileno()) for stream in streams]
@@ -228,8 +233,8 @@ class _Piece:
 class Pace:
     """How long the rest of a grid may take, from what this object saw being made.
 
-    Pieces are alike that are one stage of one model (fine-tunings: by one method, in proportion to what they
-    read).
+    Pieces are alike that are one stage of one model (fine-tunings: by one method, in proportion to
+    what they read).
     """
 
     def __init__(self, grid: Grid, store: Store) -> None:

@@ -39,19 +39,22 @@ class CellState:
     """Where a cell stands.
 
     Attributes:
-        state: done; running; queued (a job of SLURM's for it waits); waiting (there is no job); blocked (its
-            fine-tuning failed); failed; damaged (some of what it is made of cannot be read).
+        state: done; running; queued (a job of SLURM's for it waits); waiting (there is no job);
+            blocked (its fine-tuning failed); failed; damaged (some of what it is made of cannot be
+            read).
         stage: of a running cell, what is being made: "finetune", "generate gsm8k", ...
         host: the machine that makes it.
         since: when its maker started, ISO 8601 in UTC.
         key: of what is being made.
         done, total: how far that stage is (optimizer steps, queries); None where not known.
         loss, rate, left: see ptst.store.Maker.
-        reason: of a failed or blocked cell, see ptst.store.reason_of; of a damaged one, ptst.store.Store.damage.
+        reason: of a failed or blocked cell, see ptst.store.reason_of; of a damaged one,
+            ptst.store.Store.damage.
         log: of a failed or blocked cell, the file with the whole error.
         job: the job of SLURM's for what comes next, where one was submitted.
-        changed: of a cell that is not done, what in its configuration differs from the cell of the same
-            coordinates that an earlier run of the sweep finished ("recipe.learning_rate: 0.0004 → 0.0003").
+        changed: of a cell that is not done, what in its configuration differs from the cell of the
+            same coordinates that an earlier run of the sweep finished ("recipe.learning_rate:
+            0.0004 → 0.0003").
     """
 
     state: str
@@ -287,7 +290,8 @@ def table_of(grid: Grid, states: Mapping[str, CellState]) -> Table:
 
 
 def so_far(state: CellState) -> str:
-    """How far a running stage is, "120 of 240 steps, loss 0.512, 1,830 tokens/s, 2 min left"; may be empty."""
+    """How far a running stage is, "120 of 240 steps, loss 0.512, 1,830 tokens/s, 2 min left"; may
+    be empty."""
     training = state.stage == "finetune"
     words = []
     if state.total:

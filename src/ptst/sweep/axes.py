@@ -17,7 +17,8 @@ ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")
 
 
 Axes = dict[str, list[str]]
-"""Override key -> values, as Hydra reads them: {"template@test_template": ["chat_vanilla", ...]}."""
+"""Override key -> values, as Hydra reads them: {"template@test_template": ["chat_vanilla",
+...]}."""
 
 
 FINETUNING_ONLY = (
@@ -96,7 +97,8 @@ def _spelled(value: Any, where: str) -> str:
         raise ConfigError(f"{where}: {value} is a mapping; set its keys one by one (a.b: value).")
     text = str(value)
     if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", text):
-        # Hydra's grammar: a backslash is itself, but before a quote (or the end) it must be doubled.
+        # Hydra's grammar: a backslash is itself, but before a quote (or the end) it must be
+        # doubled.
         escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
         trailing = len(text) - len(text.rstrip("\\"))
         return "'" + escaped + "\\" * trailing + "'"

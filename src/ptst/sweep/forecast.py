@@ -29,13 +29,15 @@ from ptst.sweep.measured import WORDS, Basis, Rowset, judge_kind, model_of, row_
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the grid: artifacts in all and done, and the rest's seconds (None: not known)."""
+    """One stage of the grid: artifacts in all and done, and the rest's seconds (None: not
+    known)."""
 
     total: int
     done: int
     seconds: float | None
     source: str
-    """Where the seconds come from: "measured: 5 fine-tunings", "formula"; empty if nothing is left."""
+    """Where the seconds come from: "measured: 5 fine-tunings", "formula"; empty if nothing is
+    left."""
 
     @property
     def left(self) -> int:
@@ -168,7 +170,8 @@ def queries_of(job: Job, basis: Basis) -> Rowset:
 
 
 def _set(rows: Rows, identity: Parts, needs: tuple[str, ...], basis: Basis) -> Rowset:
-    """Count rows: by reading them where they are at hand, else as the store or the publisher says."""
+    """Count rows: by reading them where they are at hand, else as the store or the publisher
+    says."""
     key = key_of(identity)
     if key not in basis.sets:
         basis.sets[key] = _counted_set(rows, key, needs, basis)

@@ -24,7 +24,8 @@ BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 @dataclass(frozen=True)
 class Hardware:
-    """What would run the grid; no peaks are known of a GPU that conf/estimates.yaml does not list."""
+    """What would run the grid; no peaks are known of a GPU that conf/estimates.yaml does not
+    list."""
 
     name: str
     gpu: bool

@@ -1,7 +1,7 @@
 """Configurations of cells, composed or as they were frozen.
 
-Composing is most of the time that a finished sweep takes when it is run again. A grid that was frozen
-(see ptst.sweep.run) under the very same YAML files and overrides is read from there instead.
+Composing is most of the time that a finished sweep takes when it is run again. A grid that was
+frozen (see ptst.sweep.run) under the very same YAML files and overrides is read from there instead.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _sweep_texts(fixed: Sequence[str]) -> dict[str, str]:
 
 
 def _code_of_components(texts: Sequence[str]) -> dict[str, str]:
-    """Hashes of the code of all components that are named: a metric without a label of its judge is left out.
+    """Hashes of the code of all components that are named: a metric without a label of its judge is
+    left out.
 
     Of a package all modules count, for labels may be those of another one.
     """

@@ -1,8 +1,8 @@
 """From a sweep file and a command line to the cells of a grid, each composed, checked and keyed.
 
 A sweep is a union of products (`grids:` in its file), like scikit-learn's ParameterGrid. What the
-command line says applies to all of them: `seed=0,1,2` multiplies every grid, and values for a key that
-a grid varies take the place of the grid's.
+command line says applies to all of them: `seed=0,1,2` multiplies every grid, and values for a key
+that a grid varies take the place of the grid's.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ BASICS = ("model", "dataset", "finetune")
 class GridCell:
     """A cell of a grid: what makes it this one, and all that a run of it needs.
 
-    `problem` is what keeps the cell from being run at all (data that are not there); its keys are then
-    those of nothing. `coordinates` are model, dataset, finetune, train_template, test_template and seed, and any other
-    key that the sweep varies. A cell without fine-tuning has train_template "none" and neither a seed
-    nor the keys of fine-tuning.
+    `problem` is what keeps the cell from being run at all (data that are not there); its keys are
+    then those of nothing. `coordinates` are model, dataset, finetune, train_template, test_template
+    and seed, and any other key that the sweep varies. A cell without fine-tuning has train_template
+    "none" and neither a seed nor the keys of fine-tuning.
     """
 
     overrides: tuple[str, ...]
@@ -77,9 +77,11 @@ class Grid:
     reports: str
     cells: list[GridCell]
     frozen: Path
-    """<store>/sweeps/<name>/<hash of all that was composed>.jsonl: where the grid is, or will be, frozen."""
+    """<store>/sweeps/<name>/<hash of all that was composed>.jsonl: where the grid is, or will be,
+    frozen."""
     settings: dict[str, str] = field(default_factory=dict)
-    """What the command line says that the sweep does not, and that decides a number: {"judge": "keywords"}."""
+    """What the command line says that the sweep does not, and that decides a number: {"judge":
+    "keywords"}."""
     report_name: str = ""
     """The name of its report's folder and of its W&B group: `name`, with `settings`."""
 
@@ -206,7 +208,8 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
 
 
 def _defences(config: Config) -> str:
-    """The names of the defences that count: what is trained on does not, where nothing is trained."""
+    """The names of the defences that count: what is trained on does not, where nothing is
+    trained."""
     tuned = config.finetune.method != "none"
     return "+".join(
         name
@@ -225,7 +228,8 @@ def _unique(cells: Sequence[GridCell], file: str) -> list[GridCell]:
     """Without cells that are the same in coordinates and keys (repeated rows without fine-tuning).
 
     Raises:
-        ConfigError: two cells that differ have the same coordinates; a table would take them for one.
+        ConfigError: two cells that differ have the same coordinates; a table would take them for
+            one.
     """
     seen: dict[tuple[tuple[str, str], ...], GridCell] = {}
     for cell in cells:

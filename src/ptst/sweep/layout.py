@@ -62,7 +62,8 @@ def check_metrics(
 
 
 def check_contrasts(sweep: Sweep, cells: Sequence[GridCell], file: str) -> None:
-    """Refuse a contrast that can be of no cells of the sweep, whatever the command line leaves out of it."""
+    """Refuse a contrast that can be of no cells of the sweep, whatever the command line leaves out
+    of it."""
     known: dict[str, set[str]] = {}
     for cell in cells:
         for key, value in cell.coordinates.items():

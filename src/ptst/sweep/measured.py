@@ -17,15 +17,18 @@ from ptst.sweep.formulas import Hardware
 WORDS = {"finetune": "fine-tunings", "generate": "generations", "judge": "judge runs"}
 
 LEAST_SHARE, LONG_ENOUGH = 0.1, 300.0
-"""A measurement tells the rate of what held at most ten times as much, or if it took five minutes: what a
-short trial takes is mostly its start (a model of 7B parameters loads for a minute or two)."""
+"""A measurement tells the rate of what held at most ten times as much, or if it took five
+minutes: what a short trial takes is mostly its start (a model of 7B parameters loads for a
+minute or two)."""
 READ_AT_MOST = 500
-"""Artifacts of each stage that are read, the newest: a median needs no more, however large the store."""
+"""Artifacts of each stage that are read, the newest: a median needs no more, however large the
+store."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """An artifact of the store: what it was made of, what its provenance says, which model it was."""
+    """An artifact of the store: what it was made of, what its provenance says, which model it
+    was."""
 
     key: str
     parts: Parts
@@ -44,7 +47,8 @@ class Rowset:
 
 @dataclass
 class Basis:
-    """What estimates rest on. `measured` are seconds, and the units that they were for, of artifacts by their keys."""
+    """What estimates rest on. `measured` are seconds, and the units that they were for, of
+    artifacts by their keys."""
 
     estimates: Estimates
     hardware: Hardware
@@ -57,7 +61,8 @@ class Basis:
 
 
 def made_in(store: Store, stage: str) -> Iterator[Made]:
-    """The newest artifacts of a stage; what an older version or another hand left is passed over."""
+    """The newest artifacts of a stage; what an older version or another hand left is passed
+    over."""
     folder = store.root / stage
     found = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
     tuned: dict[str, tuple[str, str]] = {}
@@ -94,7 +99,8 @@ def cpu_name(machine: Mapping[str, Any]) -> str:
 
 
 def measure(made: Mapping[str, list[Made]], basis: Basis) -> None:
-    """Take from the store's artifacts what they took (those of this hardware) and how much they held."""
+    """Take from the store's artifacts what they took (those of this hardware) and how much they
+    held."""
     for artifact in (a for stage in made.values() for a in stage):
         facts, parts = artifact.facts, artifact.parts
         kinds: list[tuple[tuple[str, ...], float]]
@@ -125,7 +131,8 @@ def measure(made: Mapping[str, list[Made]], basis: Basis) -> None:
 
 
 def answers_in(facts: Mapping[str, Any]) -> float:
-    """How many answers a generation or a judge run held: queries, each as often as it was sampled."""
+    """How many answers a generation or a judge run held: queries, each as often as it was
+    sampled."""
     return float(facts["queries"] * facts.get("samples", 1))
 
 
@@ -141,7 +148,8 @@ def judge_kind(parts: Parts) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Speed:
-    """What artifacts of one kind took: `fixed` seconds each, and `rate` seconds a unit (None: no measurement tells)."""
+    """What artifacts of one kind took: `fixed` seconds each, and `rate` seconds a unit (None: no
+    measurement tells)."""
 
     fixed: float
     rate: float | None
@@ -154,8 +162,10 @@ class Speed:
 def speed_of(kind: tuple[str, ...], units: float, basis: Basis) -> Speed:
     """The speed of a kind, for an artifact of so many units.
 
-    Measurements that are large enough for it give the rate, and smaller ones, which are mostly their start, the fixed
-    part: what they took typically, but no more than any of the large. Without a small one it is 0 and lies in the rate.
+    Measurements that are large enough for it give the rate, and smaller ones, which are mostly
+    their start, the fixed
+    part: what they took typically, but no more than any of the large. Without a small one it is 0
+        and lies in the rate.
     """
     measured = basis.measured.get(kind, {})
     large = {
@@ -172,7 +182,8 @@ def speed_of(kind: tuple[str, ...], units: float, basis: Basis) -> Speed:
 
 
 def typical(rates: Iterable[tuple[float, float]]) -> float:
-    """The median of (rate, units) with units as weights, so that a short trial run counts for little."""
+    """The median of (rate, units) with units as weights, so that a short trial run counts for
+    little."""
     ordered = sorted(rates)
     half = sum(units for _, units in ordered) / 2
     seen = accumulate(units for _, units in ordered)

@@ -1,8 +1,10 @@
-"""What a grid comes to before it runs: how much of each stage, what is done, and what the rest will take.
+"""What a grid comes to before it runs: how much of each stage, what is done, and what the rest will
+take.
 
-Counting is exact: an artifact that cells share counts once, and what the store has is done. Time and cost
-are estimates. The first choice is what this store's own artifacts took, for the same model on the same
-hardware; else a formula over the figures of conf/estimates.yaml. What is not known is None, never zero.
+Counting is exact: an artifact that cells share counts once, and what the store has is done. Time
+and cost are estimates. The first choice is what this store's own artifacts took, for the same model
+on the same hardware; else a formula over the figures of conf/estimates.yaml. What is not known is
+None, never zero.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ class Plan:
     Attributes:
         name: <sweep>-<scale>.
         stages: finetune, generate and judge.
-        judge_calls, judge_calls_left: answers that judges score, here or at an endpoint (`paid` are the latter); None
-            where the size of a set is not known.
+        judge_calls, judge_calls_left: answers that judges score, here or at an endpoint (`paid` are
+            the latter); None where the size of a set is not known.
         notes: what is not known or will not run, and why.
     """
 
@@ -164,9 +166,11 @@ def _gpu(name: str, where: str, estimates: Estimates) -> Hardware:
 
 
 def _paid(left: Iterable[Job], basis: Basis) -> PaidCalls:
-    """What the judges that name a `model` are still to be asked; the others run here and cost nothing.
+    """What the judges that name a `model` are still to be asked; the others run here and cost
+    nothing.
 
-    A price that the judge's settings name counts before that of conf/estimates.yaml; batch mode is half of it.
+    A price that the judge's settings name counts before that of conf/estimates.yaml; batch mode is
+    half of it.
     """
     judging = basis.estimates.judging
     calls: list[int | None] = []

@@ -16,7 +16,8 @@ from ptst.sweep.plan import PaidCalls, Plan
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """For machines: totals by name, `done` cells, and about what is left the rest; null is not known."""
+    """For machines: totals by name, `done` cells, and about what is left the rest; null is not
+    known."""
     stages = plan.stages
     return {
         "sweep": plan.name,
@@ -48,7 +49,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def show(plan: Plan, out: Console) -> None:
-    """For people: a table of stages, then the sum, on what hardware, at what cost, and what is not known."""
+    """For people: a table of stages, then the sum, on what hardware, at what cost, and what is not
+    known."""
     share = 100 * plan.cells_done / plan.cells
     head = f"{plan.name}: {plan.cells_done:,} of {plan.cells:,} cells done ({share:.0f} %)"
     out.print(head, markup=False)
@@ -95,7 +97,8 @@ def _sums(plan: Plan) -> Iterator[str]:
 
 
 def _judging(plan: Plan) -> str:
-    """What judging costs: of the answers left, those that a language model is asked about, and those judged here."""
+    """What judging costs: of the answers left, those that a language model is asked about, and
+    those judged here."""
     paid, left = plan.paid, plan.judge_calls_left
     if paid.calls == 0:
         return "run here, at no cost"

@@ -1,8 +1,8 @@
 """Running a grid: its cells are frozen on disk first, then walked job by job.
 
-A job is one model with all cells that test it: it is fine-tuned once, loaded once, and its cells follow.
-Whatever happens to a cell, the others go on. What came of a sweep is read from the store, so that it is
-true whichever launcher ran the jobs and whoever else ran some of them.
+A job is one model with all cells that test it: it is fine-tuned once, loaded once, and its cells
+follow. Whatever happens to a cell, the others go on. What came of a sweep is read from the store,
+so that it is true whichever launcher ran the jobs and whoever else ran some of them.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def jobs_left(grid: Grid, store: Store) -> list[list[int]]:
     """Sort what is still to be run into jobs, one for each model.
 
     Returns:
-        Line numbers of their cells in the frozen grid; the longest fine-tuning first, so that of several
-        processes none is left with it at the end.
+        Line numbers of their cells in the frozen grid; the longest fine-tuning first, so that of
+        several processes none is left with it at the end.
     """
     numbers = {id(cell): number for number, cell in enumerate(grid.cells)}
     jobs: dict[str, list[int]] = {}
@@ -109,7 +109,8 @@ def run_job(
         numbers: line numbers; the cells of one model, and models of one base, follow each other.
         stages: which of the cells' own stages this job is for.
         expected: keys of the cells, where a job was told them long before it runs.
-        wait: False leaves a fine-tuning, with the cells that test it, to another process that makes it.
+        wait: False leaves a fine-tuning, with the cells that test it, to another process that makes
+            it.
 
     Returns:
         How many of the cells failed.
@@ -247,7 +248,8 @@ def blocked(cell: GridCell, store: Store) -> Failure | None:
 
 
 def failures(grid: Grid, store: Store) -> Iterator[tuple[GridCell, str, Path | None]]:
-    """The cells of a grid that a finished run left undone: cell, why, and where the whole error is."""
+    """The cells of a grid that a finished run left undone: cell, why, and where the whole error
+    is."""
     for cell in grid.distinct:
         if is_done(cell, store):
             continue

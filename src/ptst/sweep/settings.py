@@ -38,7 +38,8 @@ LONGEST_NAME = 80
 def decisive_settings(
     sweep: Sweep, given: Mapping[str, str], base: Config, cells: Sequence[GridCell], file: str
 ) -> dict[str, str]:
-    """Of what the command line gives, {key: value, or values with commas}, that which decides a number, sorted.
+    """Of what the command line gives, {key: value, or values with commas}, that which decides a
+    number, sorted.
 
     What the sweep has without it, what changes speed alone and where things lie are left out.
     """
@@ -126,7 +127,8 @@ def _is_in(composed: Any, choices: Mapping[str, Any], key: str, value: str) -> b
 
 
 def report_name(name: str, settings: Mapping[str, str]) -> str:
-    """A name that a folder can have; hashed where it would not tell two settings apart, or is long."""
+    """A name that a folder can have; hashed where it would not tell two settings apart, or is
+    long."""
 
     def short(key: str) -> str:
         return re.sub(r"^(evaluation|task)\.", "", key.rpartition("@")[2])

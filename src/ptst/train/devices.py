@@ -155,7 +155,8 @@ def _train_rank(
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     # Not through Python's own end, in which gloo's threads abort a process that leaves some tenths
-    # of a second before the first one (seen in 6 of 40 with torch 2.13), and with it a whole training.
+    # of a second before the first one (seen in 6 of 40 with torch 2.13), and with it a whole
+    # training.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
