@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ptst.cell import is_done, run_cell
 from ptst.component import load
 from ptst.config.check_defence import SLOTS, check_defences
 from ptst.config.compose import compose
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, Interrupted
 from ptst.keys import cell_keys
 from ptst.paths import CONF
 from ptst.schema import Config, Defence
@@ -129,6 +131,37 @@ def test_a_cell_with_a_defence_and_an_analysis(composed: Callable[..., Config]) 
     assert facts["matrices"] > 10 and facts["seconds"] > 0
     assert run_cell(config).made == {}
     assert run_cell(config).analyses == result.analyses
+
+
+DEFENCES = sorted(path.stem for path in (CONF / "defence").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_stopped_at_every_turn_a_defended_cell_comes_to_the_same(
+    name: str, composed: Callable[..., Config]
+) -> None:
+    words = [*TINY, f"defence=[{name}]", "finetune.max_steps=2"]
+    whole, stopped = composed(*words), composed(*words)
+    stopped.paths.store = f"{whole.paths.store}-stopped"
+    asked = count(1)
+    done = run_cell(whole)
+    for _ in range(40):
+        with suppress(Interrupted):  # every third time that it is asked whether to stop
+            again = run_cell(stopped, stop=lambda: next(asked) % 3 == 0)
+            break
+    else:
+        pytest.fail("it never comes to an end")
+    assert again.keys == done.keys and again.metrics == done.metrics
+    for made in done.keys.artifacts:
+        files = {"finetune": "weights", "posthoc": "weights", "generate": "completions.jsonl"}
+        if made.stage in files:
+            a, b = (
+                Store(Path(config.paths.store)).path(made.stage, made.key) / files[made.stage]
+                for config in (whole, stopped)
+            )
+            for file in [a] if a.is_file() else a.glob("*.safetensors"):
+                other = b if a.is_file() else b / file.name
+                assert file.read_bytes() == other.read_bytes(), made.what
 
 
 def test_an_analysis_is_added_to_a_finished_cell_and_nothing_else_is_made_again(
