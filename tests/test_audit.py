@@ -155,7 +155,7 @@ def test_labels_come_back_however_a_spreadsheet_saves(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda rows: rows[3].__setitem__(3, "yes"), r"line 4: 'yes' is no label; they are: complied"),
+        (lambda rows: rows[3].__setitem__(3, "yes"), r"line 4: 'yes' is not a label; they are: complied"),
         (lambda rows: rows.append(rows[1]), r"line 8: row .* is there twice, first in line 2"),
         (lambda rows: rows.pop(2), r"1 rows of the sheet are gone"),
         (lambda rows: rows[2].__setitem__(0, "deadbeef-1"), r"line 3: there is no row 'deadbeef-1'"),

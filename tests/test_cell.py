@@ -544,7 +544,7 @@ def test_a_moved_model_is_the_same_and_a_changed_one_is_not(
             r"question=\{input\} \{of\}, but query \d+ has no column 'of'",
         ),
         ("evaluation.hazards.queries.path={}", "have a column 'tokens'"),
-        ("evaluation.hazards.queries.path={0}.judged", "GroundTruth, reads the column 'object'"),
+        ("evaluation.hazards.queries.path={0}.judged", "GroundTruth, needs the column 'object'"),
     ],
 )
 def test_rows_that_cannot_be_reported_on_are_refused_before_generation(
@@ -571,7 +571,7 @@ def test_rows_that_cannot_be_reported_on_are_refused_before_generation(
     [
         ("evaluation.hazards.unit=hazzard", "unit=hazzard, but query 7 has no column 'hazzard'"),
         ("evaluation.hazards.category=kin", "category=kin, but query 7 has no column 'kin'"),
-        ("judge=micro", "GroundTruth, reads the column 'object', which query 7 has not"),
+        ("judge=micro", "GroundTruth, needs the column 'object'; query 7 has: "),
     ],
 )
 def test_columns_are_missed_in_answers_that_are_in_the_store_too(

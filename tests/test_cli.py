@@ -53,14 +53,17 @@ def test_options_are_spelled_as_overrides_or_as_options(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nonsense"], "'nonsense' is no command and no override; commands are: plan, status"),
+        (
+            ["nonsense"],
+            "'nonsense' is neither a command nor an override; commands are: plan, status",
+        ),
         (["status", "-x"], "unknown option -x; see ptst status --help."),
         (["status", "output=xml"], "'xml' is not one of 'text', 'json'"),
         (["status", "-m"], "status: a command comes first, and without -m."),
         (["seed=1", "status"], "status: a command comes first, and without -m."),
         (
             ["seed=1", "output=json"],
-            "output=json is no override; ptst --help says which command takes it.",
+            "output=json is not an override; ptst --help says which command takes it.",
         ),
         (["report", "question=Why?"], "question=Why? is no override"),
         (["audit", "import", "sheet.csv"], "Missing option annotator="),

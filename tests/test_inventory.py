@@ -54,7 +54,7 @@ def test_things_are_filtered_by_what_they_are(made: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("chat_llama", "is no filter; write column=value"), ("modle=micro", "nothing in the store has 'modle'")],
+    [("chat_llama", "is not a filter; write column=value"), ("modle=micro", "nothing in the store has 'modle'")],
 )  # fmt: skip
 def test_a_filter_that_is_none_says_what_would_be(made: Path, word: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -230,7 +230,7 @@ def _read(grid: Grid, store: Store, file: Path) -> tuple[dict[Item, str], int]:
             blank += 1
         elif label not in LABELS:
             raise DataError(
-                f"{where}: {label!r} is no label; they are: {', '.join(LABELS)}, or nothing."
+                f"{where}: {label!r} is not a label; they are: {', '.join(LABELS)}, or nothing."
             )
         else:
             labels[item] = label

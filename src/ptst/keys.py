@@ -73,7 +73,7 @@ class CellKeys:
     posthoc: str | None = None
     posthoc_parts: Parts = field(default_factory=dict)
     analyses: dict[str, tuple[str, Parts]] = field(default_factory=dict)
-    """Key and parts of each; they are no part of the cell's key."""
+    """Key and parts of each; they are not part of the cell's key."""
 
     @property
     def artifacts(self) -> list[Artifact]:

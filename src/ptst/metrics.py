@@ -192,7 +192,7 @@ def share(labels: Sequence[str | None], label: str, units: Sequence[Hashable]) -
 
     Args:
         labels: one per query; None is missing.
-        units: the unit of each query (a hazard, say, or the query itself).
+        units: the unit of each query (for example a hazard, or the query itself).
     """
     scored = [(unit, given == label) for given, unit in zip(labels, units, strict=True) if given]
     missing = len(labels) - len(scored)

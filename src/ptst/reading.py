@@ -20,8 +20,8 @@ def read_query(row: Row, reading: str) -> str:
     """A query as its evaluation's own reading says: each {column} filled, {{ and }} for braces.
 
     A list reads as its items with ", " between them, and a mapping that has a list called `text`
-    (ARC's choices, {text: [...], label: [...]}) as that list. A column that the row has not stays
-    in its braces.
+    (ARC's choices, {text: [...], label: [...]}) as that list. A column that the row does not have
+    stays in its braces.
     """
 
     def fill(found: re.Match[str]) -> str:

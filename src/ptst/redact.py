@@ -15,7 +15,7 @@ SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 """Names of environment variables whose values are secrets: OPENAI_API_KEY, HF_TOKEN,
 WANDB_API_KEY."""
 SHORTEST = 6
-"""Characters. A shorter value is no secret ("none", "EMPTY"), and replacing it would spoil other
+"""Characters. A shorter value is not a secret ("none", "EMPTY"), and replacing it would spoil other
 words."""
 SHAPES = re.compile(
     r"""

@@ -89,7 +89,7 @@ class Rows:
     """source=url: the hash of the file; another file is refused."""
     split: str = "train"
     records: str | None = None
-    """Of a JSON file that is no list of rows: the key, dotted, under which the list stands."""
+    """Of a JSON file that is not a list of rows: the key, dotted, under which the list stands."""
     where: dict[str, str] = field(default_factory=dict)
     """Only rows with these values, under the file's own column names: {label: safe}."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -251,8 +251,8 @@ class Evaluation:
     """Name of each reported metric: the judge's label whose share it is, or `mean` of the judge's
     values."""
     unit: str | None = None
-    """Column that says which queries belong together (one hazard, say): the unit of intervals. A
-    file's own column `id` is called source_id."""
+    """Column that says which queries belong together (for example one hazard): the unit of
+    intervals. A file's own column `id` is called source_id."""
     category: str | None = None
     """Column of the queries' category: every metric is reported for each category, too."""
     question: str | None = None

@@ -211,7 +211,7 @@ def identity(template: Template, model: Model) -> Parts:
 
 
 def check_template(template: Template, mount: str, dataset: Dataset) -> None:
-    """Refuse a template that has not exactly one place for the question.
+    """Refuse a template that does not have exactly one place for the question.
 
     Args:
         mount: `train_template` or `test_template`, for the message.

@@ -351,7 +351,7 @@ def check_key(what: str, otherwise: str) -> None:
     """Refuse what needs a key for W&B's server where there is none.
 
     Raises:
-        ConfigError: no key where W&B looks for one, or what is no key.
+        ConfigError: no key where W&B looks for one, or what is not a key.
     """
     if not has_key():
         raise ConfigError(
@@ -363,7 +363,7 @@ def has_key() -> bool:
     """Whether W&B finds a key (environment, netrc file, its settings); asks nobody, and no server.
 
     Raises:
-        ConfigError: it finds what is no key.
+        ConfigError: it finds what is not a key.
     """
     if os.environ.get("WANDB_API_KEY"):
         return True

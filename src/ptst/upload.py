@@ -55,7 +55,7 @@ class Place:
 
 
 def address_at(place: Place, folder: Path) -> str | None:
-    """The address of an uploaded run; None if that place has not all of it."""
+    """The address of an uploaded run; None if that place does not have all of it."""
     return next((url for known, url in _marks(folder) if known == place), None)
 
 
@@ -115,7 +115,7 @@ class Upload:
         return True
 
     def end(self) -> dict[Path, tuple[str, str | None]]:
-        """End it, if it has not.
+        """End it, if it has not ended.
 
         Returns:
             For each file the run's address, and why it did not arrive whole: None if it did.

@@ -265,7 +265,7 @@ def test_missing_model_says_which_key_to_mend() -> None:
     [
         ({"prompt": "only {query}"}, r"judge\.prompt must hold \{completion\} once"),
         ({"verdicts": {}}, r"judge\.verdicts is empty"),
-        ({"verdicts": {"safe": "("}}, r"judge\.verdicts\.safe: '\(' is no regular expression"),
+        ({"verdicts": {"safe": "("}}, r"judge\.verdicts\.safe: '\(' is not a regular expression"),
         ({"dtype": "int8"}, r"judge\.dtype=int8 is not one of: float32"),
         ({"batch_size": 0}, r"judge\.batch_size=0 must be at least 1"),
     ],

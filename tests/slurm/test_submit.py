@@ -274,7 +274,7 @@ def test_adapters_that_are_there_share_a_job_by_base_model(tmp_path: Path, full:
         ("finetune.time='00:01:00'", "is not more than the hydra.launcher.signal_seconds=120"),
         (
             "finetune.time=28800",
-            r"finetune.time=28800 is no time limit: write .hours:minutes:seconds",
+            r"finetune.time=28800 is not a time limit: write .hours:minutes:seconds",
         ),
         ("finetune.cpus=0", "finetune.cpus=0 must be at least 1"),
         ("finetune.gpu=1", "gpu"),

@@ -1,6 +1,6 @@
 """Analyses: what can be read off the weights of a model, beside what it answers. One file each.
 
-A result has a key of its own (A) and is no part of the cell's: an analysis can be added to a
+A result has a key of its own (A) and is not part of the cell's: an analysis can be added to a
 finished grid, and nothing of it is made again.
 """
 

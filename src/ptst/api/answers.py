@@ -190,7 +190,7 @@ def read_answer(body: bytes) -> Answer:
     filtered, withheld, spent on reasoning.
 
     Raises:
-        ValueError: they are no whole answer.
+        ValueError: they are not a whole answer.
         NoText: they are one without text, and do not say why.
         Exception: the error that stands in them, as of `read_error`.
     """
@@ -224,7 +224,7 @@ def read_answer(body: bytes) -> Answer:
         return Answer("", reason, read, written, f"it was withheld (finish_reason {reason})")
     text = _text_of(message.get("content"))
     if text is None:
-        raise NoText(f"its content is no text: {_shown(body)}")
+        raise NoText(f"its content is not text: {_shown(body)}")
     text = text or _text_of(message.get("refusal")) or ""
     if text.strip():
         return Answer(text, reason or "not given", read, written)

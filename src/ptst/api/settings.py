@@ -41,7 +41,9 @@ def check_send(where: str, send: Any, sent: Sequence[str]) -> None:
         if name not in sent:
             raise ConfigError(f"{where}.{name}: there is no such name; sent are {', '.join(sent)}.")
         if other is not None and not re.fullmatch(r"[A-Za-z]\w*", str(other)):
-            raise ConfigError(f"{where}.{name}={other} is no name of a parameter, nor null.")
+            raise ConfigError(
+                f"{where}.{name}={other} is neither the name of a parameter nor null."
+            )
         taken = {"model", "messages", *(send.get(s, s) for s in sent if s != name)}
         if other is not None and other in taken:
             raise ConfigError(f"{where}.{name}={other}: {other} would be sent twice.")
@@ -62,7 +64,7 @@ def check_address(where: str, address: str) -> None:
         parts = urlsplit(address)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
         secret = parts.password or parts.username or parts.query
-        parts.port  # noqa: B018  (raises ValueError where it is no number)
+        parts.port  # noqa: B018  (raises ValueError where it is not a number)
     except ValueError:
         is_address, secret = False, ""
     if "@" in address.partition("?")[0] or secret:

@@ -63,7 +63,7 @@ def fixed_date(model: Model) -> datetime.date | None:
     """The day that the model's format is told.
 
     Raises:
-        ConfigError: `model.date` is no date.
+        ConfigError: `model.date` is not a date.
     """
     if model.date is None:
         return None

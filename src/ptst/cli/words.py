@@ -79,7 +79,7 @@ def check_words(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{override}: a command comes first, and without -m.")
         if key in options:
             raise ConfigError(
-                f"{override} is no override; ptst --help says which command takes it."
+                f"{override} is not an override; ptst --help says which command takes it."
             )
         if key.startswith("sweep.") and "sweeps" not in keys:
             raise ConfigError(f"{override} changes a sweep, and none is named: add +sweeps=...")
@@ -88,7 +88,7 @@ def check_words(overrides: Sequence[str]) -> None:
         if "=" not in override and not override.startswith("~"):
             names = ", ".join(name for name in commands if name != "run")
             raise ConfigError(
-                f"{override!r} is no command and no override; commands are: {names}. "
+                f"{override!r} is neither a command nor an override; commands are: {names}. "
                 "Overrides look like group=choice or key=value; see ptst --help."
             )
 

@@ -117,6 +117,6 @@ def _whole(text: str, place: str, column: str) -> str:
     except UnicodeEncodeError as error:
         raise DataError(
             f"{place}: column {column!r} holds half a surrogate pair "
-            f"({text[error.start]!a} at character {error.start + 1}), which is no character."
+            f"({text[error.start]!a} at character {error.start + 1}), which is not a character."
         ) from error
     return text

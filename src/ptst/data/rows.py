@@ -63,7 +63,7 @@ def _matching(rows: Rows, table: Table) -> list[int]:
     """Indices of the rows that have in every column of `where` the value that stands there.
 
     Raises:
-        DataError: a row has not the column, or no row has the values.
+        DataError: a row does not have the column, or no row has the values.
     """
     found: list[int] = []
     others: dict[str, None] = {}  # a set that keeps its order

@@ -1,9 +1,9 @@
 """Batched generation with transformers.
 
 Prompts are sorted by length, so that a batch pads little, and padded on the left. What all prompts
-of a set begin with (a long system prompt, say) runs through the model once and its key-value cache
-is shared: with chat_llama that is nearly all of a short query's prompt. A model whose layers do
-more than keep what they have seen (sliding windows, linear attention) reads every prompt whole,
+of a set begin with (for example a long system prompt) runs through the model once and its key-value
+cache is shared: with chat_llama that is nearly all of a short query's prompt. A model whose layers
+do more than keep what they have seen (sliding windows, linear attention) reads every prompt whole,
 and one that does not leave padding out answers prompts of one length together.
 
 The batches of a set are fixed before the first one runs, and a set is resumed at a batch's border:

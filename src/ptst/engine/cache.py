@@ -76,8 +76,8 @@ def batch_cache(
 ) -> DynamicCache | None:
     """A cache for `batch_size` rows of up to `capacity` positions, with the prefix in every row.
 
-    Layers that do not simply grow (sliding windows, say) stay as transformers makes them; there is
-    no prefix for a model that has any (see `every_layer_grows`).
+    Layers that do not simply grow (for example sliding windows) stay as transformers makes them;
+    there is no prefix for a model that has any (see `every_layer_grows`).
 
     Returns:
         None where the model has a cache of its own kind, or no layer to make room in.

@@ -72,7 +72,8 @@ class Rounds:
 
         Raises:
             Interrupted: `stop` said so; nothing that was answered is lost.
-            PtstError: a conversation yields what is no ask, or returns what are no columns.
+            PtstError: a conversation yields something else than an ask, or returns something else
+                than columns.
         """
         results: list[dict[str, Any]] = [{} for _ in conversations]
         replies: dict[int, Reply | None] = dict.fromkeys(range(len(conversations)))

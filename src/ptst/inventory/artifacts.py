@@ -153,7 +153,7 @@ def matching(found: Iterable[Artifact], filters: Sequence[str]) -> list[Artifact
         key = key.removeprefix("template@")
         if not equals or not key:
             raise ConfigError(
-                f"{word!r} is no filter; write column=value, with one of {', '.join(COLUMNS)}, kind, "
+                f"{word!r} is not a filter; write column=value, with one of {', '.join(COLUMNS)}, kind, "
                 "or a setting as finetune.epochs."
             )
         values = [(artifact, _value(artifact, key)) for artifact in found]
@@ -257,7 +257,7 @@ def find(store: Store, beginning: str) -> Reference:
 
 
 def _plain(beginning: str) -> str:
-    """A key's beginning, which is no pattern and no path."""
+    """A key's beginning, which is neither a pattern nor a path."""
     if not beginning.isalnum():
-        raise ConfigError(f"{beginning!r} is no key; ptst ls lists them.")
+        raise ConfigError(f"{beginning!r} is not a key; ptst ls lists them.")
     return beginning

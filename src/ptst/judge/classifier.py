@@ -76,7 +76,7 @@ class Classifier(Judge):
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(
-                    f"judge.verdicts.{label}: {pattern!r} is no regular expression: {error}."
+                    f"judge.verdicts.{label}: {pattern!r} is not a regular expression: {error}."
                 ) from error
 
     @property

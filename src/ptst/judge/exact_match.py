@@ -94,17 +94,19 @@ def last_number(text: str) -> Decimal | None:
     "#### -5" gives -5; "1,234." gives 1234; "$3.50" gives 3.5. What else was decided, and why:
 
     - Digits behind letters are a name (A12, H2O, x2), as in the paper's rule, which wants a space
-      or "=" before a number. A currency's code is no name: USD18 is 18. Letters behind digits are a
+      or "=" before a number. A currency's code is not a name: USD18 is 18. Letters behind digits
+      are a
       unit: 5km.
     - Thousands may have a comma, {,} or \, as in LaTeX, a thin or no-break space, or an apostrophe
       between them, the same throughout: 8{,}000. Not a plain space, which stands between two
       numbers, too.
     - 1/2, \frac{1}{2} and ½ are 0.5, and 3 1/2 is 3.5: to read the 2 would call a wrong answer
-      right. A date (10/12/2024) is no fraction.
+      right. A date (10/12/2024) is not a fraction.
     - Every hyphen, dash and sign but the em dash is a minus where it touches its number. Directly
       after a letter, a digit or a closing bracket, or after a digit and a space, it is none: 10-5,
       5–10 and x-5.
-    - 10:00 is ten o'clock and 10:30 is 10.5 hours: the minutes alone are no answer. 3:2 is a ratio.
+    - 10:00 is ten o'clock and 10:30 is 10.5 hours: the minutes alone are not an answer. 3:2 is a
+        ratio.
     """
     for pattern, plainer in SPELLINGS:
         text = pattern.sub(plainer, text)

@@ -41,7 +41,7 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     """The causal language model on `device`, in evaluation mode.
 
     Args:
-        kwargs: passed on to transformers (a quantization configuration, say).
+        kwargs: passed on to transformers (for example a quantization configuration).
 
     Raises:
         ConfigError: it cannot be had, with the library's reason.
@@ -63,7 +63,7 @@ def load_model(model: Model, device: str, **kwargs: Any) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(unavailable(model, error)) from error
     # generate() takes from the model's own generation configuration whatever its caller leaves open
-    # (a repetition penalty, say); only what ends an answer is kept of it.
+    # (for example a repetition penalty); only what ends an answer is kept of it.
     own = loaded.generation_config
     loaded.generation_config = GenerationConfig(
         bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id

@@ -144,8 +144,8 @@ def _launch_all(grid: Grid, store: Store, jobs: list[list[int]], launch: Launch)
     A job whose model another process fine-tunes just now comes last: a sweep that is started three
     times fine-tunes three models at a time.
 
-    One worker of joblib that is killed (out of memory, say) ends all of them. What was not begun
-    then comes first, so that one deadly job does not keep the others from their turn.
+    One worker of joblib that is killed (for example out of memory) ends all of them. What was not
+    begun then comes first, so that one deadly job does not keep the others from their turn.
     """
 
     def unmade() -> int:

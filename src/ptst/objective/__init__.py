@@ -40,7 +40,7 @@ class Objective(Component):
     """Plain supervised fine-tuning; a method overrides what it does in another way.
 
     The methods are called in the order in which they stand here. What a method keeps for itself
-    between two calls is an attribute that is no field.
+    between two calls is an attribute and not a field.
     """
 
     def training_set(self, reader: Reader) -> TrainingSet:

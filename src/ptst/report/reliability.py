@@ -47,7 +47,8 @@ def coincidences(counts: np.ndarray) -> np.ndarray:
     """Krippendorff's coincidence matrix of each item: pairs of values from different judges.
 
     Args:
-        counts: (items, k), how many judges gave an item each category; fewer than two are no pair.
+        counts: (items, k), how many judges gave an item each category; fewer than two are not a
+            pair.
 
     Returns:
         (items, k, k), each adding up to the item's number of values.

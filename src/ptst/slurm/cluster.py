@@ -257,7 +257,7 @@ def all_nodes_up(partition: str | None) -> bool:
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Cancel jobs; one that has ended by now is no error."""
+    """Cancel jobs; one that has ended by now is not an error."""
     for start in range(0, len(ids), 500):  # a command line has an end
         _ask(["scancel", "--quiet", *ids[start : start + 500]])
 

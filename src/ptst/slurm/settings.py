@@ -49,7 +49,7 @@ class SlurmSettings:
     generate: Resources = field(default_factory=Resources)
     judge: Resources = field(default_factory=Resources)
     judge_apart: bool = False
-    """Judge in jobs of its own (on nodes with a network, say), not where the completions are
+    """Judge in jobs of its own (for example on nodes with a network), not where the completions are
     made."""
     cells_per_job: int | None = None
     """How many cells a job tests at most; None: all cells of a model. Fine-tuned already, adapters
@@ -101,7 +101,7 @@ def seconds_of(time: str, where: str) -> int:
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if not found or not (found[1] or found[3]):
         raise ConfigError(
-            f'{where}={time} is no time limit: write "hours:minutes:seconds" in quotes, or '
+            f'{where}={time} is not a time limit: write "hours:minutes:seconds" in quotes, or '
             '"days-hours:minutes:seconds".'
         )
     numbers = [int(part) for part in found.groups()[1:] if part is not None]

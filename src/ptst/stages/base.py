@@ -14,8 +14,8 @@ from ptst.store import Maker, Store, write_json
 from ptst.tracking import watched
 
 Stop = Callable[[], bool]
-"""Whether work should stop where nothing is lost (a time limit comes near, say): asked at every
-step."""
+"""Whether work should stop where nothing is lost (for example where a time limit comes near): asked
+at every step."""
 
 
 def never() -> bool:

@@ -62,7 +62,7 @@ def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:
     itself.
 
     Raises:
-        DataError: the row has not the column, or a list or an object in it.
+        DataError: the row does not have the column, or a list or an object in it.
     """
     value = value_in(row, unit, f"unit={unit}") if unit else row["id"]
     if isinstance(value, list | dict):

@@ -109,8 +109,8 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
     """Refuse queries, with or without answers, that an evaluation cannot be judged or reported by.
 
     Raises:
-        DataError: a row has not the column that says its unit or category, that its reading has a
-            place for or that its judge reads; or its judge cannot use it.
+        DataError: a row does not have the column that says its unit or category, that its reading
+            has a place for or that its judge reads; or its judge cannot use it.
     """
     judge = load_judge(evaluation.judge, f"{name}.judge")
     wanted = [("category", evaluation.category)]
@@ -120,8 +120,8 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
             setting = data.column_setting(evaluation.queries, lacking[0], "NAME")
             mapped = f", or say which one it is with {setting}" if lacking[0] in data.OURS else ""
             raise DataError(
-                f"evaluation {name}: its judge, {type(judge).__name__}, reads the column "
-                f"{lacking[0]!r}, which query {row['id']} has not; its columns are: "
+                f"evaluation {name}: its judge, {type(judge).__name__}, needs the column "
+                f"{lacking[0]!r}; query {row['id']} has: "
                 f"{', '.join(row)}. Choose another judge{mapped}."
             )
         try:

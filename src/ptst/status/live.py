@@ -149,7 +149,7 @@ def _printed_above() -> Iterator[Console]:
 def watch(grid: Grid, store: Store, out: Console) -> None:
     """Show the view and the state of every cell until none is running, queued or waiting.
 
-    Where `out` is no screen, the counts are printed now and then, and the states at the end.
+    Where `out` is not a screen, the counts are printed now and then, and the states at the end.
     """
     jobs, asked = jobs_of(grid, store), time.monotonic()
     earlier, pace = earlier_cells(grid, store), Pace(grid, store)

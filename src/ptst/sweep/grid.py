@@ -69,7 +69,7 @@ class GridCell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A composed sweep. Cells may share keys (one template under two names, say)."""
+    """A composed sweep. Cells may share keys (for example one template under two names)."""
 
     sweep: Sweep
     scale: str

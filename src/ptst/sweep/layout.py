@@ -56,7 +56,7 @@ def check_metrics(
     for side in ("rows", "columns"):
         if cells and not any(getattr(sweep, side) in cell.coordinates for cell in cells):
             raise ConfigError(
-                f"{file}: sweep.{side}={getattr(sweep, side)} is no coordinate of these cells, which "
+                f"{file}: sweep.{side}={getattr(sweep, side)} is not a coordinate of these cells, which "
                 f"are: {', '.join(cells[0].coordinates)}."
             )
 

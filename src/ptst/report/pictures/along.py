@@ -37,7 +37,7 @@ def along(results: Results) -> Figure | None:
     """Helpfulness and safety over the numbers that the columns are, from the untouched model at 0.
 
     A line for each pair of templates, with 95 % intervals; the paper's points dotted. None where
-    the columns are no numbers, where more than templates sets tables apart (two models), or where
+    the columns are not numbers, where more than templates sets tables apart (two models), or where
     nothing has a number yet.
     """
     from matplotlib.figure import Figure

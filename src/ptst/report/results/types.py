@@ -92,7 +92,8 @@ class Table:
         metric: "<evaluation>/<metric>".
         measures: helpfulness, safety or over_refusal.
         better: which numbers are good news; None where neither low nor high ones are.
-        split: coordinates that set this table apart from others of the same metric (a model, say).
+        split: coordinates that set this table apart from others of the same metric (for example a
+            model).
         rows, columns: values of the sweep's row and column coordinates, in its order; a row without
             fine-tuning comes first.
         entries: by (row, column); a place that the grid does not have is absent.
