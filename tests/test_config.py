@@ -280,7 +280,7 @@ def test_errors_leave_with_status_2_and_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["nonsense"]) == 2
-    assert "'nonsense' is no command and no override" in capsys.readouterr().err
+    assert "'nonsense' is neither a command nor an override" in capsys.readouterr().err
     assert main(["--nonsense"]) == 2
     assert main(["model=none"]) == 2
     assert "Traceback" not in capsys.readouterr().err

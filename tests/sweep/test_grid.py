@@ -364,7 +364,7 @@ def test_a_mistake_on_the_command_line_is_named(overrides: Sequence[str], messag
         ("sweep: {name: .x}", r"sweeps/.*yaml: sweep.name=.x: a name has letters, digits"),
         ("sweep: {name: ''}", r"sweeps/.*yaml: sweep.name=: a name has letters, digits"),
         ("sweep: {name: x, rows: seed}", r"sweeps/.*yaml: sweep.rows=seed"),
-        ("sweep: {name: x, rows: train_templat}", r"sweeps/.*yaml: sweep.rows=train_templat is no coordinate"),
+        ("sweep: {name: x, rows: train_templat}", r"sweeps/.*yaml: sweep.rows=train_templat is not a coordinate"),
         ("sweep: {name: x, metrics: {hazard/asr: {title: ASR}}}", r"there is no evaluation 'hazard'"),
         ("sweep: {name: x, metrics: {hazards/ars: {title: ASR}}}", r"reports no 'ars', but: asr, neither, refused"),
         ("sweep: {name: x, grids: [{scale: [micro, paper]}]}", r"sweeps/.*yaml: grids\[0\]: scale: scale is the same"),
