@@ -17,6 +17,7 @@ from ptst.cell import is_done, run_cell
 from ptst.component import load
 from ptst.config.check_defence import SLOTS, check_defences
 from ptst.config.compose import compose
+from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, Interrupted
 from ptst.keys import cell_keys
 from ptst.paths import CONF
@@ -42,6 +43,19 @@ def nodes(group: str) -> list[tuple[str, str, Any]]:
 
 
 ALL = [*nodes("defence"), *nodes("analysis")]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "engine").glob("*.yaml")))
+def test_every_engine_is_composed_and_its_fields_decide_what_they_say(name: str) -> None:
+    chosen = [f"engine={name}", "finetune=none"]
+    engine = engine_of(compose(chosen))
+    for f in dataclasses.fields(engine):
+        value = getattr(engine, f.name)
+        if f.name == "refused" or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        other = compose([*chosen, f"engine.{f.name}={value + 1}"])
+        changed = cell_keys(other).cell != cell_keys(compose(chosen)).cell
+        assert changed == f.metadata.get("key", True), f.name
 
 
 @pytest.mark.parametrize("chosen, place, node", ALL, ids=[place for _, place, _ in ALL])
