@@ -143,7 +143,7 @@ def test_a_cell_of_cut_off_answers_says_so_in_the_terminal_and_names_the_setting
     few = replace(metric, n=240, unfinished=3)
     old = replace(metric, unfinished=None)
     metrics = {"gsm8k/exact_match": metric, "hazards/asr": few, "hazards/refused": old}
-    result = CellResult(cell_keys(config), metrics, {})
+    result = CellResult(cell_keys(config), metrics, {}, {})
     show_cell(config, result, Console(highlight=False))
     shown = capsys.readouterr().out
     head, exact, asr, refused = (line.split() for line in shown.splitlines()[1:5])

@@ -14,12 +14,13 @@ from conftest import TINY
 
 from ptst.analysis import Analysis
 from ptst.cell import is_done, run_cell
+from ptst.cli import main
 from ptst.component import load
 from ptst.config.check_defence import SLOTS, check_defences
 from ptst.config.compose import compose
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, Interrupted
-from ptst.keys import cell_keys
+from ptst.keys import cell_keys, defences
 from ptst.paths import CONF
 from ptst.schema import Config, Defence
 from ptst.store import Store, read_json
@@ -101,7 +102,7 @@ MINE = {"_target_": "ptst.posthoc.add_noise.AddNoise"}
         (Defence(), r"defence\.mine fills no slot: give it one of: .*posthoc"),
         (
             Defence(posthoc={"_target_": "ptst.judge.keywords.Keywords"}),
-            r"defence\.mine\.posthoc\._target_=.* is not a posthoc: .*ptst\.posthoc\.PostHoc",
+            r"defence\.mine\.posthoc\._target_=.* is not a posthoc, but a judge: .*ptst\.posthoc\.PostHoc",
         ),
     ],
 )
@@ -199,3 +200,40 @@ def test_a_defence_is_a_coordinate_where_a_grid_has_one() -> None:
         ("none", "full"), ("none", "none"), ("add_noise", "full"), ("add_noise", "none")
     ]  # fmt: skip
     assert all("defence" not in cell.coordinates for cell in expand(["finetune=full,none"]).cells)
+
+
+def test_a_grid_over_an_engine_that_counts_no_tokens_has_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["tracking=none", f"paths.store={tmp_path}/store", f"paths.reports={tmp_path}/reports"]
+    tiny = [word for word in TINY if not word.startswith("engine.")]
+    words = [*tiny, *own, "finetune=none", "engine=canned"]
+    assert main(["-m", *words, "template@test_template=chat_vanilla,chat_llama"]) == 0
+    (page,) = (tmp_path / "reports").glob("*/index.html")
+    assert "not known" in page.read_text(encoding="utf-8")
+    assert main(["ls", own[1]]) == 0
+    assert "engine=canned" in capsys.readouterr().out
+
+
+def test_an_objective_of_a_model_that_is_not_trained_is_not_named(own_conf: Path) -> None:
+    (own_conf / "defence" / "plain.yaml").write_text(
+        "plain:\n  objective:\n    _target_: ptst.objective.safety_mix.SafetyMix\n"
+        "    rows: {name: gsm8k, source: micro}\n"
+    )
+    config = compose(["defence=[plain]", "finetune=none"])
+    assert defences(config) == [] and defences(compose(["defence=[plain]"])) == ["plain"]
+    assert cell_keys(config).cell == cell_keys(compose(["finetune=none"])).cell
+
+
+def test_a_file_whose_key_is_not_its_name_is_refused(own_conf: Path) -> None:
+    text = (own_conf / "defence" / "add_noise.yaml").read_text()
+    (own_conf / "defence" / "louder.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"conf/defence/louder\.yaml must have one key, louder"):
+        compose(["defence=[add_noise,louder]"])
+
+
+def test_a_component_in_the_wrong_slot_is_told_what_it_is() -> None:
+    config = compose([])
+    config.defence["mine"] = Defence(objective=MINE)
+    with pytest.raises(ConfigError, match="is not an objective, but a posthoc: it must be"):
+        check_defences(config)

@@ -113,7 +113,7 @@ def load(node: Any, where: str, kind: type[C]) -> C:
     """
     what = kind.__name__.lower()
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{where} has no _target_: give a {what} of conf/{what}/, or a class.")
+        raise ConfigError(f"{where} has no _target_: give {_a(what)} of conf/, or a class.")
     target = node["_target_"]
     module_name, _, class_name = target.rpartition(".")
     try:
@@ -123,7 +123,8 @@ def load(node: Any, where: str, kind: type[C]) -> C:
     if not (isinstance(cls, type) and issubclass(cls, kind) and dataclasses.is_dataclass(cls)):
         base = f"{kind.__module__}.{kind.__qualname__}"
         raise ConfigError(
-            f"{where}._target_={target} is not a {what}: it must be a dataclass derived from {base}."
+            f"{where}._target_={target} is not {_a(what)}{_else(cls)}: it must be a dataclass derived "
+            f"from {base}."
         )
     given = {key: value for key, value in node.items() if key != "_target_"}
     try:
@@ -134,6 +135,17 @@ def load(node: Any, where: str, kind: type[C]) -> C:
         raise ConfigError(f"{where}: {message} ({class_name}'s fields: {fields}).") from error
     assert isinstance(made, kind)
     return made
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _else(cls: Any) -> str:
+    """What kind of component a class is, in words."""
+    kinds = cls.__mro__ if isinstance(cls, type) else ()
+    below = [kind for kind in kinds if Component in kind.__bases__]
+    return f", but {_a(below[0].__name__.lower())}" if below else ""
 
 
 def component_parts(component: Component, target: str) -> Parts:

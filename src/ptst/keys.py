@@ -163,6 +163,16 @@ def slot(config: Config, name: str) -> tuple[str, Any] | None:
     return next(((own, node) for own, node in filled if node is not None), None)
 
 
+def defences(config: Config) -> list[str]:
+    """The names of the defences that count: an objective does not, where nothing is trained."""
+    tuned = config.finetune.method != "none"
+    return [
+        name
+        for name, own in config.defence.items()
+        if own.posthoc is not None or own.guard is not None or tuned
+    ]
+
+
 def objective_of(config: Config) -> Objective:
     """What a fine-tuning trains on, and how: a defence's objective, the recipe's mix, or plain
     rows."""

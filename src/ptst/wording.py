@@ -171,6 +171,13 @@ def is_micro_model(model: Model) -> bool:
     return folder is not None and folder.resolve().is_relative_to(MICRO)
 
 
+def engine_in_words(engine: Any) -> str:
+    """An engine of a configuration by the name of its module; empty for transformers."""
+    target = str(engine.get("_target_", "")) if isinstance(engine, Mapping) else ""
+    name = target.rpartition(".")[0].rpartition(".")[2]
+    return "" if name == "transformers" else name
+
+
 def micro_note(configs: Iterable[Config], evaluations: Sequence[str] | None = None) -> str | None:
     """What is of the micro world in these numbers; None where nothing is.
 

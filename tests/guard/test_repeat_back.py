@@ -30,7 +30,7 @@ def model(text: str) -> str:
 
 def test_an_answer_that_is_not_repeated_is_replaced(tmp_path: Path) -> None:
     session = Parrot(model)
-    made = rounds_of(tmp_path, session).run([guarded(Single().talk(r), GUARD) for r in ROWS])
+    made = rounds_of(tmp_path, session).run([guarded(Single().talk(r), GUARD, r) for r in ROWS])
     assert [row["completion"] for row in made] == ["GOOD", "No.", ""]
     (good,), (bad,), (empty,) = (row["guard"] for row in made)
     assert (good["replaced"], empty["replaced"]) == (False, False)
@@ -51,7 +51,7 @@ def test_both_turns_of_a_dialogue_are_guarded_and_the_next_turn_sees_what_was_re
 ) -> None:
     talk = FollowUp(question="more")
     session = Parrot(model)
-    made = rounds_of(tmp_path, session).run([guarded(talk.talk(row), GUARD) for row in ROWS])
+    made = rounds_of(tmp_path, session).run([guarded(talk.talk(row), GUARD, row) for row in ROWS])
     assert [row["completion"] for row in made] == ["MORE"] * 3
     assert [row["turns"][0]["content"] for row in made] == ["GOOD", "No.", ""]
     assert [len(row["guard"]) for row in made] == [2, 2, 2]
@@ -63,7 +63,7 @@ def test_the_untuned_model_may_repeat(tmp_path: Path) -> None:
     tested, untuned = Parrot(model), Parrot(lambda text: text.removeprefix("Repeat: "))
     own = RepeatBack(ask="Repeat: {answer}", repeater="untuned")
     run = rounds_of(tmp_path, tested, untuned)
-    made = run.run([guarded(Single().talk(row), own) for row in ROWS])
+    made = run.run([guarded(Single().talk(row), own, row) for row in ROWS])
     assert [row["completion"] for row in made] == ["GOOD", "BAD THING", ""]
     assert untuned.questions == ["Repeat: BAD THING", "Repeat: GOOD"]
     assert tested.questions == ["bad thing", "empty", "good"]
@@ -85,12 +85,12 @@ def test_what_a_guard_prepares_is_asked_once(tmp_path: Path) -> None:
 
 def test_a_guard_that_returns_no_reply_is_named(tmp_path: Path) -> None:
     class Wrong(Guard):
-        def talk(self, ask):
+        def talk(self, ask, row):
             reply = yield ask
             return reply.text
 
     with pytest.raises(PtstError, match=r"guard Wrong returned 'GOOD'; it must be a ptst\.engine"):
-        rounds_of(tmp_path, Parrot(model)).run([guarded(Single().talk(ROWS[0]), Wrong())])
+        rounds_of(tmp_path, Parrot(model)).run([guarded(Single().talk(ROWS[0]), Wrong(), ROWS[0])])
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
@@ -105,6 +105,6 @@ def test_settings_that_cannot_be_are_refused() -> None:
 def test_only_the_beginning_of_a_long_answer_is_repeated(tmp_path: Path) -> None:
     own = RepeatBack(ask="Repeat: {answer}", words=2)
     rows = [{"id": 0, "input": "one two three bad"}]
-    made = rounds_of(tmp_path, Parrot(model)).run([guarded(Single().talk(r), own) for r in rows])
+    made = rounds_of(tmp_path, Parrot(model)).run([guarded(Single().talk(r), own, r) for r in rows])
     assert made[0]["completion"] == "ONE TWO THREE BAD"
     assert made[0]["guard"][0]["asked"][1]["question"] == "Repeat: ONE TWO"

@@ -402,7 +402,7 @@ def test_this_machines_gpu_is_taken_unless_the_cpu_is_asked_for(
     monkeypatch.setattr(planning, "own_gpu", lambda: "NVIDIA H100 80GB HBM3")
     assert make_plan(paper, store).hardware.tflops == 989
     (cell,) = paper.cells
-    on_cpu = rekeyed(cell, engine=replace(cell.config.engine, device="cpu"))
+    on_cpu = rekeyed(cell, engine={**cell.config.engine, "device": "cpu"})
     assert not make_plan(replace(paper, cells=[on_cpu]), store).hardware.gpu
 
 

@@ -87,10 +87,16 @@ def test_an_interrupted_recipe_goes_on_after_the_last_finished_stage(
             recipe.make(0, resumed, compile_=False)
     assert not resumed.exists()
     recipe.make(0, resumed, compile_=False)
-    assert {p.name for p in tmp_path.iterdir()} == {"whole", "resumed"}
-    one, other = (load_file(d / "model.safetensors") for d in (whole, resumed))
-    assert one.keys() == other.keys()
-    assert all(one[name].equal(other[name]) for name in one)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "whole", "whole-base", "resumed", "resumed-base"
+    }  # fmt: skip
+    for kind in ("", "-base"):
+        folders = (tmp_path / f"{name}{kind}" for name in ("whole", "resumed"))
+        one, other = (load_file(folder / "model.safetensors") for folder in folders)
+        assert one.keys() == other.keys()
+        assert all(one[name].equal(other[name]) for name in one)
+    aligned = load_file(whole / "model.safetensors")
+    assert not all(aligned[name].equal(one[name]) for name in one)
     with pytest.raises(FileExistsError, match="whole is there already"):
         recipe.make(0, whole, compile_=False)
 

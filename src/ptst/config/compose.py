@@ -5,7 +5,8 @@ or a wrong type is an error. Nothing behind this room looks at YAML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -85,9 +86,22 @@ def compose_initialised(overrides: Sequence[str]) -> Composed:
     folders = _folders(composed.hydra.runtime.config_sources)
     with open_dict(composed):
         del composed["hydra"]
+    for group, _, value in (override.partition("=") for override in overrides):
+        if group in ("defence", "analysis"):
+            _check_names(group, re.findall(r"[\w-]+", value), composed[group])
     if isinstance(choices.get("finetune"), str) and not composed.finetune.name:
         composed.finetune.name = choices["finetune"]
     return Composed(composed, choices, folders)
+
+
+def _check_names(group: str, chosen: Sequence[str], composed: Mapping[str, Any]) -> None:
+    """Refuse a file whose one key is not its name: two of one key would be merged into one."""
+    for option in chosen:
+        if option not in composed:
+            raise ConfigError(
+                f"conf/{group}/{option}.yaml must have one key, {option}, with all else below it; "
+                f"composed are: {', '.join(composed) or 'none'}."
+            )
 
 
 def _folders(sources: Iterable[Any]) -> list[Path]:

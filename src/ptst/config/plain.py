@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ptst.schema import Config, Evaluation
+from ptst.schema import Config
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -58,7 +58,7 @@ def _fields_at(path: Sequence[str]) -> tuple[dataclasses.Field[Any], ...]:
     node: Any = Config
     for part in path:
         if get_origin(node) is dict:
-            node = Evaluation
+            node = get_args(node)[1]
             continue
         hint = get_type_hints(node).get(part) if dataclasses.is_dataclass(node) else None
         if hint is None:

@@ -26,8 +26,9 @@ AS_IT_IS = "{input}"
 
 Stop = Callable[[], bool]
 """Whether work should stop where nothing is lost (a time limit comes near)."""
-Message = Mapping[str, str]
-"""One turn of a conversation: {role, content}, the role user or assistant."""
+Message = Mapping[str, Any]
+"""One turn of a conversation: {role, content}, the role user or assistant. The content is text; of
+a user also a query's row, which then reads as a first question does."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,21 @@ class Ask:
     ids: bool = False
     watch: Watch | None = None
 
-    def then(self, reply: Reply, question: str) -> Ask:
-        """The same conversation, one exchange later: what was replied, and the next question."""
+    def then(self, reply: Reply, question: str | Mapping[str, Any]) -> Ask:
+        """The same conversation, one exchange later: what was replied, and the next question.
+
+        Args:
+            question: text, which is said as it is; or a query's row, which reads as the evaluation
+                and the test template say, as the first question of a conversation does.
+        """
         said = {"role": "assistant", "content": reply.text}
         return replace(self, later=(*self.later, said, {"role": "user", "content": question}))
 
     @property
     def question(self) -> str:
         """The words of the last question."""
-        return self.later[-1]["content"] if self.later else str(self.row["input"])
+        asked = self.later[-1]["content"] if self.later else self.row
+        return asked if isinstance(asked, str) else str(asked["input"])
 
 
 def question(text: str) -> Ask:

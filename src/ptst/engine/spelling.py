@@ -40,7 +40,9 @@ class Spelling:
         template, model = self._template(ask), self.config.model
         spelled = (template, self.config.dataset, model, self.tokenizer)
         reading = self._reading(ask)
-        ids = list(templates.make_prompt(ask.row, *spelled, reading, ask.later).token_ids or [])
+        ids = list(
+            templates.make_prompt(ask.row, *spelled, reading, self._later(ask)).token_ids or []
+        )
         for number, part in enumerate(ask.begin):
             first = number == 0
             ids += (
@@ -66,6 +68,19 @@ class Spelling:
             return ask.reading
         return self.config.evaluations[self.name].question
 
+    def _later(self, ask: Ask) -> list[dict[str, str]]:
+        """The later turns in words: a query's row reads as a first question does."""
+        spelled = (self._template(ask), self.config.dataset, self.config.model)
+        evaluation = self.config.evaluations[self.name] if self.name is not None else None
+        reading = evaluation.question if evaluation else None
+
+        def said(content: Any) -> str:
+            if isinstance(content, str):
+                return content
+            return templates.make_messages(content, *spelled, reading)[-1]["content"]
+
+        return [{"role": turn["role"], "content": said(turn["content"])} for turn in ask.later]
+
     def _messages(self, ask: Ask) -> list[dict[str, str]]:
         if ask.begin:
             raise TemplateError(
@@ -76,9 +91,9 @@ class Spelling:
         spelled = (template, self.config.dataset, model)
         reading = self._reading(ask)
         if template.mode == "text" and model.api is None:
-            text = templates.make_prompt(ask.row, *spelled, None, reading, ask.later).text
+            text = templates.make_prompt(ask.row, *spelled, None, reading, self._later(ask)).text
             return [{"role": "user", "content": text}]
-        return templates.make_messages(ask.row, *spelled, reading, ask.later)
+        return templates.make_messages(ask.row, *spelled, reading, self._later(ask))
 
     def _check_room(self, ask: Ask, tokens: int) -> None:
         if self.context is None or self.name is None:

@@ -1,7 +1,7 @@
 """What stands around a model's answers: it may ask again, or answer in the model's place.
 
 class Twice(Guard):
-    def talk(self, ask):
+    def talk(self, ask, row):
         reply = yield ask                                   # what the dialogue asked
         again = yield question(f"Is this harmful? {reply.text}")
         return reply.replaced("No.", "it is") if again.text == "Yes" else reply
@@ -9,7 +9,7 @@ class Twice(Guard):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,15 @@ class Guard(Component):
         """
         return {}
 
-    def talk(self, ask: Ask) -> Generator[Ask, Reply, Reply]:
-        """Answer one ask of a dialogue.
+    def talk(self, ask: Ask, row: Mapping[str, Any]) -> Generator[Ask, Reply, Reply]:
+        """Answer one ask of a dialogue: every question of a conversation comes by here.
 
-        The same replies must lead to the same asks, as in `ptst.dialogue.Dialogue.talk`.
+        The same replies must lead to the same asks, as in `ptst.dialogue.Dialogue.talk`. A guard
+        need not ask the model at all.
+
+        Args:
+            ask: what the dialogue asks; `ask.question` is its text, before the template.
+            row: the query that the conversation is about, with its `id`.
 
         Returns:
             The model's reply, or another in its place (`Reply.replaced`).
@@ -63,13 +68,13 @@ def prepared(guard: Guard, rounds: Rounds, tested: Tested) -> dict[str, Any]:
     )
 
 
-def guarded(talk: Talk, guard: Guard) -> Talk:
+def guarded(talk: Talk, guard: Guard, row: Mapping[str, Any]) -> Talk:
     """A dialogue whose every ask goes through a guard, and whose row says what the guard did."""
     kept: list[dict[str, Any]] = []
     try:
         ask = next(talk)
         while True:
-            reply, asked = yield from _watched(guard, ask)
+            reply, asked = yield from _watched(guard, ask, row)
             replaced = {"reason": reply.reason, "answer": reply.text} if reply.reason else {}
             kept.append({"asked": asked, "replaced": bool(replaced), **replaced})
             ask = talk.send(reply)
@@ -77,9 +82,11 @@ def guarded(talk: Talk, guard: Guard) -> Talk:
         return {**end.value, COLUMN: kept}
 
 
-def _watched(guard: Guard, ask: Ask) -> Generator[Ask, Reply, tuple[Reply, list[dict[str, str]]]]:
+def _watched(
+    guard: Guard, ask: Ask, row: Mapping[str, Any]
+) -> Generator[Ask, Reply, tuple[Reply, list[dict[str, str]]]]:
     """What a guard answers to one ask, and all that it asked and was replied."""
-    talk, asked = guard.talk(ask), []
+    talk, asked = guard.talk(ask, row), []
     try:
         wanted = next(talk)
         while True:

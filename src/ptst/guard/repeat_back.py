@@ -7,9 +7,9 @@ with a calibrated threshold. This one asks plainly and compares word by word.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from ptst.engine import Ask, Reply, question
 from ptst.errors import ConfigError
@@ -42,7 +42,7 @@ class RepeatBack(Guard):
             if getattr(self, name) < 1:
                 raise ConfigError(f"guard.{name}={getattr(self, name)} must be at least 1.")
 
-    def talk(self, ask: Ask) -> Generator[Ask, Reply, Reply]:
+    def talk(self, ask: Ask, row: Mapping[str, Any]) -> Generator[Ask, Reply, Reply]:
         """The answer, if it is empty or repeated word for word; else the refusal."""
         reply = yield ask
         words = reply.text.split()[: self.words]

@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ptst.config.plain import from_dict
 from ptst.errors import ConfigError, PtstError
+from ptst.keys import defences
 from ptst.progress import say
 from ptst.stages.summarise import read_metrics
 from ptst.store import ARTIFACTS, Store, read_json, read_jsonl
-from ptst.wording import judge_name, known_judges
+from ptst.wording import engine_in_words, judge_name, known_judges
 
 NAMES = {
     "finetune": "fine-tuning",
@@ -31,6 +33,7 @@ COLUMNS = (
     "train_template",
     "test_template",
     "defence",
+    "engine",
     "judge",
     "seed",
 )
@@ -82,7 +85,8 @@ class Artifact:
             "finetune": config["finetune"].get("name") or config["finetune"]["method"],
             "train_template": config["train_template"]["name"] if tuned else "none",
             "test_template": config["test_template"]["name"] if cell else "",
-            "defence": "+".join(config.get("defence", {})) if cell else "",
+            "defence": "+".join(defences(from_dict(config))) if cell else "",
+            "engine": engine_in_words(config["engine"]) if cell else "",
             "judge": ", ".join(dict.fromkeys(self.judges.values())) if cell else "",
             "seed": str(config["seed"]) if tuned else "",
         }

@@ -62,7 +62,8 @@ def show_list(found: Sequence[Artifact], store: Store, out: Console) -> None:
     if same:
         said = ", ".join(f"{name}={value}" for name, value in same.items())
         out.print(f"all: {said}", markup=False, soft_wrap=True)
-    counts = [f"{sum(one.stage == s for one in found)} {NAMES[s]}s" for s in LISTED]
+    kinds = {s: sum(one.stage == s for one in found) for s in LISTED}
+    counts = [f"{n} {NAMES[s]}s" for s, n in kinds.items() if n]
     out.print(f"{', '.join(counts)} in {store.root}", markup=False, soft_wrap=True)
 
 

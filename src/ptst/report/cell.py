@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ptst.cell import CellResult
+from ptst.keys import defences
 from ptst.metrics import Metric, scale_in_words, shown
 from ptst.schema import Config
 from ptst.stages.length_limit import cut_off_warnings
+from ptst.wording import engine_in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +25,7 @@ def show_cell(config: Config, result: CellResult, out: Console) -> None:
     out.print(
         f"{config.model.name} · {config.dataset.name} · finetune={config.finetune.method} · "
         f"{train} → {config.test_template.name} · seed {config.seed}"
-        + (f" · defence={'+'.join(config.defence)}" if config.defence else ""),
+        + "".join(f" · {name}={value}" for name, value in _own(config).items()),
         markup=False,
     )
     if result.metrics is not None:
@@ -47,6 +49,12 @@ def show_cell(config: Config, result: CellResult, out: Console) -> None:
     out.print(f"made: {made or 'nothing, all of it was in the store'}")
     where = f"cell {result.keys.cell} in {config.paths.store}"
     out.print(where, soft_wrap=True, markup=False)
+
+
+def _own(config: Config) -> dict[str, str]:
+    """What most cells do not have: a defence, or another engine than transformers'."""
+    named = {"defence": "+".join(defences(config)), "engine": engine_in_words(config.engine)}
+    return {name: value for name, value in named.items() if value}
 
 
 def _figures(m: Metric) -> list[str]:

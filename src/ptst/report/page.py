@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptst.metrics import shown
+from ptst.report.analyses import HEAD
 from ptst.report.pictures import (
     ALONG,
     LOSS,
@@ -97,6 +98,7 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
             for safety, _ in scatter_pairs(results)
             if (image := _image(pictures, scatter_name(safety.split)))
         ],
+        analyses=[HEAD, *(one.in_words for one in results.analyses)] if results.analyses else [],
         along=_image(pictures, ALONG),
         loss=_image(pictures, LOSS),
         judged={

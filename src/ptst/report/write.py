@@ -34,10 +34,14 @@ def write_report(results: Results, store: Store) -> Path:
             "code": [fingerprint(file) for file in code],
             "audit": [table.audit for table in results.tables],
             "paper": fingerprint(PAPER),
+            **(
+                {"analyses": found} if (found := [one.in_words for one in results.analyses]) else {}
+            ),
         }
     )
     if _is_there(folder, key):
         return folder
+    from ptst.report.analyses import analyses_csv
     from ptst.report.page import page
     from ptst.report.pictures import draw_all
     from ptst.report.rows import write_rows
@@ -58,11 +62,15 @@ def write_report(results: Results, store: Store) -> Path:
         "table.csv": tidy_csv(results),
         "index.html": page(results, store, pictures),
     }
-    by_category = category_csv(results)
-    if by_category is None:
-        (folder / "categories.csv").unlink(missing_ok=True)
-    else:
-        texts["categories.csv"] = by_category
+    optional = {
+        "categories.csv": category_csv(results),
+        "analyses.csv": analyses_csv(results.analyses),
+    }
+    for name, text in optional.items():
+        if text is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            texts[name] = text
     for name, text in texts.items():
         write_atomic(folder / name, text)
     rows = write_rows(grid, store, folder, made, known)

@@ -64,11 +64,11 @@ def generate(
             for sample in range(samples):
                 talks = [dialogue.talk(row) for row in rows]
                 if guard:
-                    talks = [guarded(talk, guard) for talk in talks]
+                    pairs = zip(talks, rows, strict=True)
+                    talks = [guarded(talk, guard, row) for talk, row in pairs]
                 numbered = {"sample": sample} if samples > 1 else {}
-                columns = rounds.run(talks, sample=sample)
-                pairs = zip(rows, columns, strict=True)
-                completions += [{**row, **numbered, **own} for row, own in pairs]
+                columns = zip(rows, rounds.run(talks, sample=sample), strict=True)
+                completions += [{**row, **numbered, **own} for row, own in columns]
         write_jsonl(work.result / "completions.jsonl", completions)
         made[f"generate {name}"] = time.monotonic() - started
         facts = _facts(name, config, engine, queries, model, rounds, completions) | guarding

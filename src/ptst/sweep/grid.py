@@ -15,7 +15,7 @@ from pathlib import Path
 from ptst.config.check_evaluation import left_out
 from ptst.config.compose import checked, composed_raw, options
 from ptst.errors import ConfigError, DataError, PtstError
-from ptst.keys import CellKeys, cell_keys
+from ptst.keys import CellKeys, cell_keys, defences
 from ptst.paths import ROOT
 from ptst.progress import say
 from ptst.schema import Config, Sweep
@@ -196,26 +196,15 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
     }
     if tuned:
         coordinates["seed"] = str(config.seed)
-    defences = _defences(config)
-    if defences or "defence" in varied:
-        coordinates["defence"] = defences or "none"
+    counted = defences(config)
+    if counted or "defence" in varied:
+        coordinates["defence"] = "+".join(counted) or "none"
     for key, value in varied.items():
         group, _, mount = key.rpartition("@")
         known = (mount or group) in coordinates or key in ("seed", "analysis")
         if not known and (tuned or not finetuning_only(key)):
             coordinates[key] = value
     return coordinates
-
-
-def _defences(config: Config) -> str:
-    """The names of the defences that count: what is trained on does not, where nothing is
-    trained."""
-    tuned = config.finetune.method != "none"
-    return "+".join(
-        name
-        for name, own in config.defence.items()
-        if own.posthoc is not None or own.guard is not None or tuned
-    )
 
 
 def _no_keys(config: Config) -> CellKeys:

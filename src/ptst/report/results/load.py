@@ -9,6 +9,7 @@ from dataclasses import replace
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.report.agreement import COMPLIED, audit_of, in_words
+from ptst.report.analyses import analyses_of
 from ptst.report.results.contrasts import contrasts_of
 from ptst.report.results.entries import reported, table_of
 from ptst.report.results.layout import splits_of
@@ -54,7 +55,9 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
                     parts = replace(parts, audit=audit, settings=settings)
                 made = replace(table, by_category=parts, audit=audit, settings=settings)
                 tables.append(made)
-    return Results(grid, dict(states), tuple(tables), contrasts_of(grid.sweep, tables, read))
+    contrasts = contrasts_of(grid.sweep, tables, read)
+    analyses = tuple(analyses_of(grid, store))
+    return Results(grid, dict(states), tuple(tables), contrasts, analyses)
 
 
 def _settings(grid: Grid, cell: GridCell, metric: str) -> dict[str, str]:

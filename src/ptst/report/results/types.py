@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ptst.metrics import Better, Metric, Scale, known_sum
+from ptst.report.analyses import Found
 from ptst.status.states import CellState
 from ptst.sweep.grid import Grid, GridCell
 
@@ -186,6 +187,7 @@ class Results:
     """By cell key."""
     tables: tuple[Table, ...]
     contrasts: tuple[Contrast, ...]
+    analyses: tuple[Found, ...] = ()
 
 
 Place = tuple[str, str]

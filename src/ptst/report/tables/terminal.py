@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ptst.report.analyses import HEAD
 from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
 from ptst.report.tables.captions import (
@@ -38,6 +39,15 @@ def show(results: Results, out: Console) -> None:
             out.print(_contrasts(chosen))
     if results.contrasts:
         out.print(Text(test_note(results.contrasts), "dim"))
+    if results.analyses:
+        out.print()
+        out.print(Text("Analyses", "bold"))
+        listed = RichTable(box=None, pad_edge=False)
+        for column in HEAD:
+            listed.add_column(column, justify="right" if column == "number" else "left")
+        for one in results.analyses:
+            listed.add_row(*map(Text, one.in_words))
+        out.print(listed)
     out.print()
     for line in state_lines(results):
         out.print(Text(line, "yellow"))
