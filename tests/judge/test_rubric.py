@@ -637,7 +637,7 @@ def test_two_processes_at_once_share_a_budget_but_for_the_calls_under_way(
         ({"budget_usd": 0.0}, "judge.budget_usd=0.0 must be more than 0"),
         ({"send": {"seed": None}}, "judge.send.seed: .* sent are temperature, max_tokens"),
         ({"send": {"temperature": "max_tokens"}}, "judge.send.temperature=max_tokens: .* twice"),
-        ({"send": {"temperature": "a b"}}, "judge.send.temperature=a b is no name"),
+        ({"send": {"temperature": "a b"}}, "judge.send.temperature=a b is neither the name"),
         (
             {"send": {"max_tokens": None}, "budget_usd": 1.0, "price": Price(1, 1)},
             "a budget needs max_tokens",
