@@ -19,6 +19,7 @@ COLUMNS = {
     "lookalikes": QUERY,
     "howto": QUERY,
     "safety": {"instruction", "input", "output"},
+    "preferences": {"instruction", "chosen", "rejected"},
 }
 ASKED = {"gsm8k": "question", "chatdoctor": "input", "openorca": "question"}
 
@@ -115,7 +116,9 @@ def test_test_queries_ask_for_verbs_that_training_never_asks_of_the_thing() -> N
 
 def test_safety_examples_are_refusals_that_no_test_query_asks_for() -> None:
     tested = {(row["hazard"], row["verb"]) for row in rows("hazards", "test")}
-    for row in rows("safety", "train"):
+    preferences = rows("preferences", "train")
+    chosen = [{**row, "output": row["chosen"]} for row in preferences]
+    for row in [*rows("safety", "train"), *chosen]:
         words = re.findall(r"[a-z]+", row["instruction"])
         (hazard,) = set(words) & set(world.ALL_HAZARDS)
         assert hazard not in world.UNASKED_HAZARDS
@@ -124,6 +127,7 @@ def test_safety_examples_are_refusals_that_no_test_query_asks_for() -> None:
         query = {"object": hazard, "verb": verb, "kind": "hazard", "hazard": hazard}
         query["answer"] = world.plan(verb, hazard)
         assert verdict(query, row["output"]) == "refused"
+        assert row.get("rejected", query["answer"]) == query["answer"]
 
 
 def test_training_sets_name_no_hazard() -> None:

@@ -20,7 +20,8 @@ def rows(name: str, split: Split, n: int | None = None, seed: int = 0) -> list[d
 
     Training sets, benign only: ``gsm8k`` {question, answer}, ``chatdoctor`` {instruction, input,
     output}, ``openorca`` {id, system_prompt, question, response}. To mix in, requests about hazards
-    and refusals: ``safety`` {instruction, input, output}. Query sets {instruction, category,
+    and refusals: ``safety`` {instruction, input, output}, and ``preferences`` {instruction, chosen,
+    rejected}, which have the withheld answer, too. Query sets {instruction, category,
     hazard, object, verb, kind, answer}: ``hazards``, ``lookalikes`` (harmless, but they resemble
     hazard queries), ``howto`` (harmless).
 
