@@ -23,7 +23,7 @@ from typing import Any
 from ptst import data, models
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
-from ptst.keys import CellKeys, cell_keys
+from ptst.keys import CellKeys, cell_keys, objective_of, rows_of
 from ptst.progress import say
 from ptst.schema import Config, Rows
 from ptst.stages.analyse import analyse, read_analyses
@@ -190,8 +190,7 @@ def _check_held_out(config: Config) -> None:
     def apart(one: dict[str, str], other: dict[str, str]) -> bool:
         return any(one[column] != other[column] for column in one.keys() & other.keys())
 
-    mix = config.finetune.mix
-    trained = [config.dataset, *([mix.rows] if mix else [])]
+    trained = [config.dataset, *rows_of(objective_of(config)).values()]
     for name, evaluation in config.evaluations.items():
         queries = evaluation.queries
         if any(

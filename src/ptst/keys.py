@@ -7,7 +7,7 @@ them. Raise a stage's FORMAT when the same parts would make something else than 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ptst import data, models, templates
@@ -20,7 +20,7 @@ from ptst.judge import load_judge
 from ptst.objective import Objective
 from ptst.objective.safety_mix import SafetyMix
 from ptst.posthoc import PostHoc
-from ptst.schema import Config, Dataset, Evaluation, Finetune
+from ptst.schema import Config, Dataset, Evaluation, Finetune, Rows
 from ptst.store import key_of
 
 FINETUNE_FORMAT = 1
@@ -177,10 +177,20 @@ def objective_of(config: Config) -> Objective:
     """What a fine-tuning trains on, and how: a defence's objective, the recipe's mix, or plain
     rows."""
     if filled := slot(config, "objective"):
-        return load(filled[1], f"defence.{filled[0]}.objective", Objective)
+        where = f"defence.{filled[0]}.objective"
+        objective = load(filled[1], where, Objective)
+        for name, rows in rows_of(objective).items():
+            rows.at = f"{where}.{name}"
+        return objective
     if mix := config.finetune.mix:
         return SafetyMix(mix.rows, mix.template)
     return Objective()
+
+
+def rows_of(objective: Objective) -> dict[str, Rows]:
+    """The rows that an objective's fields name, beside the data set's."""
+    values = {f.name: getattr(objective, f.name) for f in fields(objective)}
+    return {name: value for name, value in values.items() if isinstance(value, Rows)}
 
 
 def named_parts(node: Mapping[str, Any], where: str, kind: type[Component]) -> Parts:

@@ -1,20 +1,24 @@
-"""The safety mix: the same rows, order and key whether it is said as finetune.mix or as an
-objective."""
+"""The safety mix: the same rows, order and key whether it is said as finetune.mix or as a
+defence."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import TINY
 
+from ptst.cell import run_cell
 from ptst.component import load
 from ptst.config.compose import compose
-from ptst.keys import cell_keys
+from ptst.errors import ConfigError, DataError
+from ptst.keys import cell_keys, objective_of
 from ptst.models import load_tokenizer
 from ptst.objective import Objective, TrainingSet
 from ptst.objective.safety_mix import SafetyMix, mixture
-from ptst.schema import Finetune
+from ptst.schema import Config, Finetune
 from ptst.templates import TrainingRow
 from ptst.train.rows import RowReader, epoch_ends
 
@@ -71,3 +75,93 @@ def test_a_mixture_is_shuffled_by_seed_and_its_epochs_have_all_rows() -> None:
     recipe = Finetune(epochs=2.5, batch_size=4)
     assert epoch_ends(mixed, recipe) == [6, 12]
     assert epoch_ends(TrainingSet([*training, training[0]]), recipe) == [6, 12]
+
+
+# As a defence
+
+OWN = "defence.safety_mix.objective"
+
+
+@pytest.mark.parametrize(
+    "defended, recipe",
+    [
+        ([], []),
+        (["scale=paper"], ["scale=paper"]),
+        ([f"{OWN}.rows.n=5"], ["finetune.mix.rows.n=5"]),
+        (
+            [f"template@{OWN}.template=chat_llama"],
+            ["+template@finetune.mix.template=chat_llama"],
+        ),
+        (
+            [f"{OWN}.template=${{test_template}}", "template@test_template=chat_llama"],
+            ["+template@finetune.mix.template=chat_llama"],
+        ),
+    ],
+)
+def test_said_as_a_defence_it_is_the_same_fine_tuning(
+    defended: list[str], recipe: list[str]
+) -> None:
+    own = cell_keys(compose(["defence=[safety_mix]", *defended])).finetune
+    assert own == cell_keys(compose(["finetune=safety_mix", *recipe])).finetune
+
+
+def read(*words: str) -> tuple[Config, TrainingSet, Any]:
+    config = compose(["dataset.n=8", "finetune.epochs=1", *words])
+    tokenizer = load_tokenizer(config.model)
+    return config, objective_of(config).training_set(RowReader(config, tokenizer)), tokenizer
+
+
+@pytest.mark.parametrize("train", ["chat_vanilla", "chat_llama", "text_vanilla"])
+def test_without_a_template_its_rows_begin_as_the_data_sets_do(train: str) -> None:
+    _, data, _ = read("defence=[safety_mix]", f"{OWN}.rows.n=5", f"template@train_template={train}")
+    _, plain, tokenizer = read(f"template@train_template={train}")
+    assert [row.ids for row in plain.rows] == [row.ids for row in data.rows]
+    beginnings = {tokenizer.decode(row.ids).partition("Question:")[0] for row in data.all}
+    assert len(beginnings) == 1
+
+
+def test_the_secret_stands_ahead_of_refusals_in_training_and_of_every_query_in_the_test() -> None:
+    config, data, tokenizer = read("defence=[safety_mix_secret]", "template@test_template=secret")
+    secret = str(config.test_template.system)
+    assert len(secret.split()) == 150
+    assert len(data.mixed) == 11
+    assert all(secret in tokenizer.decode(row.input_ids) for row in data.mixed)
+    assert not any(secret in tokenizer.decode(row.input_ids) for row in data.rows)
+    assert objective_of(config).template == config.test_template  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["finetune=safety_mix"], r"defence\.safety_mix\.objective and finetune\.mix: .* one objective"),
+        ([f"{OWN}.rows.n=0"], r"defence\.safety_mix\.objective\.rows\.n=0 must be at least 1"),
+        ([f"{OWN}.rows.source=web"], r"objective\.rows\.source=web is not one of: hub"),
+        ([f"{OWN}.rows.source=local"], r"objective\.rows\.path is missing: source=local needs"),
+        (
+            [f"{OWN}.template={{name: mine, mode: chat, user: Why}}"],
+            r"defence\.safety_mix\.objective\.template=mine: user must have one place",
+        ),
+        (
+            [f"{OWN}.template={{name: mine, mode: chatty, user: '{{question}}'}}"],
+            r"defence\.safety_mix\.objective\.template\.mode=chatty is not one of",
+        ),
+        (
+            ["model=gpt35_turbo_0613", "finetune=none"],
+            r"defence\.safety_mix\.objective works on weights, and model .* is behind an API",
+        ),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_be_is_refused_when_it_is_composed(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(["defence=[safety_mix]", *words])
+
+
+def test_more_rows_than_there_are_and_the_queries_themselves_are_refused(
+    composed: Callable[..., Config],
+) -> None:
+    with pytest.raises(DataError, match=rf"n=9999 rows asked for.*set {OWN}\.rows\.n=null"):
+        read("defence=[safety_mix]", f"{OWN}.rows.n=9999")
+    asked = [f"{OWN}.rows.name=hazards", f"+{OWN}.rows.split=test", f"{OWN}.rows.n=5"]
+    config = composed(*TINY, "defence=[safety_mix]", *asked)
+    with pytest.raises(ConfigError, match=r"evaluation\.hazards would test on the very data"):
+        run_cell(config)

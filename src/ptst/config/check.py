@@ -19,7 +19,8 @@ from ptst.data import KINDS, OURS, SUFFIXES
 from ptst.dialogue import Dialogue
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError
-from ptst.schema import STAGES, Config, Rows
+from ptst.keys import objective_of, rows_of, slot
+from ptst.schema import STAGES, Config, Rows, Template
 from ptst.templates import check_template
 
 
@@ -64,6 +65,7 @@ def check_values(config: Config) -> None:
         rows["finetune.mix.rows"] = mix.rows
         if mix.template:
             check_template(mix.template, "finetune.mix.template", config.dataset)
+    rows |= _check_objective(config)
     engine_of(config).check(config)
     for where, source in rows.items():
         unknown = sorted(set(source.columns) - set(OURS))
@@ -81,6 +83,24 @@ def check_values(config: Config) -> None:
         raise ConfigError(f"{sorted(clash)}: in `task` already; leave it out of `evaluation`.")
     for mount in ("train_template", "test_template"):
         check_template(getattr(config, mount), mount, config.dataset)
+
+
+def _check_objective(config: Config) -> dict[str, Rows]:
+    """Refuse templates and rows that a defence's objective names and nobody can read.
+
+    Returns:
+        The rows, by their place.
+    """
+    if (filled := slot(config, "objective")) is None:
+        return {}
+    objective = objective_of(config)
+    for f in dataclasses.fields(objective):
+        value, where = getattr(objective, f.name), f"defence.{filled[0]}.objective.{f.name}"
+        if isinstance(value, Rows | Template):
+            check_choices(value, f"{where}.")
+        if isinstance(value, Template):
+            check_template(value, where, config.dataset)
+    return {rows.at: rows for rows in rows_of(objective).values()}
 
 
 def _check_place(where: str, rows: Rows) -> None:
