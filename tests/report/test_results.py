@@ -557,6 +557,9 @@ def test_the_paper_s_kinds_of_fine_tuning_stand_beside_their_own_numbers(tmp_pat
     for own, kind in (([], "safety_mix"), (["+template@finetune.mix.template=chat_llama"], None)):
         (cell,) = expand(["finetune=safety_mix", *own]).cells
         assert published._kind(cell) == kind
+    for chosen in ("defence=[safety_mix]", "defence=[add_noise]"):
+        (cell,) = expand([chosen]).cells
+        assert published._kind(cell) is None
 
 
 def test_seeds_of_a_query_are_one_unit_of_the_test(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 
+from ptst.keys import defences
 from ptst.paths import ROOT
 from ptst.report.results.layout import is_tuned
 from ptst.report.results.scores import evaluation_of
@@ -87,11 +88,14 @@ def rows_for(
 
 
 def _kind(cell: GridCell) -> str | None:
-    """What the paper calls a cell's fine-tuning; None for one that it does not have.
+    """What the paper calls a cell's fine-tuning; None for one that it does not have, as with a
+    defence.
 
     Whatever trains on the data set's rows alone is its plain fine-tuning; of mixes it has the
     option safety_mix, whose safety examples are written under the train template.
     """
+    if defences(cell.config):
+        return None
     if not is_tuned(cell):
         return "none"
     mix = cell.config.finetune.mix
