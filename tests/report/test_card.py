@@ -16,9 +16,11 @@ from ptst import cli
 from ptst.cell import CellResult, run_cell
 from ptst.config.compose import compose
 from ptst.judge.keywords import Keywords
+from ptst.keys import cell_keys
 from ptst.metrics import Metric
 from ptst.paths import CONF, ROOT
 from ptst.report.card import Measured, Row, _advice, model_card
+from ptst.report.card_sources import mixed_in
 from ptst.schema import Config, Evaluation, Template
 from ptst.store import Store, read_json, read_jsonl
 
@@ -308,3 +310,12 @@ def test_two_templates_of_one_name_are_told_apart(
         if line.startswith("| fine-tuned | `chat_llama")
     }
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("choice", ["finetune=safety_mix", "defence=[safety_mix]"])
+def test_rows_that_are_mixed_in_are_named_however_they_were_chosen(choice: str) -> None:
+    config = compose(["scale=paper", choice])
+    said = mixed_in(config, cell_keys(config).finetune_parts)
+    assert said and "safety_tuned_llamas" in said
+    plain = compose(["scale=paper"])
+    assert mixed_in(plain, cell_keys(plain).finetune_parts) is None

@@ -105,11 +105,11 @@ def test_what_an_api_takes_is_not_known_and_said_so(tmp_path: Path) -> None:
 
 def test_safety_examples_lengthen_a_training_by_one_pass_over_them(tmp_path: Path) -> None:
     one = ["scale=paper", "evaluation=[directharm4]"]
-    plain, mixed = (
-        make_plan(expand([*one, f"finetune={recipe}"]), Store(tmp_path)).stages["finetune"].seconds
-        for recipe in ("lora_gsm8k", "safety_mix")
+    plain, mixed, defended = (
+        make_plan(expand([*one, choice]), Store(tmp_path)).stages["finetune"].seconds
+        for choice in ("finetune=lora_gsm8k", "finetune=safety_mix", "defence=[safety_mix]")
     )
-    assert plain and mixed
+    assert plain and mixed and mixed == defended
     assert mixed / plain == pytest.approx((6 * 7473 + 2483) / (6 * 7473), rel=1e-3)
 
 

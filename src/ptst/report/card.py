@@ -100,7 +100,7 @@ def model_card(config: Config, store: Store) -> str:
         page=None if local_folder(made.model) else f"https://huggingface.co/{made.model.path}",
         licence=licence.get("license_name") or licence.get("license"),
         trained_on=source_of_rows(made.dataset, keys.finetune_parts["rows"], facts),
-        mixed=mixed_in(made.finetune, keys.finetune_parts),
+        mixed=mixed_in(made, keys.finetune_parts),
         spelled=spelled_by(made.model),
         template=indented(made.train_template),
         others={

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from ptst.chat import chat_source
-from ptst.keys import Parts
+from ptst.keys import Parts, objective_of
 from ptst.models import local_folder
-from ptst.schema import Finetune, Model, Rows, Template
+from ptst.objective.safety_mix import SafetyMix
+from ptst.schema import Config, Model, Rows, Template
 from ptst.wording import rows_in_words
 
 
@@ -71,10 +72,11 @@ def source_of_rows(rows: Rows, parts: Parts, facts: Mapping[str, Any]) -> str:
     return rows_in_words(rows)
 
 
-def mixed_in(recipe: Finetune, parts: Parts) -> str | None:
-    if recipe.mix is None:
+def mixed_in(config: Config, parts: Parts) -> str | None:
+    mix = objective_of(config)
+    if not isinstance(mix, SafetyMix):
         return None
-    return source_of_rows(recipe.mix.rows, parts["recipe"]["mix"]["rows"], {})
+    return source_of_rows(mix.rows, parts["recipe"]["mix"]["rows"], {})
 
 
 def _commit(commit: str | None) -> str:

@@ -11,8 +11,9 @@ from ptst.engine.chosen import engine_of
 from ptst.engine.transformers import Transformers
 from ptst.errors import DataError
 from ptst.estimates import ESTIMATES, Lengths
-from ptst.keys import EvaluationKeys, Parts
+from ptst.keys import EvaluationKeys, Parts, objective_of
 from ptst.metrics import known_sum
+from ptst.objective.safety_mix import SafetyMix
 from ptst.schema import Config, Evaluation, Model, Rows, Template
 from ptst.store import key_of
 from ptst.sweep.formulas import (
@@ -94,7 +95,8 @@ def _finetune(job: Job, basis: Basis) -> Estimate:
     if per_row is None:
         return _no_lengths(config.dataset, basis)
     seen = rows.n
-    if seen is not None and (mix := config.finetune.mix):  # once in all epochs, taken to be as long
+    mix = objective_of(config)
+    if seen is not None and isinstance(mix, SafetyMix):  # once in all epochs, taken to be as long
         mixed = _set(mix.rows, parts["recipe"]["mix"]["rows"], ("input", "output"), basis)
         seen = None if mixed.n is None else seen + round(mixed.n / config.finetune.epochs)
     tokens = training_tokens(config.finetune, seen, per_row)
