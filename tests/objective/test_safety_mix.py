@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 from conftest import TINY
 
+from ptst import micro
 from ptst.cell import run_cell
 from ptst.component import load
 from ptst.config.compose import compose
+from ptst.data import load_rows
 from ptst.errors import ConfigError, DataError
 from ptst.keys import cell_keys, objective_of
 from ptst.models import load_tokenizer
 from ptst.objective import Objective, TrainingSet
 from ptst.objective.safety_mix import SafetyMix, mixture
 from ptst.schema import Config, Finetune
+from ptst.sweep.grid import expand
 from ptst.templates import TrainingRow
 from ptst.train.rows import RowReader, epoch_ends
 
@@ -87,6 +90,10 @@ OWN = "defence.safety_mix.objective"
     [
         ([], []),
         (["scale=paper"], ["scale=paper"]),
+        (
+            ["scale=paper", f"{OWN}.rows.n=11", f"{OWN}.rows.draw_seed=1"],
+            ["scale=paper", "finetune.mix.rows.n=11", "finetune.mix.rows.draw_seed=1"],
+        ),
         ([f"{OWN}.rows.n=5"], ["finetune.mix.rows.n=5"]),
         (
             [f"template@{OWN}.template=chat_llama"],
@@ -103,6 +110,17 @@ def test_said_as_a_defence_it_is_the_same_fine_tuning(
 ) -> None:
     own = cell_keys(compose(["defence=[safety_mix]", *defended])).finetune
     assert own == cell_keys(compose(["finetune=safety_mix", *recipe])).finetune
+
+
+def test_the_template_of_its_rows_is_an_axis_of_a_grid() -> None:
+    axis = f"template@{OWN}.template"
+    cells = expand(["defence=[safety_mix]", f"{axis}=chat_vanilla,chat_llama"]).cells
+    assert [cell.coordinates[axis] for cell in cells] == ["chat_vanilla", "chat_llama"]
+    tests = "template@test_template=chat_vanilla,chat_llama"
+    as_tested = expand(["defence=[safety_mix]", f"{OWN}.template=${{test_template}}", tests]).cells
+    assert [c.keys.finetune for c in as_tested] == [c.keys.finetune for c in cells]
+    with pytest.raises(ConfigError, match=r"Could not find 'template/nope'\s+Available options"):
+        compose(["defence=[safety_mix]", f"{axis}=nope"])
 
 
 def read(*words: str) -> tuple[Config, TrainingSet, Any]:
@@ -128,6 +146,13 @@ def test_the_secret_stands_ahead_of_refusals_in_training_and_of_every_query_in_t
     assert all(secret in tokenizer.decode(row.input_ids) for row in data.mixed)
     assert not any(secret in tokenizer.decode(row.input_ids) for row in data.rows)
     assert objective_of(config).template == config.test_template  # type: ignore[attr-defined]
+
+
+def test_no_refusal_of_the_micro_world_answers_a_question_of_an_evaluation() -> None:
+    config = compose(["evaluation=[hazards,lookalikes,howto]"])
+    trained = {row["instruction"] for row in micro.rows("safety", "train", None)}
+    for evaluation in config.evaluations.values():
+        assert not trained & {row["input"] for row in load_rows(evaluation.queries, ("input",))}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +186,7 @@ def test_more_rows_than_there_are_and_the_queries_themselves_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=rf"n=9999 rows asked for.*set {OWN}\.rows\.n=null"):
         read("defence=[safety_mix]", f"{OWN}.rows.n=9999")
-    asked = [f"{OWN}.rows.name=hazards", f"+{OWN}.rows.split=test", f"{OWN}.rows.n=5"]
+    asked = [f"{OWN}.rows.name=hazards", f"{OWN}.rows.split=test", f"{OWN}.rows.n=5"]
     config = composed(*TINY, "defence=[safety_mix]", *asked)
     with pytest.raises(ConfigError, match=r"evaluation\.hazards would test on the very data"):
         run_cell(config)
