@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,9 @@ def write_report(results: Results, store: Store) -> Path:
         The report's folder.
     """
     grid = results.grid
-    here = Path(__file__).parent
     folder = Path(grid.reports).expanduser() / grid.report_name
     made = _made(grid, store)
-    code = sorted([*here.rglob("*.py"), *here.rglob("*.j2")])
-    key = key_of(
-        {
-            "sweep": [dataclasses.asdict(grid.sweep), grid.scale],
-            "cells": [
-                [c.coordinates, c.keys.cell, dataclasses.asdict(c.config)] for c in grid.cells
-            ],
-            "made": made,
-            "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
-            "code": [fingerprint(file) for file in code],
-            "audit": [table.audit for table in results.tables],
-            "paper": fingerprint(PAPER),
-            **(
-                {"analyses": found} if (found := [one.in_words for one in results.analyses]) else {}
-            ),
-        }
-    )
+    key = _key(results, made)
     if _is_there(folder, key):
         return folder
     from ptst.report.analyses import analyses_csv
@@ -77,6 +61,28 @@ def write_report(results: Results, store: Store) -> Path:
     files = sorted([*texts, *pictures, *rows])
     write_json(folder / "report.json", {"key": key, "files": files, "rows": rows})
     return folder
+
+
+def _key(results: Results, made: Mapping[str, int | None]) -> str:
+    """A hash of all that decides what the report says, and of the code that says it."""
+    grid, here = results.grid, Path(__file__).parent
+    code = sorted([*here.rglob("*.py"), *here.rglob("*.j2")])
+    return key_of(
+        {
+            "sweep": [dataclasses.asdict(grid.sweep), grid.scale],
+            "cells": [
+                [c.coordinates, c.keys.cell, dataclasses.asdict(c.config)] for c in grid.cells
+            ],
+            "made": made,
+            "states": {cell: dataclasses.asdict(state) for cell, state in results.states.items()},
+            "code": [fingerprint(file) for file in code],
+            "audit": [table.audit for table in results.tables],
+            "paper": fingerprint(PAPER),
+            **(
+                {"analyses": found} if (found := [one.in_words for one in results.analyses]) else {}
+            ),
+        }
+    )
 
 
 def _made(grid: Grid, store: Store) -> dict[str, int | None]:
