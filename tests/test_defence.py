@@ -30,16 +30,23 @@ NOISE = "defence=[add_noise]"
 NORM = "analysis=[norm_of_change]"
 
 
-def nodes(group: str) -> list[tuple[str, str, Any]]:
-    """(override that chooses it, dotted place, node) of every component in conf/<group>/."""
+def words_for(group: str, name: str) -> list[str]:
+    """What chooses a component: one that needs the base of a model is used with one that has it."""
+    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+    return [f"{group}=[{name}]", *(["model=micro_aligned"] if "unaligned:" in text else [])]
+
+
+def nodes(group: str) -> list[tuple[list[str], str, Any]]:
+    """(overrides that choose it, dotted place, node) of every component in conf/<group>/."""
     found = []
     for name in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
-        chosen = getattr(compose([f"{group}=[{name}]"]), group)[name]
+        words = words_for(group, name)
+        chosen = getattr(compose(words), group)[name]
         if group == "analysis":
-            found.append((f"{group}=[{name}]", f"analysis.{name}", chosen))
+            found.append((words, f"analysis.{name}", chosen))
         for slot in SLOTS if group == "defence" else ():
             if node := getattr(chosen, slot):
-                found.append((f"{group}=[{name}]", f"defence.{name}.{slot}", node))
+                found.append((words, f"defence.{name}.{slot}", node))
     return found
 
 
@@ -61,16 +68,16 @@ def test_every_engine_is_composed_and_its_fields_decide_what_they_say(name: str)
 
 @pytest.mark.parametrize("chosen, place, node", ALL, ids=[place for _, place, _ in ALL])
 def test_each_field_that_is_not_about_speed_changes_the_key(
-    chosen: str, place: str, node: Any
+    chosen: list[str], place: str, node: Any
 ) -> None:
     kind = Analysis if place.startswith("analysis") else SLOTS[place.rpartition(".")[2]]
     component = load(node, place, kind)
-    keys = cell_keys(compose([chosen]))
+    keys = cell_keys(compose(chosen))
     for f in dataclasses.fields(component):
         value = getattr(component, f.name)
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        other = cell_keys(compose([chosen, f"{place}.{f.name}={value + 1}"]))
+        other = cell_keys(compose([*chosen, f"{place}.{f.name}={value + 1}"]))
         changed = {a.key for a in keys.artifacts} != {a.key for a in other.artifacts}
         assert changed == f.metadata.get("key", True), f.name
 
@@ -155,7 +162,7 @@ DEFENCES = sorted(path.stem for path in (CONF / "defence").glob("*.yaml"))
 def test_stopped_at_every_turn_a_defended_cell_comes_to_the_same(
     name: str, composed: Callable[..., Config]
 ) -> None:
-    words = [*TINY, f"defence=[{name}]", "finetune.max_steps=2"]
+    words = [*TINY, *words_for("defence", name), "finetune.max_steps=2"]
     whole, stopped = composed(*words), composed(*words)
     stopped.paths.store = f"{whole.paths.store}-stopped"
     asked = count(1)

@@ -1,0 +1,128 @@
+"""The model before its alignment, for steps that need the direction in which alignment moved it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptst import models
+from ptst.component import Parts, speed
+from ptst.errors import ConfigError
+from ptst.schema import Model
+
+SHAPE = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+"""What two config.json have in common where all weights have the same shapes."""
+
+
+@dataclass
+class Unaligned:
+    """Names the base of the cell's model: the same weights before alignment."""
+
+    path: str = ""
+    """A folder, or a hub id."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    dtype: str = "float32"
+    """The precision in which its weights are read."""
+    only_for: str | None = speed(None)
+    """Path of the model that it is the base of; another model is refused. None: any model of its
+    shape."""
+
+    def __post_init__(self) -> None:
+        choices = ("float32", "bfloat16", "float16")
+        if self.dtype not in choices:
+            raise ConfigError(f"unaligned.dtype={self.dtype} is not one of: {', '.join(choices)}.")
+
+    @property
+    def model(self) -> Model:
+        """As what loads it."""
+        return Model("the unaligned model", self.path, revision=self.revision, dtype=self.dtype)
+
+    def parts(self) -> Parts:
+        """Its part of a key: a folder counts by its content."""
+        return {**models.weights(self.model, "unaligned.path"), "dtype": self.dtype}
+
+    def check(self, aligned: Model) -> None:
+        """Refuse what cannot be the base of the cell's model, as far as files on this disk say.
+
+        Raises:
+            ConfigError: saying what is wrong, and what would be right.
+        """
+        if not self.path:
+            raise ConfigError(
+                "unaligned.path is missing: name the model from which the cell's was aligned."
+            )
+        if self.only_for is not None and _place(Model(path=self.only_for)) != _place(aligned):
+            raise ConfigError(
+                f"unaligned.path={self.path} is the base of {self.only_for}, not of model "
+                f"{aligned.name} ({aligned.path}): choose the model that it belongs to (of the micro "
+                "world model=micro_aligned), or name this model's own base in unaligned.path, with "
+                "unaligned.only_for=null."
+            )
+        if models.weights(self.model, "unaligned.path") == models.weights(aligned):
+            raise ConfigError(
+                f"unaligned.path={self.path} is model {aligned.name} itself: there is no direction "
+                "of alignment between the two; name its base."
+            )
+        self._check_files(aligned)
+
+    def _check_files(self, aligned: Model) -> None:
+        """The shapes and the vocabulary; models of the hub are not downloaded for that."""
+        before, after = models.local_folder(self.model), models.local_folder(aligned)
+        if before is None or after is None:
+            return
+        shapes = [_json(folder / "config.json") for folder in (before, after)]
+        for name in SHAPE:
+            a, b = (shape.get(name) for shape in shapes)
+            if a != b:
+                raise ConfigError(
+                    f"unaligned.path={self.path} has {name}={a}, and model {aligned.name} has {b}: "
+                    "both must have the same shape."
+                )
+        files = [folder / "tokenizer.json" for folder in (before, after)]
+        if all(file.is_file() for file in files):
+            a, b = (_json(file)["model"].get("vocab") for file in files)
+            if a != b:
+                raise ConfigError(
+                    f"unaligned.path={self.path} has another vocabulary than model {aligned.name}: "
+                    "it cannot be its base."
+                )
+
+    def load_like(self, base: Any) -> Any:
+        """The model, on the CPU.
+
+        Args:
+            base: the aligned model.
+
+        Raises:
+            ConfigError: names or shapes are not those of `base`.
+        """
+        loaded = models.load_model(self.model, "cpu")
+        shapes = {name: tuple(weight.shape) for name, weight in loaded.named_parameters()}
+        wanted = {name: tuple(weight.shape) for name, weight in base.named_parameters()}
+        for name in [*wanted, *shapes]:
+            if shapes.get(name) != wanted.get(name):
+                raise ConfigError(
+                    f"unaligned.path={self.path}: {name} has the shape {shapes.get(name)}, and in the "
+                    f"aligned model {wanted.get(name)}: both must have the same weights."
+                )
+        return loaded
+
+
+def _place(model: Model) -> Path | str:
+    return models.local_folder(model, "unaligned.only_for") or model.path
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
