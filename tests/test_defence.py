@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from ptst.component import load
 from ptst.config.check_defence import SLOTS, check_defences
 from ptst.config.compose import compose
 from ptst.engine.chosen import engine_of
-from ptst.errors import ConfigError, Interrupted
+from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.keys import cell_keys, defences
 from ptst.paths import CONF
+from ptst.posthoc import PostHoc
 from ptst.schema import Config, Defence
 from ptst.store import Store, read_json
 from ptst.sweep.grid import expand
@@ -244,3 +246,19 @@ def test_a_component_in_the_wrong_slot_is_told_what_it_is() -> None:
     config.defence["mine"] = Defence(objective=MINE)
     with pytest.raises(ConfigError, match="is not an objective, but a posthoc: it must be"):
         check_defences(config)
+
+
+@dataclass
+class NotReady(PostHoc):
+    def ready(self) -> None:
+        raise PtstError("its licence is not accepted")
+
+
+def test_a_component_that_is_not_ready_is_told_before_anything_is_trained(
+    composed: Callable[..., Config],
+) -> None:
+    config = composed(*TINY)
+    config.defence["mine"] = Defence(posthoc={"_target_": f"{__name__}.NotReady"})
+    with pytest.raises(PtstError, match="its licence is not accepted"):
+        run_cell(config)
+    assert not list(Path(config.paths.store).glob("finetune/*"))

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ptst import data, models
+from ptst.component import Component, load
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
-from ptst.keys import CellKeys, cell_keys, objective_of, rows_of
+from ptst.keys import CellKeys, cell_keys, objective_of, rows_of, slot
 from ptst.progress import say
 from ptst.schema import Config, Rows
 from ptst.stages.analyse import analyse, read_analyses
@@ -117,6 +118,7 @@ def _walk(
         model.held.told.add(said)
         say(said)
     check_model(config, keys, store, model.held)
+    check_components(config, keys, store)
     # Read and spelled before anything is trained, so that a wrong file, format or key costs no
     # training.
     queries = {
@@ -172,6 +174,25 @@ def check_model(config: Config, keys: CellKeys, store: Store, held: models.Held)
     )
     if reading and engine_of(config).has_weights:
         held.check_access(config.model)
+
+
+def check_components(config: Config, keys: CellKeys, store: Store) -> None:
+    """Refuse components that are not ready, of artifacts that are still to be made.
+
+    Raises:
+        PtstError: the component's own words.
+    """
+    missing = [a for a in keys.artifacts if not store.has(a.stage, a.key)]
+    stages = {a.stage for a in missing if a.made_by in config.stages}
+    slots = {"finetune": "objective", "posthoc": "posthoc", "generate": "guard"}
+    for stage, name in slots.items():
+        if stage in stages and (filled := slot(config, name)):
+            load(filled[1], f"defence.{filled[0]}.{name}", Component).ready()
+    if "generate" in stages:
+        engine_of(config).ready()
+    if "analyse" in stages:
+        for name, node in config.analysis.items():
+            load(node, f"analysis.{name}", Component).ready()
 
 
 def _check_held_out(config: Config) -> None:
