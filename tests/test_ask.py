@@ -62,3 +62,13 @@ def test_what_cannot_be_asked_says_so(own: list[str], capsys: pytest.CaptureFixt
     assert "is not in" in capsys.readouterr().err
     assert main(["ask", *own, "template@test_template=text_vanilla"]) == 2
     assert "is bare text and has no conversation" in capsys.readouterr().err
+
+
+def test_what_stands_around_a_model_is_said(
+    own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune=none", "defence=[repeat_back]", "model.max_new_tokens=8", "question=Why?"]
+    assert main(["ask", *own, *words]) == 0
+    said = capsys.readouterr().out
+    assert "micro, defended, without its guard, under chat_vanilla:" in said
+    assert "micro, untouched, under chat_vanilla:" in said

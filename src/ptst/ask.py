@@ -10,7 +10,7 @@ from ptst.engine import Ask, read_reply
 from ptst.engine.chosen import engine_of
 from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError
-from ptst.keys import cell_keys
+from ptst.keys import cell_keys, slot
 from ptst.schema import Config, Decoding, Finetune, Turn
 from ptst.stages.tested_model import TestedModel
 from ptst.store import Store
@@ -34,10 +34,11 @@ class Asked:
 
     def __init__(self, config: Config, store: Path) -> None:
         held = models.Held()
-        bare = dataclasses.replace(config, finetune=Finetune(method="none"))
-        self.cells = {"fine-tuned": config, "untouched": bare}
-        if config.finetune.method == "none":
-            del self.cells["fine-tuned"]
+        bare = dataclasses.replace(config, finetune=Finetune(method="none"), defence={})
+        tuned = config.finetune.method != "none"
+        self.cells = {"fine-tuned" if tuned else "defended": config, "untouched": bare}
+        if not tuned and not config.defence:
+            del self.cells["defended"]
         self.tested = {
             name: TestedModel(own, cell_keys(own), Store(store), held)
             for name, own in self.cells.items()
@@ -112,7 +113,8 @@ def _line() -> str:
 
 
 def _who(name: str, config: Config) -> str:
-    return f"{config.model.name}, {name}, under {config.test_template.name}"
+    guard = ", without its guard" if slot(config, "guard") else ""
+    return f"{config.model.name}, {name}{guard}, under {config.test_template.name}"
 
 
 def _asked(config: Config) -> Asked:
