@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ptst import paths
-from ptst.config.check import check_choices, check_values
 from ptst.config.explain import explain, explained
 from ptst.errors import ConfigError
 from ptst.schema import Config
@@ -148,6 +147,8 @@ def checked(composed: Any, check: bool = True) -> Config:
     Raises:
         ConfigError: see :func:`compose`.
     """
+    from ptst.config.check import check_choices, check_values  # what Hydra refuses needs no rooms
+
     try:
         with _length_limit(composed.model):
             config = OmegaConf.to_object(composed)
