@@ -48,7 +48,7 @@ class Artifact:
     Attributes:
         what: what people call it: "generate gsm8k".
         stage: its folder in the store.
-        made_by: which of the configuration's `stages` makes it; empty for the cell's own metrics.
+        made_by: which of the configuration's `stages` makes it.
         name: of its evaluation, or of its analysis.
     """
 
@@ -93,11 +93,6 @@ class CellKeys:
             made += [Artifact(f"generate {name}", "generate", *answers)]
             made += [Artifact(f"judge {name}", "judge", *labels)]
         return [*made, Artifact("summarise", "cell", self.cell, self.cell_parts, "judge")]
-
-    @property
-    def weights(self) -> Artifact | None:
-        """The artifact whose weights the cell tests; None for the untouched model."""
-        return next((a for a in reversed(self.artifacts) if a.made_by == "finetune"), None)
 
     @property
     def model(self) -> str:
