@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from ptst import cli
 from ptst.cell import CellResult, run_cell
 from ptst.config.compose import compose
+from ptst.errors import ConfigError
 from ptst.judge.keywords import Keywords
 from ptst.keys import cell_keys
 from ptst.metrics import Metric
@@ -319,3 +320,23 @@ def test_rows_that_are_mixed_in_are_named_however_they_were_chosen(choice: str) 
     assert said and "safety_tuned_llamas" in said
     plain = compose(["scale=paper"])
     assert mixed_in(plain, cell_keys(plain).finetune_parts) is None
+
+
+def test_what_stands_around_a_model_is_not_measured_as_its_weights(
+    made: Made, tmp_path: Path
+) -> None:
+    store = Store(shutil.copytree(made.store.root, tmp_path / "store"))
+    own = [*made.own, f"paths.store={store.root}"]
+    before = model_card(compose(own), store)
+    run_cell(compose([*own, "defence=[repeat_back]", "defence.repeat_back.guard.words=1"]))
+    bare = [word for word in own if not word.startswith(("finetune", "engine."))]
+    run_cell(compose([*bare, "finetune=none", "engine=canned"]))
+    assert model_card(compose(own), store) == before
+
+
+@pytest.mark.parametrize("defence", ["add_noise", "repeat_back"])
+def test_a_card_is_not_of_weights_that_a_defence_changes_or_guards(
+    made: Made, defence: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"defence={defence} .* leave it out"):
+        model_card(compose([*made.own, f"defence=[{defence}]"]), made.store)

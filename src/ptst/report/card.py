@@ -16,7 +16,7 @@ from typing import Any
 from ptst.config.plain import from_dict
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
-from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, tested_epoch
+from ptst.keys import CELL_FORMAT, CellKeys, Parts, cell_keys, slot, tested_epoch
 from ptst.metrics import scale_in_words
 from ptst.models import local_folder
 from ptst.progress import say
@@ -138,6 +138,12 @@ def weights_of(config: Config, store: Store) -> Path:
             f"finetune.method={method}: there is nothing to publish, {why}. Choose "
             f"{', '.join(LIBRARY)}."
         )
+    for name in ("posthoc", "guard"):
+        if filled := slot(config, name):
+            raise ConfigError(
+                f"defence={filled[0]} is not in the weights that fine-tuning left, which a card is of: "
+                "leave it out."
+            )
     return TestedModel(config, cell_keys(config), store).weights()
 
 
@@ -152,7 +158,8 @@ def _measured(config: Config, keys: CellKeys, store: Store) -> list[Measured]:
     found: dict[str, Measured] = {}
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for cell, name, model, others, template, judge in _evaluated(store):
-        if model not in (tuned, untouched):
+        around = "guard" in others or not isinstance(others["engine"], str)
+        if model not in (tuned, untouched) or around:  # a guard's or an engine's answers
             continue
         made = from_dict(read_json(store.path("cell", cell) / "config.json"))
         evaluation = made.evaluations[name]
