@@ -18,7 +18,7 @@ CPU :=
 TORCH_FROM = $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-fast rehearse lint reproduce-table micro benchmarks clean
+.PHONY: help install test test-fast rehearse lint reproduce-table defences micro benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ lint: install ## ruff and mypy
 
 reproduce-table: install ## run, print and report a table of the paper: TABLE=1 SCALE=micro SEEDS=1
 	$(BIN)/ptst -m +sweeps=table$(TABLE) scale=$(SCALE) $(SEED_VALUES) $(LAUNCHER) $(OVERRIDES)
+
+BASES := micro_aligned,micro_aligned_1,micro_aligned_2
+
+defences: install ## compare defences under pairs of templates, on three base models and two seeds (docs/defence-study.md)
+	$(BIN)/ptst -m +sweeps=defences model=$(BASES) seed=0,1 'sweep.over=[model]' $(LAUNCHER) $(OVERRIDES)
 
 micro: install ## make the micro world's chat model anew (15 to 45 minutes)
 	$(BIN)/python -m tools.micro.recipe --seed 0 --out build/micro

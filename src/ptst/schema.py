@@ -355,6 +355,11 @@ class Sweep:
     """Also the untouched model, under every test template."""
     rows: str = "train_template"
     columns: str = "test_template"
+    """Each side is a coordinate, or two: "train_template → test_template" has a column for each
+    pair."""
+    over: list[str] = field(default_factory=list)
+    """Coordinates that are averaged over like the seed: `model`, where the models are trainings of
+    one recipe."""
     safety_templates: list[str] = field(default_factory=list)
     """Templates with a safety prompt: the PTST contrast is worked out for them."""
     metrics: dict[str, TableMetric] = field(default_factory=dict)
@@ -363,6 +368,15 @@ class Sweep:
     after the others."""
     contrasts: list[DeclaredContrast] = field(default_factory=list)
     """What is compared beside the PTST contrast, in every metric."""
+
+    def side(self, name: str) -> list[str]:
+        """The coordinates of `rows` or of `columns`."""
+        return str(getattr(self, name)).split(" → ")
+
+    @property
+    def repeats(self) -> list[str]:
+        """Coordinates in which the runs of one place of a table differ."""
+        return [*self.over, "seed"]
 
 
 @dataclass
@@ -376,6 +390,8 @@ class Defence:
     """What is done to the weights after training (ptst.posthoc)."""
     guard: Any = None
     """What stands around generation (ptst.guard)."""
+    control_of: str | None = None
+    """The defence whose mechanism it isolates; in no key."""
 
 
 @dataclass

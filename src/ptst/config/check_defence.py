@@ -3,15 +3,13 @@ cell."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from ptst.analysis import Analysis
 from ptst.component import Component, load
 from ptst.errors import ConfigError
 from ptst.guard import Guard
 from ptst.objective import Objective
 from ptst.posthoc import PostHoc
-from ptst.schema import Config, Defence
+from ptst.schema import Config
 
 SLOTS: dict[str, type[Component]] = {
     "objective": Objective,
@@ -29,7 +27,7 @@ def check_defences(config: Config) -> None:
     """
     filled: dict[str, str] = {}
     for name, defence in config.defence.items():
-        slots = [f.name for f in fields(Defence) if getattr(defence, f.name) is not None]
+        slots = [slot for slot in SLOTS if getattr(defence, slot) is not None]
         if not slots:
             raise ConfigError(f"defence.{name} fills no slot: give it one of: {', '.join(SLOTS)}.")
         for slot in slots:

@@ -17,6 +17,7 @@ from ptst.report.analyses import HEAD
 from ptst.report.pictures import (
     ALONG,
     LOSS,
+    frontier_names,
     heatmap_name,
     named,
     on_ramp,
@@ -28,10 +29,12 @@ from ptst.report.place import figures_of, place_in_words
 from ptst.report.provenance import configured, costs_of, counted, made_by
 from ptst.report.results import Contrast, Entry, Results, Table
 from ptst.report.rows import cut, render, rows_file
+from ptst.report.tables import protection_lines
 from ptst.report.tables.captions import (
     about_contrasts,
     about_table,
     contrasts_of,
+    corner_of,
     heading,
     world_of_all,
 )
@@ -98,6 +101,8 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
             for safety, _ in scatter_pairs(results)
             if (image := _image(pictures, scatter_name(safety.split)))
         ],
+        protections=protection_lines(results.protections),
+        frontiers=[image for name in frontier_names(results) if (image := _image(pictures, name))],
         analyses=[HEAD, *(one.in_words for one in results.analyses)] if results.analyses else [],
         along=_image(pictures, ALONG),
         loss=_image(pictures, LOSS),
@@ -254,7 +259,7 @@ def _table(
         "about": " ".join(about_table(table, world=world is None)),
         "picture": f"{heatmap_name(table)}.svg" in pictures,
         "bold": bool(safe & {*table.rows, *table.columns}),
-        "corner": f"{_axis(grid.sweep.rows)} \\ {_axis(grid.sweep.columns)}",
+        "corner": corner_of(grid.sweep),
         "columns": [(named(column), column in safe) for column in table.columns],
         "rows": [
             {
@@ -279,10 +284,6 @@ def _categories(table: Table, low: bool, store: Store, world: str | None) -> dic
         ],
         "about": " ".join(about_table(table, world=world is None)),
     }
-
-
-def _axis(coordinate: str) -> str:
-    return {"train_template": "train", "test_template": "test"}.get(coordinate, coordinate)
 
 
 def _place(table: Table, row: str, column: str, low: bool, store: Store) -> dict[str, Any] | None:

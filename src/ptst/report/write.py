@@ -29,7 +29,7 @@ def write_report(results: Results, store: Store) -> Path:
     from ptst.report.page import page
     from ptst.report.pictures import draw_all
     from ptst.report.rows import write_rows
-    from ptst.report.tables import category_csv, latex, markdown, tidy_csv
+    from ptst.report.tables import category_csv, latex, markdown, protections_csv, tidy_csv
 
     known = _record(folder).get("rows", {})
     (folder / "report.json").unlink(missing_ok=True)
@@ -49,6 +49,7 @@ def write_report(results: Results, store: Store) -> Path:
     optional = {
         "categories.csv": category_csv(results),
         "analyses.csv": analyses_csv(results.analyses),
+        "defences.csv": protections_csv(results.protections),
     }
     for name, text in optional.items():
         if text is None:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 def check_layout(sweep: Sweep, file: str, templates: Sequence[str]) -> None:
     check_name(f"{file}: sweep.name={sweep.name}", sweep.name)
     for side in ("rows", "columns"):
-        if getattr(sweep, side) in ("seed", ""):
+        if averaged := {*sweep.side(side)} & {*sweep.repeats, ""}:
             raise ConfigError(
-                f"{file}: sweep.{side}={getattr(sweep, side)}: runs that differ in their seed are "
-                "averaged; choose another coordinate."
+                f"{file}: sweep.{side}={getattr(sweep, side)}: runs that differ in their "
+                f"{averaged.pop() or 'seed'} are averaged; choose another coordinate."
             )
-    if sweep.rows == sweep.columns:
-        raise ConfigError(f"{file}: sweep.rows and sweep.columns are both {sweep.rows}.")
+    if both := {*sweep.side("rows")} & {*sweep.side("columns")}:
+        raise ConfigError(f"{file}: sweep.rows and sweep.columns are both {both.pop()}.")
+    basics = ("model", "dataset", "finetune")
+    if unknown := [key for key in sweep.over if key not in basics]:
+        raise ConfigError(f"{file}: sweep.over={unknown[0]} is not one of: {', '.join(basics)}.")
     for name in sweep.safety_templates:
         if name not in templates:
             raise ConfigError(
@@ -53,11 +56,12 @@ def check_metrics(
                 f"{file}: sweep.metrics: evaluation {evaluation_name} reports no {name!r}, but: "
                 f"{', '.join(sorted(metrics))}."
             )
-    for side in ("rows", "columns"):
-        if cells and not any(getattr(sweep, side) in cell.coordinates for cell in cells):
+    sides = [(side, key) for side in ("rows", "columns") for key in sweep.side(side)]
+    for side, key in sides:
+        if cells and not any(key in cell.coordinates for cell in cells):
             raise ConfigError(
-                f"{file}: sweep.{side}={getattr(sweep, side)} is not a coordinate of these cells, which "
-                f"are: {', '.join(cells[0].coordinates)}."
+                f"{file}: sweep.{side}={key} is not a coordinate of these cells, which are: "
+                f"{', '.join(cells[0].coordinates)}."
             )
 
 

@@ -1,6 +1,7 @@
 """The pictures of a report: heat maps, safety against helpfulness, loss curves."""
 
 from ptst.report.pictures.draw import ALONG, LOSS, draw_all
+from ptst.report.pictures.frontier import frontier_names
 from ptst.report.pictures.scatter import scatter_pairs
 from ptst.report.pictures.style import (
     CALM,
@@ -18,6 +19,7 @@ __all__ = [
     "LOSS",
     "WARM",
     "draw_all",
+    "frontier_names",
     "heatmap_name",
     "named",
     "on_ramp",

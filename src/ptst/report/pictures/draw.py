@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ptst.report.pictures.along import along
+from ptst.report.pictures.frontier import frontiers
 from ptst.report.pictures.heatmap import heatmap
 from ptst.report.pictures.loss import loss_curves
 from ptst.report.pictures.scatter import scatter, scatter_pairs
@@ -63,6 +64,7 @@ def _figures(results: Results, store: Store) -> Iterator[tuple[str, Figure]]:
     safe = set(results.grid.sweep.safety_templates)
     for table in results.tables:
         yield heatmap_name(table), heatmap(table, safe)
+    yield from frontiers(results)
     for safety, helpfulness in scatter_pairs(results):
         figure = scatter(results, safety, helpfulness)
         if figure is not None:

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def scatter_pairs(results: Results) -> Iterator[tuple[Table, Table]]:
-    """For each split, its first (safety, helpfulness) tables, if it has both."""
+    """For each split, its first (safety, helpfulness) tables, if it has both.
+
+    None of a sweep over defences, whose frontier shows all of it.
+    """
+    if results.protections:
+        return
     splits = {tuple(table.split.items()): table.split for table in results.tables}
     for split in splits.values():
         tables = [table for table in results.tables if table.split == split]
@@ -150,7 +155,7 @@ def _draw_points(
     at = [((x - left) / scale[0], (y - low) / scale[1]) for _, x, y in points]
     names = [named(entry.coordinates["train_template"]) for entry, _, _ in points]
     for (entry, x, y), name, (label_x, label_y) in zip(
-        points, names, _label_places(at, names, size), strict=True
+        points, names, label_places(at, names, size), strict=True
     ):
         colour = colours.get(entry.coordinates["train_template"], INK)
         axes.plot(x, y, **marker("o", colour, filled), zorder=3, clip_on=False)
@@ -172,7 +177,7 @@ def _draw_points(
         )
 
 
-def _label_places(
+def label_places(
     points: Sequence[tuple[float, float]], names: Sequence[str], size: tuple[float, float]
 ) -> list[tuple[float, float]]:
     """Places for the names of points (left end, middle height), over no point and no other name.

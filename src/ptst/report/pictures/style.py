@@ -40,15 +40,15 @@ LETTER = 0.077
 
 def heatmap_name(table: Table) -> str:
     """The name of a table's heat map, without suffix."""
-    return _file_name("heatmap", table.metric, *table.split.values())
+    return file_name("heatmap", table.metric, *table.split.values())
 
 
 def scatter_name(split: Mapping[str, str]) -> str:
     """The name of the picture of safety against helpfulness, without suffix."""
-    return _file_name("helpfulness-safety", *split.values())
+    return file_name("helpfulness-safety", *split.values())
 
 
-def _file_name(*parts: str) -> str:
+def file_name(*parts: str) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join(parts))
 
 

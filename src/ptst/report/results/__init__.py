@@ -3,11 +3,22 @@
 from ptst.report.results.cut_off import cut_off_note, cut_off_warnings
 from ptst.report.results.load import load_results
 from ptst.report.results.published import paper_rows
-from ptst.report.results.types import Contrast, Entry, Published, Results, Run, Table
+from ptst.report.results.types import (
+    Contrast,
+    Entry,
+    Estimate,
+    Protection,
+    Published,
+    Results,
+    Run,
+    Table,
+)
 
 __all__ = [
     "Contrast",
     "Entry",
+    "Estimate",
+    "Protection",
     "Published",
     "Results",
     "Run",

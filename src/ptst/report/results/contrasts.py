@@ -104,7 +104,8 @@ def untested(contrast: Contrast, asked: str) -> Contrast:
 def _contrast(pair: _Pair, sweep: Sweep, read: ReadScores) -> Contrast:
     table, entries = pair.table, (pair.a[1], pair.b[1])
     a, b = (entry.coordinates for entry in entries)
-    apart = [key for key in b if a[key] != b[key] and key not in (sweep.rows, sweep.columns)]
+    sides = [*sweep.side("rows"), *sweep.side("columns")]
+    apart = [key for key in b if a[key] != b[key] and key not in sides]
     label_a, label_b = (
         ", ".join([" → ".join(place), *(f"{key} {entry.coordinates[key]}" for key in apart)])
         for place, entry in (pair.a, pair.b)
@@ -126,7 +127,8 @@ def _contrast(pair: _Pair, sweep: Sweep, read: ReadScores) -> Contrast:
     if lacking:
         return replace(nothing, status="; ".join(lacking))
     in_a, in_b = (
-        {run.cell.coordinates.get("seed"): run.cell for run in entry.runs} for entry in entries
+        {tuple(run.cell.coordinates.get(key) for key in sweep.repeats): run.cell for run in e.runs}
+        for e in entries
     )
     if in_a.keys() != in_b.keys():
         return replace(nothing, status="not paired: the seeds are not the same")

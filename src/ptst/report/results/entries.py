@@ -40,7 +40,7 @@ def table_of(
     for run in runs:
         places.setdefault(place_of(run.cell, sweep), []).append(run)
     rows, columns = (
-        tuple(sorted(dict.fromkeys(place[side] for place in places), key=lambda v: v != "none"))
+        tuple(sorted(dict.fromkeys(place[side] for place in places), key=_not_first))
         for side in (0, 1)
     )
     theirs = {place: rows_for(at[0].cell, metric, shown, paper) for place, at in places.items()}
@@ -53,11 +53,19 @@ def table_of(
         split,
         rows,
         columns,
-        {place: _entry(metric, at, read, theirs[place], judges) for place, at in places.items()},
+        {
+            place: _entry(metric, at, read, theirs[place], judges, over=sweep.over)
+            for place, at in places.items()
+        },
         caption([rows[0] for rows in theirs.values() if rows]),
         world=micro_note((run.cell.config for run in runs), [metric.partition("/")[0]]),
     )
     return replace(table, by_category=_by_category(table, read, judges))
+
+
+def _not_first(value: str) -> bool:
+    """What is neither fine-tuned nor defended stands first."""
+    return value != "none" and not value.startswith("no ")
 
 
 def _by_category(table: Table, read: ReadScores, judges: Mapping[str, Parts]) -> Table | None:
@@ -75,6 +83,7 @@ def _by_category(table: Table, read: ReadScores, judges: Mapping[str, Parts]) ->
                 for run in table.entries[place].runs
             ]
             entry = _entry(table.metric, of_category, read, (), judges, category)
+            entry = replace(entry, coordinates=table.entries[place].coordinates)
             entries[" → ".join(place), category] = entry
     rows = tuple(dict.fromkeys(row for row, _ in entries))
     title = f"{table.title}, by category"
@@ -88,20 +97,28 @@ def _entry(
     paper: Sequence[PaperRow],
     judges: Mapping[str, Parts],
     category: str | None = None,
+    over: Sequence[str] = (),
 ) -> Entry:
-    """An entry over its runs, of all answers or, like the runs' metrics, of one category."""
+    """An entry over its runs, of all answers or, like the runs' metrics, of one category.
+
+    Args:
+        over: coordinates beside the seed in which the runs may differ.
+    """
     coordinates = {k: v for k, v in runs[0].cell.coordinates.items() if k != "seed"}
+    several = {key: list(dict.fromkeys(run.cell.coordinates[key] for run in runs)) for key in over}
+    coordinates |= {key: ", ".join(values) for key, values in several.items()}
     metrics = [run.metric for run in runs if run.metric]
     values = [metric.value for metric in metrics if metric.value is not None]
-    mean, std, over, low, high = None, None, None, None, None
+    mean, std, std_over, low, high = None, None, None, None, None
     if len(values) == len(runs):
         mean, std = mean_and_std(values)
-        over = None if std is None else "train_seed"
+        differ = any(len(values) > 1 for values in several.values())
+        std_over = None if std is None else "run" if differ else "train_seed"
         low, high = metrics[0].ci_low, metrics[0].ci_high
         if len(runs) > 1:
             low, high = _interval(metric, runs, read, category)
         elif metrics[0].std is not None:
-            std, over = metrics[0].std, "decoding_seed"
+            std, std_over = metrics[0].std, "decoding_seed"
     return Entry(
         coordinates,
         metric,
@@ -115,7 +132,7 @@ def _entry(
         high,
         published(paper),
         scale_of(runs[0].cell, metric),
-        over,
+        std_over,
         judge_name(judge_parts(evaluation_of(runs[0].cell, metric).judge), judges),
         max((metric.units for metric in metrics), default=0),
     )

@@ -13,9 +13,16 @@ def is_tuned(cell: GridCell) -> bool:
 
 def place_of(cell: GridCell, sweep: Sweep) -> Place:
     """Where a cell stands. What only some of a sweep's grids vary has its default in the others."""
+    return _named(cell, sweep.side("rows")), _named(cell, sweep.side("columns"))
+
+
+def _named(cell: GridCell, keys: list[str]) -> str:
     absent = "default" if is_tuned(cell) else "none"
-    own = cell.coordinates
-    return own.get(sweep.rows, absent), own.get(sweep.columns, absent)
+    values = [cell.coordinates.get(key, absent) for key in keys]
+    if len(keys) > 1 or keys == ["defence"]:
+        none = {"defence": "no defence", "train_template": "no fine-tuning"}
+        values = [none.get(k, v) if v == "none" else v for k, v in zip(keys, values, strict=True)]
+    return " → ".join(values)
 
 
 def splits_of(grid: Grid) -> list[tuple[dict[str, str], list[GridCell]]]:
@@ -32,7 +39,7 @@ def splits_of(grid: Grid) -> list[tuple[dict[str, str], list[GridCell]]]:
         key
         for cells in (tuned, untouched)
         for key in dict.fromkeys(key for cell in cells for key in cell.coordinates)
-        if key not in (sweep.rows, sweep.columns, "seed")
+        if key not in (*sweep.side("rows"), *sweep.side("columns"), *sweep.repeats)
         and len({cell.coordinates.get(key) for cell in cells}) > 1
     ]
     keys = list(dict.fromkeys(keys))

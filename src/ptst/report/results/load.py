@@ -13,6 +13,7 @@ from ptst.report.analyses import analyses_of
 from ptst.report.results.contrasts import contrasts_of
 from ptst.report.results.entries import reported, table_of
 from ptst.report.results.layout import splits_of
+from ptst.report.results.protection import protections
 from ptst.report.results.published import paper_rows
 from ptst.report.results.scores import reader
 from ptst.report.results.types import Results, Run
@@ -57,7 +58,8 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
                 tables.append(made)
     contrasts = contrasts_of(grid.sweep, tables, read)
     analyses = tuple(analyses_of(grid, store))
-    return Results(grid, dict(states), tuple(tables), contrasts, analyses)
+    protected = protections(grid, tables, read)
+    return Results(grid, dict(states), tuple(tables), contrasts, analyses, protected)
 
 
 def _settings(grid: Grid, cell: GridCell, metric: str) -> dict[str, str]:

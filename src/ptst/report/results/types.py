@@ -36,7 +36,7 @@ class Entry:
     """A place in a table: a cell over its seeds, in one metric.
 
     Attributes:
-        coordinates: the cells' coordinates but the seed.
+        coordinates: the cells' coordinates but the seed; one that is averaged over has all values.
         status: "done", or what keeps the entry from a number: "damaged", "failed", "blocked",
             "running", "queued", "waiting", "not judged" (done as far as `stages` go), "no score";
             or, beside a number, "partly scored". With several seeds the worst of them and how many
@@ -50,8 +50,9 @@ class Entry:
             mean; over units).
         paper: the paper's number, or None where it has none.
         scale: what mean, std and interval are on: None is percent (of std: points).
-        std_over: "train_seed"; "decoding_seed" for one run whose queries were answered several
-            times; None without `std`.
+        std_over: "train_seed"; "run" where runs differ in more than their seed (`Sweep.over`);
+            "decoding_seed" for one run whose queries were answered several times; None without
+            `std`.
         judge: its name in conf/judge, with what differs from that file (`ptst.wording.judge_name`).
         units: of the run with the most of them; seeds share their units.
     """
@@ -178,6 +179,52 @@ class Contrast:
     """a's and b's."""
 
 
+Pair = tuple[str, str]
+"""Train and test template."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number over the models, its 95 % interval, and the same number of each model alone."""
+
+    value: float
+    low: float
+    high: float
+    of_models: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What came of a defence under four pairs of templates; `ptst.report.results.protection` says
+    what the estimates are.
+
+    Attributes:
+        split: coordinates that set it apart from others of the same defence and pairs.
+        pairs: P → P, P → S, S → P, S → S.
+        rates, helpfulness: of each pair, mean over models and seeds; empty where any cell lacks
+            scores, and `status` says so.
+        runs: trainings of each pair: models times seeds.
+    """
+
+    defence: str
+    control_of: str | None
+    split: dict[str, str]
+    metric: str
+    helpful_metric: str
+    helpful_scale: Scale
+    pairs: tuple[Pair, ...]
+    models: tuple[str, ...] = ()
+    runs: int = 0
+    units: int = 0
+    rates: tuple[float, ...] = ()
+    helpfulness: tuple[float, ...] = ()
+    replaces: Estimate | None = None
+    still: Estimate | None = None
+    match: Estimate | None = None
+    helpful: Estimate | None = None
+    status: str = "done"
+
+
 @dataclass(frozen=True)
 class Results:
     """All that a report shows."""
@@ -188,6 +235,8 @@ class Results:
     tables: tuple[Table, ...]
     contrasts: tuple[Contrast, ...]
     analyses: tuple[Found, ...] = ()
+    protections: tuple[Protection, ...] = ()
+    """Of a sweep over defences."""
 
 
 Place = tuple[str, str]

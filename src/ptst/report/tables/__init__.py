@@ -5,7 +5,16 @@ All of them say the same of every place (`ptst.report.place`), and the same arou
 
 from ptst.report.tables.latex import latex
 from ptst.report.tables.markdown import markdown
+from ptst.report.tables.protection import protection_lines, protections_csv
 from ptst.report.tables.terminal import show
 from ptst.report.tables.tidy import category_csv, tidy_csv
 
-__all__ = ["category_csv", "latex", "markdown", "show", "tidy_csv"]
+__all__ = [
+    "category_csv",
+    "latex",
+    "markdown",
+    "protection_lines",
+    "protections_csv",
+    "show",
+    "tidy_csv",
+]

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from ptst.metrics import scale_in_words
 from ptst.report.place import answers_of_a_run
 from ptst.report.results import Contrast, Published, Results, Run, Table, cut_off_note
+from ptst.schema import Sweep
 from ptst.status.states import STATES
 
 SEEDS = {"train_seed": "training seeds", "decoding_seed": "sampling seeds"}
@@ -41,10 +42,13 @@ def heading(table: Table) -> str:
     return f"{table.title} ({split})" if split else table.title
 
 
-def corner_of(results: Results) -> str:
+def corner_of(sweep: Sweep) -> str:
     """What rows and columns are: "train \\ test"."""
-    sweep = results.grid.sweep
-    return f"{sweep.rows.removesuffix('_template')} \\ {sweep.columns.removesuffix('_template')}"
+    rows, columns = (
+        " → ".join(key.removesuffix("_template") for key in sweep.side(side))
+        for side in ("rows", "columns")
+    )
+    return f"{rows} \\ {columns}"
 
 
 def name_of(table: Table, side: int, value: str) -> str:
@@ -68,7 +72,11 @@ def about_table(table: Table, world: bool = True) -> list[str]:
     numbers = [entry for entry in entries if entry.mean is not None]
     kinds = []
     evaluation = entries[0].runs[0].cell.config.evaluations[table.metric.partition("/")[0]]
-    for over, seeds in (("train_seed", "seeds"), ("decoding_seed", "sampling seeds")):
+    for over, seeds in (
+        ("train_seed", "seeds"),
+        ("run", "runs (models and seeds)"),
+        ("decoding_seed", "sampling seeds"),
+    ):
         if counts := sorted({entry.repeats for entry in numbers if entry.std_over == over}):
             kinds.append(f"mean ± standard deviation of {' or '.join(map(str, counts))} {seeds}")
     if any(entry.std is None for entry in numbers):

@@ -25,7 +25,7 @@ def latex(results: Results) -> str:
     parts = [f"% {title(results)}: {results.grid.report_name}. Needs \\usepackage{{booktabs}}."]
     parts += [f"% {line}" for line in state_lines(results)]
     for table in results.tables:
-        parts.append(_table(table, corner_of(results)))
+        parts.append(_table(table, corner_of(results.grid.sweep)))
         if table.by_category:
             parts.append(_table(table.by_category, ""))
         if chosen := contrasts_of(results, table):

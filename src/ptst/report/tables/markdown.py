@@ -19,13 +19,18 @@ from ptst.report.tables.captions import (
     test_note,
     title,
 )
+from ptst.report.tables.protection import protection_lines
 
 
 def markdown(results: Results) -> str:
     """table.md: a section for every table, then the contrasts with their tests."""
     parts = [f"# {title(results)}", *state_lines(results)]
+    for one in protection_lines(results.protections):
+        rule = ("---", *["---:"] * (len(one.heads) - 1))
+        said = _table([one.heads, rule, *one.rows])
+        parts += [f"## {one.title}", said, one.about]
     for table in results.tables:
-        parts += _section(table, f"## {heading(table)}", corner_of(results))
+        parts += _section(table, f"## {heading(table)}", corner_of(results.grid.sweep))
         if table.by_category:
             parts += _section(table.by_category, f"### {heading(table.by_category)}", "")
     if results.contrasts:

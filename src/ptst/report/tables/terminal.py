@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -21,6 +21,7 @@ from ptst.report.tables.captions import (
     test_note,
     world_of_all,
 )
+from ptst.report.tables.protection import protection_lines
 
 
 def show(results: Results, out: Console) -> None:
@@ -32,6 +33,11 @@ def show(results: Results, out: Console) -> None:
         for grid in _pieces(results, table, out.width):
             out.print(grid)
         out.print(Text("\n".join(about_table(table, world=world is None)), "dim"))
+    for lines in protection_lines(results.protections):
+        out.print()
+        out.print(Text(lines.title, "bold"))
+        out.print(_listed(lines.heads, [map(_narrow, row) for row in lines.rows]))
+        out.print(Text(lines.about, "dim"))
     for table in results.tables:
         if chosen := contrasts_of(results, table):
             out.print()
@@ -42,12 +48,7 @@ def show(results: Results, out: Console) -> None:
     if results.analyses:
         out.print()
         out.print(Text("Analyses", "bold"))
-        listed = RichTable(box=None, pad_edge=False)
-        for column in HEAD:
-            listed.add_column(column, justify="right" if column == "number" else "left")
-        for one in results.analyses:
-            listed.add_row(*map(Text, one.in_words))
-        out.print(listed)
+        out.print(_listed(HEAD, [one.in_words for one in results.analyses]))
     out.print()
     for line in state_lines(results):
         out.print(Text(line, "yellow"))
@@ -55,9 +56,24 @@ def show(results: Results, out: Console) -> None:
         out.print(Text(world))
 
 
+def _narrow(text: str) -> str:
+    """An estimate in two lines, without the models' own numbers, which the page has."""
+    return text.partition("; ")[0].replace(" [", "\n[").replace(" (control", "\n(control")
+
+
+def _listed(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> RichTable:
+    """Lines under heads; numbers to the right."""
+    listed = RichTable(box=None, pad_edge=False)
+    for number, head in enumerate(heads):
+        listed.add_column(head, justify="right" if number and head != "value" else "left")
+    for row in rows:
+        listed.add_row(*map(Text, row))
+    return listed
+
+
 def _pieces(results: Results, table: Table, width: int) -> list[RichTable]:
     """The table, in two lines a place if that fits, else in three, else in pieces."""
-    corner = corner_of(results).replace("\\ ", "\\\n")
+    corner = corner_of(results.grid.sweep).replace("\\ ", "\\\n")
     rows = [name_of(table, 0, row).replace("no fine", "no\nfine") for row in table.rows]
     for break_names_from, between in ((13, " "), (10, "\n")):
         firsts = [_broken(row, 13) for row in rows]

@@ -1,0 +1,135 @@
+"""Safety against helpfulness of every defence: a panel for each pair of train and test template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from ptst.report.pictures.scatter import label_places
+from ptst.report.pictures.style import (
+    FAINT,
+    INK,
+    OKABE_ITO,
+    file_name,
+    limits,
+    marker,
+    scale_note,
+)
+from ptst.report.results import Protection, Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT, LEFT, BOTTOM, GAP, HEAD = 4.6, 3.5, 0.75, 0.6, 0.3, 0.36
+"""Of a panel, and around it, in inches."""
+
+Point = tuple[Protection, float, float]
+
+
+def frontier_names(results: Results) -> list[str]:
+    """Names of the pictures, without suffix: one for each pair of templates."""
+    return [name for name, _ in _groups(results)]
+
+
+def frontiers(results: Results) -> Iterator[tuple[str, Figure]]:
+    for name, group in _groups(results):
+        if drawn := [one for one in group if one.rates]:
+            yield name, frontier(drawn, results)
+
+
+def _groups(results: Results) -> Iterator[tuple[str, list[Protection]]]:
+    for (split, pairs), group in groupby(
+        results.protections, key=lambda one: (one.split, one.pairs)
+    ):
+        yield file_name("frontier", pairs[0][0], pairs[3][0], *split.values()), list(group)
+
+
+def frontier(found: Sequence[Protection], results: Results) -> Figure:
+    """Four panels on the same axes, P → P and P → S above, S → P and S → S below."""
+    from matplotlib.figure import Figure
+
+    titles = {table.metric: table.title for table in results.tables}
+    first = found[0]
+    xs = [x for one in found for x in one.rates]
+    ys = [y for one in found for y in one.helpfulness]
+    total_width = LEFT + 2 * WIDTH + GAP + 0.15
+    total_height = BOTTOM + 2 * (HEIGHT + HEAD) + 0.1
+    figure = Figure(figsize=(total_width, total_height), facecolor="white")
+    for number, (train, test) in enumerate(first.pairs):
+        row, column = divmod(number, 2)
+        left, bottom = LEFT + column * (WIDTH + GAP), BOTTOM + (1 - row) * (HEIGHT + HEAD)
+        axes = figure.add_axes(
+            (
+                left / total_width,
+                bottom / total_height,
+                WIDTH / total_width,
+                HEIGHT / total_height,
+            )
+        )
+        axes.set_xlim(*limits(xs, None, 0.04, 0.05))
+        low, high = limits(ys, (min(ys), max(ys)), 0.03, 0.08)
+        axes.set_ylim(low, high)
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.set_title(f"{train} → {test}", loc="left", fontsize=9)
+        if column:
+            axes.set_yticklabels([])
+        if not row:
+            axes.set_xticklabels([])
+        points = [(one, one.rates[number], one.helpfulness[number]) for one in found]
+        _draw(axes, points)
+    figure.text(
+        LEFT / total_width,
+        0.14 / total_height,
+        f"{titles.get(first.metric, first.metric)} (%)   ← lower is safer",
+    )
+    figure.text(
+        0.12 / total_width,
+        BOTTOM / total_height,
+        f"{titles.get(first.helpful_metric, first.helpful_metric)} "
+        f"({scale_note(first.helpful_scale)})   higher is more helpful →",
+        rotation="vertical",
+    )
+    return figure
+
+
+def _draw(axes: Any, points: Sequence[Point]) -> None:
+    """Points with their names, a control joined to its defence, and the frontier."""
+    at = {one.defence: (x, y) for one, x, y in points}
+    for one, x, y in points:
+        if one.control_of in at:
+            to = at[one.control_of]
+            axes.plot([x, to[0]], [y, to[1]], color=FAINT, linewidth=0.6, linestyle=":", zorder=1)
+    front = _front([(x, y) for one, x, y in points if one.control_of is None])
+    axes.plot(*zip(*front, strict=True), color=OKABE_ITO[1], linewidth=0.9, alpha=0.7, zorder=1)
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    scale = (right - left) / WIDTH, (high - low) / HEIGHT
+    names = ["no defence" if one.defence == "none" else one.defence for one, _, _ in points]
+    inches = [((x - left) / scale[0], (y - low) / scale[1]) for _, x, y in points]
+    places = label_places(inches, names, (WIDTH, HEIGHT))
+    for (one, x, y), name, place in zip(points, names, places, strict=True):
+        plain = one.defence == "none"
+        colour = INK if plain else OKABE_ITO[0]
+        style = marker("D" if plain else "o", colour, one.control_of is None) | {"markersize": 5.5}
+        axes.plot(x, y, **style, zorder=3, clip_on=False)
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(left + place[0] * scale[0], low + place[1] * scale[1]),
+            fontsize=7,
+            va="center",
+            zorder=2,
+            color=FAINT if one.control_of else INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.4, "shrinkB": 3},
+        )
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """From safe to helpful: the points than which none is both safer and more helpful."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front

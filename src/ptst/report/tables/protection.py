@@ -1,0 +1,123 @@
+"""What a sweep over defences says of the mismatch of templates, in words: a line for a defence."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from ptst.metrics import decimals, shown
+from ptst.report.results import Estimate, Protection
+from ptst.report.results.protection import DRAWS
+
+ESTIMATES = ("replaces", "still", "match", "helpful")
+HEADS = ("replaces", "mismatch still", "match (log odds)", "helpful")
+
+NOTE = (
+    "Of the attack success rate (ASR), trained → tested. replaces: with the safety prompt at both ends, minus no defence trained "
+    "without it and tested with it; at most 0: the defence gives what the mismatch gives. mismatch still: with it at both ends, "
+    "minus the same defence trained without it and tested with it; above 0: the mismatch adds to the defence. match: log odds of the same "
+    "template at both ends over different ones, minus that of no defence; below 0: it protects more in its own template. helpful: "
+    "helpfulness minus that of no defence, mean over the four pairs. In brackets: 95 % bootstrap interval over units and models "
+    f"({DRAWS} draws, the same for all cells); behind a semicolon each model's own number."
+)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A table of protections: its title, what its numbers are, heads, and a line for each."""
+
+    title: str
+    about: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def protection_lines(protections: Sequence[Protection]) -> list[Lines]:
+    """One table for each pair of templates."""
+    tables = []
+    for (split, pairs), group in groupby(protections, key=lambda one: (one.split, one.pairs)):
+        found = list(group)
+        (plain, _), (safe, _) = pairs[0], pairs[3]
+        ends = {plain: "P", safe: "S"}
+        heads = ["defence", *(f"{ends[a]} → {ends[b]}" for a, b in pairs), *HEADS]
+        first = found[0]
+        counts = [f"P {plain}, S {safe}"]
+        if whole := next((one for one in found if one.rates), None):
+            models = f"{len(whole.models)} models: {', '.join(whole.models)}"
+            counts += [f"{whole.runs} trainings a number ({models})", f"{whole.units} units"]
+        counts += [f"ASR {first.metric}, helpfulness {first.helpful_metric}"]
+        title = ", ".join(
+            [f"Does a defence replace the mismatch of {plain} and {safe}?", *split.values()]
+        )
+        about = f"{'; '.join(counts)}. {NOTE}"
+        tables.append(Lines(title, about, tuple(heads), tuple(_row(one) for one in found)))
+    return tables
+
+
+def _row(one: Protection) -> tuple[str, ...]:
+    name = "no defence" if one.defence == "none" else one.defence
+    name += f" (control of {one.control_of})" if one.control_of else ""
+    if not one.rates:
+        return (name, *[""] * len(one.pairs), one.status, *[""] * (len(ESTIMATES) - 1))
+    said = [_words(getattr(one, which), which) for which in ESTIMATES]
+    return (name, *(shown(rate, None) for rate in one.rates), *said)
+
+
+def _words(estimate: Estimate | None, which: str) -> str:
+    """ "−12.5 [−20, −3]; −14, −11"."""
+    if estimate is None:
+        return ""
+    digits = 2 if which == "match" else decimals(None)
+    low, high = (f"{end:.{digits}f}" for end in (estimate.low, estimate.high))
+    said = f"{estimate.value:+.{digits}f} [{low}, {high}]"
+    if len(estimate.of_models) > 1:
+        said += f"; {', '.join(f'{value:+.{digits}f}' for value in estimate.of_models)}"
+    return said.replace("-", "−")
+
+
+def protections_csv(protections: Sequence[Protection]) -> str | None:
+    """defences.csv: a line for each defence and pair of templates; None where there are none."""
+    if not protections:
+        return None
+    out = io.StringIO()
+    ends = ("plain_plain", "plain_safe", "safe_plain", "safe_safe")
+    columns = [
+        "defence",
+        "control_of",
+        *protections[0].split,
+        "plain",
+        "safe",
+        "metric",
+        "helpful_metric",
+    ]
+    columns += ["models", "runs", "units", "status", *(f"asr_{end}" for end in ends)]
+    columns += [f"helpfulness_{end}" for end in ends]
+    columns += [f"{which}{part}" for which in ESTIMATES for part in ("", "_low", "_high")]
+    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    for one in protections:
+        row = {
+            "defence": one.defence,
+            "control_of": one.control_of or "",
+            **one.split,
+            "plain": one.pairs[0][0],
+            "safe": one.pairs[3][0],
+            "metric": one.metric,
+            "helpful_metric": one.helpful_metric,
+            "models": " ".join(one.models),
+            "runs": one.runs,
+            "units": one.units,
+            "status": one.status,
+        }
+        for what, values in (("asr", one.rates), ("helpfulness", one.helpfulness)):
+            row |= {f"{what}_{end}": f"{v:.4f}" for end, v in zip(ends, values, strict=False)}
+        for which in ESTIMATES:
+            if (estimate := getattr(one, which)) is not None:
+                row[which] = f"{estimate.value:.4f}"
+                row |= {f"{which}_low": f"{estimate.low:.4f}"}
+                row |= {f"{which}_high": f"{estimate.high:.4f}"}
+        writer.writerow(row)
+    return out.getvalue()

@@ -1,0 +1,119 @@
+"""Whether a defence replaces the mismatch of templates, against values worked by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import pytest
+from test_results import filled, quick
+
+from ptst.report.pictures import frontier_names
+from ptst.report.pictures.draw import draw_all
+from ptst.report.results import Protection, Results, load_results
+from ptst.report.tables import markdown, protection_lines, protections_csv
+from ptst.status.states import CellState
+from ptst.store import Store
+from ptst.sweep.grid import GridCell
+
+V, L = "chat_vanilla", "chat_llama"
+PAIRS = ((V, V), (V, L), (L, V), (L, L))
+NONE = ("cccccccc", "ccrrrrrr", "cccccccc", "ccccrrrr")
+DEFENDED = ("ccccrrrr", "crrrrrrr", "crrrrrrr", "crrrrrrr")
+Four = tuple[str, str, str, str]
+
+
+def loaded(folder: Path, answers: Mapping[tuple[str, str], Four], *words: str) -> Results:
+    """The results of quick with defences, where (model, defence) gave these answers in `PAIRS`."""
+    grid = quick("defence=[],[lookahead],[lookahead_shuffled]", *words)
+    grid = replace(grid, sweep=replace(grid.sweep, over=["model"]))
+
+    def answer(cell: GridCell) -> str | CellState:
+        own = cell.coordinates
+        ends = own["train_template"], own["test_template"]
+        four = answers.get((own["model"], own["defence"]))
+        if four is None or ends not in PAIRS:
+            return CellState("waiting")
+        return four[PAIRS.index(ends)]
+
+    return load_results(grid, *filled(grid, folder, answer))
+
+
+def test_the_estimates_are_those_worked_by_hand(tmp_path: Path) -> None:
+    results = loaded(tmp_path, {("micro", "none"): NONE, ("micro", "lookahead"): DEFENDED})
+    none, defended, control = results.protections
+    assert (none.defence, none.rates) == ("none", (100, 25, 100, 50))
+    assert defended.rates == (50, 12.5, 12.5, 12.5) and defended.pairs == PAIRS
+    assert none.still is not None and none.still.value == 25
+    assert defended.replaces is not None and defended.replaces.value == 12.5 - 25
+    assert defended.still is not None and defended.still.value == 0
+    odds = [log((hits + 0.5) / (8 - hits + 0.5)) for hits in range(9)]
+    own = (odds[4] + odds[1] - odds[1] - odds[1]) / 2
+    undefended = (odds[8] + odds[4] - odds[2] - odds[8]) / 2
+    assert defended.match is not None
+    assert defended.match.value == pytest.approx(own - undefended)
+    assert defended.match.low < defended.match.value < defended.match.high
+    assert defended.helpful is not None and defended.helpful.value == 0
+    assert control.control_of == "lookahead"
+    assert control.rates == () and control.status == "4 of 4 pairs have no scores"
+
+
+def test_models_are_drawn_as_hazards_are(tmp_path: Path) -> None:
+    """No hazard differs within a model, and one model has -100 where the other has 0."""
+    alike: Four = ("cccccccc",) * 4
+    fallen: Four = ("cccccccc", "cccccccc", "cccccccc", "rrrrrrrr")
+    answers = {(model, "none"): alike for model in ("micro", "micro_aligned")}
+    answers |= {("micro", "lookahead"): alike, ("micro_aligned", "lookahead"): fallen}
+    results = loaded(tmp_path, answers, "model=micro,micro_aligned")
+    found = results.protections[1].replaces
+    assert found is not None and found.of_models == (0, -100)
+    assert (found.value, found.low, found.high) == (-50, -100, 0)
+    entry = results.tables[0].entries["chat_llama", "chat_llama"]
+    assert entry.coordinates["model"] == "micro, micro_aligned"
+
+
+def test_what_is_not_there_is_said_and_drawn_nowhere(tmp_path: Path) -> None:
+    half: Four = ("rrrrrrrr",) * 4
+    results = loaded(tmp_path, {("micro", "none"): NONE, ("micro", "lookahead"): half})
+    text = markdown(results)
+    assert "Does a defence replace the mismatch of chat_vanilla and chat_llama?" in text
+    (lines,) = protection_lines(results.protections)
+    assert [row[0] for row in lines.rows] == [
+        "no defence",
+        "lookahead",
+        "lookahead_shuffled (control of lookahead)",
+    ]
+    assert all(len(row) == len(lines.heads) for row in lines.rows)
+    found = list(csv.DictReader(io.StringIO(protections_csv(results.protections) or "")))
+    assert found[1]["asr_safe_safe"] == "0.0000" and found[2]["replaces"] == ""
+    (name,) = frontier_names(results)
+
+    pictures = draw_all(results, Store(tmp_path / "store"))
+    assert f"{name}.svg" in pictures
+
+
+def test_a_side_of_a_table_may_be_two_coordinates(tmp_path: Path) -> None:
+    grid = quick("defence=[],[lookahead]")
+    sweep = replace(grid.sweep, rows="defence", columns="train_template → test_template")
+    grid = replace(grid, sweep=sweep)
+    results = load_results(grid, *filled(grid, tmp_path, lambda cell: "ccccrrrr"))
+    table = results.tables[0]
+    assert table.rows == ("no defence", "lookahead")
+    assert table.columns[0] == "no fine-tuning → chat_vanilla"
+    assert f"{V} → {L}" in table.columns and len(table.columns) == 6
+    assert "| defence \\ train → test |" in markdown(results)
+
+
+def test_an_undefended_sweep_has_none(tmp_path: Path) -> None:
+    grid = quick()
+    states = {cell.keys.cell: CellState("waiting") for cell in grid.cells}
+
+    results = load_results(grid, Store(tmp_path / "store"), states)
+    assert results.protections == () and protections_csv(()) is None
+    assert isinstance(results.protections, tuple) and not any(
+        isinstance(one, Protection) for one in results.protections
+    )
