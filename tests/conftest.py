@@ -65,6 +65,12 @@ def pytest_terminal_summary(
     )
 
 
+def model_for(component: Path) -> list[str]:
+    """What composes a YAML of conf/ that reads the model's base: a model that has one."""
+    text = component.read_text(encoding="utf-8")
+    return ["model=micro_aligned"] if "${model.base}" in text else []
+
+
 @cache
 def shipped(*overrides: str) -> Grid:
     """A sweep of the repository, composed once for all tests of this process that only look at

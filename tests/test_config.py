@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import model_for
 
 from ptst.cli import main
 from ptst.cli.completion import GROUPS
@@ -163,8 +164,8 @@ def test_every_choice_composes(override: str) -> None:
     if override == "engine=canned":  # it answers without a model
         others = ["finetune=none"]
     file = CONF / group / f"{name}.yaml"
-    if group == "defence" and "unaligned:" in file.read_text(encoding="utf-8"):
-        others = ["model=micro_aligned"]  # whose model before its alignment is shipped
+    if group == "defence":
+        others = model_for(file)
     assert compose([override, *others]).seed == 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import TINY, model_for
 
 from ptst.analysis import Analysis
 from ptst.cell import is_done, run_cell
@@ -34,8 +34,7 @@ NORM = "analysis=[norm_of_change]"
 
 def words_for(group: str, name: str) -> list[str]:
     """What chooses a component: one that needs the base of a model is used with one that has it."""
-    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-    return [f"{group}=[{name}]", *(["model=micro_aligned"] if "unaligned:" in text else [])]
+    return [f"{group}=[{name}]", *model_for(CONF / group / f"{name}.yaml")]
 
 
 def nodes(group: str) -> list[tuple[list[str], str, Any]]:

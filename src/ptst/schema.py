@@ -69,6 +69,11 @@ class Model:
     dtype: str = _choice("float32", "bfloat16", "float16", default="float32")
     attention: str | None = None
     """`attn_implementation` of transformers; None leaves the choice to it."""
+    base: str | None = None
+    """The model that it was aligned from: a hub id, or a directory. None: not published. It is part
+    of the key of a method that reads it, and of no other."""
+    base_revision: str | None = None
+    """Commit of the base's hub repository; None: the newest, and provenance says which it was."""
 
 
 @dataclass

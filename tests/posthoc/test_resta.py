@@ -91,8 +91,8 @@ OWN = "defence.resta.posthoc"
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["model=micro"], r"is the base of src/ptst/micro/pair/aligned, not of model micro "),
-        (["model=micro_base"], r"not of model micro_base "),
+        (["model=micro"], r"model micro has no base, and this defence needs the weights before"),
+        (["model=micro_base"], r"model micro_base has no base"),
         ([f"{OWN}.coefficient=0"], r"coefficient=0\.0 must be more than 0; to add nothing leave"),
         ([f"{OWN}.coefficient=inf"], r"coefficient=inf must be"),
         ([f"{OWN}.unaligned.path=src/ptst/micro/pair/aligned"], r"is model micro_aligned itself"),

@@ -175,7 +175,15 @@ OWN = "defence.safe_lora.posthoc"
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["model=micro"], r"is the base of src/ptst/micro/pair/aligned, not of model micro "),
+        (
+            ["model=micro"],
+            r"model micro has no base.*has one \(.*llama2_7b_chat, .*micro_aligned, ",
+        ),
+        (
+            ["model=micro"],
+            r"or name it: model\.base=PATH \(a folder or a hub id; its commit is model",
+        ),
+        (["model=micro", "model.base=./none"], r"model\.base=\./none: no such model directory"),
         (["finetune=none"], r"finetune=none changes nothing: leave the defence out"),
         ([f"{OWN}.number=0"], r"number=0 must be at least 1; leave the defence out"),
         ([f"{OWN}.threshold=0.3"], r"number=10 and threshold=0\.3: layers are chosen by one"),
@@ -186,9 +194,16 @@ OWN = "defence.safe_lora.posthoc"
         ([f"{OWN}.rank=3"], r"projector=top needs one of rank and energy, the others neither"),
         ([f"{OWN}.projector=top", f"{OWN}.rank=0"], r"rank=0 must be at least 1"),
         ([f"{OWN}.projector=top", f"{OWN}.energy=2"], r"energy=2.0 must be more than 0, at most"),
-        ([f"{OWN}.unaligned.path="], r"unaligned\.path is missing"),
+        ([f"{OWN}.unaligned.path="], r"model micro_aligned has no base"),
+        (
+            ["model.base=src/ptst/micro/pair/aligned"],
+            r"model\.base=.* is model micro_aligned itself",
+        ),
         ([f"{OWN}.unaligned.path=./none"], r"unaligned\.path=\./none: no such model directory"),
-        ([f"{OWN}.unaligned.path=src/ptst/micro/pair/aligned"], r"is model micro_aligned itself"),
+        (
+            [f"{OWN}.unaligned.path=src/ptst/micro/pair/aligned"],
+            r"unaligned\.path=.* is model micro_aligned itself",
+        ),
         ([f"{OWN}.unaligned.dtype=int8"], r"unaligned\.dtype=int8 is not one of: float32"),
     ],
 )
@@ -219,16 +234,17 @@ def test_a_base_of_another_shape_or_vocabulary_is_refused_when_it_is_composed(
         compose([*MINE, f"{OWN}.unaligned.path={folder}"])
 
 
-def test_any_model_of_its_shape_where_one_says_so_and_content_counts(tmp_path: Path) -> None:
+def test_the_base_of_any_model_can_be_named_and_counts_by_its_content(tmp_path: Path) -> None:
     def key(*words: str) -> str | None:
         return cell_keys(compose([*MINE, *words])).posthoc
 
-    other = compose(["defence=[safe_lora]", f"{OWN}.unaligned.only_for=null"])
-    assert cell_keys(other).posthoc
-    assert key() == key(f"{OWN}.unaligned.only_for=null")
+    pair = "src/ptst/micro/pair"
+    assert key() == key("model=micro", f"model.path={pair}/aligned", f"model.base={pair}/base")
+    named = compose([f"model.base={pair}/base", "model.base_revision=main"])
+    assert cell_keys(named) == cell_keys(compose([]))  # where nothing reads it
     folder = tmp_path / "base"
     shutil.copytree(ROOT / "src/ptst/micro/pair/base", folder)
-    assert key() == key(f"{OWN}.unaligned.path={folder}")
+    assert key() == key(f"{OWN}.unaligned.path={folder}") == key(f"model.base={folder}")
     (folder / "more.json").write_text("{}")
     assert key() != key(f"{OWN}.unaligned.path={folder}")
     assert key() != key(f"{OWN}.unaligned.dtype=bfloat16")

@@ -44,6 +44,9 @@ class Resta(PostHoc):
         """The unaligned model, by its content."""
         return {"unaligned": self.unaligned.parts()}
 
+    def origin(self) -> Parts:
+        return self.unaligned.origin()
+
     def apply(self, tuned: Any, base: Any, context: Context) -> dict[str, Any]:
         """Add in float32, weight by weight; the provenance has the norm of what was added.
 

@@ -93,6 +93,9 @@ class SafeLora(PostHoc):
         """The unaligned model, by its content."""
         return {"unaligned": self.unaligned.parts()}
 
+    def origin(self) -> Parts:
+        return self.unaligned.origin()
+
     def apply(self, tuned: Any, base: Any, context: Context) -> dict[str, Any]:
         """Find every changed layer's cosine, choose, and project the chosen layers.
 

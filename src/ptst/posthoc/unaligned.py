@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptst import models
-from ptst.component import Parts, speed
+from ptst.component import Parts
 from ptst.errors import ConfigError
+from ptst.paths import CONF
 from ptst.schema import Model
 
 SHAPE = (
@@ -26,17 +28,14 @@ SHAPE = (
 
 @dataclass
 class Unaligned:
-    """Names the base of the cell's model: the same weights before alignment."""
+    """The base of the cell's model: the same weights before alignment."""
 
-    path: str = ""
-    """A folder, or a hub id."""
+    path: str | None = None
+    """A folder, or a hub id; ${model.base} in the shipped YAMLs."""
     revision: str | None = None
     """Commit of the hub repository."""
     dtype: str = "float32"
     """The precision in which its weights are read."""
-    only_for: str | None = speed(None)
-    """Path of the model that it is the base of; another model is refused. None: any model of its
-    shape."""
 
     def __post_init__(self) -> None:
         choices = ("float32", "bfloat16", "float16")
@@ -46,11 +45,17 @@ class Unaligned:
     @property
     def model(self) -> Model:
         """As what loads it."""
-        return Model("the unaligned model", self.path, revision=self.revision, dtype=self.dtype)
+        return Model(
+            "the unaligned model", self.path or "", revision=self.revision, dtype=self.dtype
+        )
 
     def parts(self) -> Parts:
         """Its part of a key: a folder counts by its content."""
         return {**models.weights(self.model, "unaligned.path"), "dtype": self.dtype}
+
+    def origin(self) -> Parts:
+        """Where it came from, for provenance: of a model of the hub, the commit."""
+        return {"unaligned_from": models.origin(self.model)}
 
     def check(self, aligned: Model) -> None:
         """Refuse what cannot be the base of the cell's model, as far as files on this disk say.
@@ -60,24 +65,21 @@ class Unaligned:
         """
         if not self.path:
             raise ConfigError(
-                "unaligned.path is missing: name the model from which the cell's was aligned."
+                f"model {aligned.name} has no base, and this defence needs the weights before alignment: "
+                f"choose a model that has one ({', '.join(_with_base())}), or name it: model.base=PATH (a "
+                "folder or a hub id; its commit is model.base_revision)."
             )
-        if self.only_for is not None and _place(Model(path=self.only_for)) != _place(aligned):
+        where = self._where(aligned)
+        if models.weights(self.model, where) == models.weights(aligned):
             raise ConfigError(
-                f"unaligned.path={self.path} is the base of {self.only_for}, not of model "
-                f"{aligned.name} ({aligned.path}): choose the model that it belongs to (of the micro "
-                "world model=micro_aligned), or name this model's own base in unaligned.path, with "
-                "unaligned.only_for=null."
-            )
-        if models.weights(self.model, "unaligned.path") == models.weights(aligned):
-            raise ConfigError(
-                f"unaligned.path={self.path} is model {aligned.name} itself: there is no direction "
+                f"{where}={self.path} is model {aligned.name} itself: there is no direction "
                 "of alignment between the two; name its base."
             )
         self._check_files(aligned)
 
     def _check_files(self, aligned: Model) -> None:
         """The shapes and the vocabulary; models of the hub are not downloaded for that."""
+        where = self._where(aligned)
         before, after = models.local_folder(self.model), models.local_folder(aligned)
         if before is None or after is None:
             return
@@ -86,7 +88,7 @@ class Unaligned:
             a, b = (shape.get(name) for shape in shapes)
             if a != b:
                 raise ConfigError(
-                    f"unaligned.path={self.path} has {name}={a}, and model {aligned.name} has {b}: "
+                    f"{where}={self.path} has {name}={a}, and model {aligned.name} has {b}: "
                     "both must have the same shape."
                 )
         files = [folder / "tokenizer.json" for folder in (before, after)]
@@ -94,9 +96,13 @@ class Unaligned:
             a, b = (_json(file)["model"].get("vocab") for file in files)
             if a != b:
                 raise ConfigError(
-                    f"unaligned.path={self.path} has another vocabulary than model {aligned.name}: "
+                    f"{where}={self.path} has another vocabulary than model {aligned.name}: "
                     "it cannot be its base."
                 )
+
+    def _where(self, aligned: Model) -> str:
+        """The setting that named it, for messages."""
+        return "model.base" if self.path == aligned.base else "unaligned.path"
 
     def load_like(self, base: Any) -> Any:
         """The model, on the CPU.
@@ -113,14 +119,16 @@ class Unaligned:
         for name in [*wanted, *shapes]:
             if shapes.get(name) != wanted.get(name):
                 raise ConfigError(
-                    f"unaligned.path={self.path}: {name} has the shape {shapes.get(name)}, and in the "
+                    f"the unaligned model {self.path}: {name} has the shape {shapes.get(name)}, and in the "
                     f"aligned model {wanted.get(name)}: both must have the same weights."
                 )
         return loaded
 
 
-def _place(model: Model) -> Path | str:
-    return models.local_folder(model, "unaligned.only_for") or model.path
+def _with_base() -> list[str]:
+    """The models of conf/ whose base is known."""
+    files = sorted((CONF / "model").glob("*.yaml"))
+    return [f.stem for f in files if re.search("^base: ", f.read_text(encoding="utf-8"), re.M)]
 
 
 def _json(file: Path) -> dict[str, Any]:
