@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ptst.alignment import Unaligned
 from ptst.component import Context
 from ptst.config.compose import compose
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
 from ptst.posthoc.resta import Resta
-from ptst.posthoc.unaligned import Unaligned
 from ptst.schema import Config
 
 CONTEXT = Context(Config(), None, "cpu", Path("/nowhere"), lambda done, total: None, lambda: False)

@@ -13,9 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from ptst.config.compose import compose
 from ptst.errors import ConfigError
 from ptst.keys import cell_keys
+from ptst.models import linear_weights
 from ptst.posthoc import safe_delta
 from ptst.posthoc.safe_delta import SafeDelta, hessians
-from ptst.posthoc.safe_lora import linear_weights
 
 H = torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double()
 TINY_DAMPING = 1e-12

@@ -10,7 +10,13 @@ from ptst.models.loading import (
     pick_device,
     quantization,
 )
-from ptst.models.modules import ALL_LINEAR, check_targets, linear_layers, missing_modules
+from ptst.models.modules import (
+    ALL_LINEAR,
+    check_targets,
+    linear_layers,
+    linear_weights,
+    missing_modules,
+)
 from ptst.models.sources import identity, local_folder, origin, weights
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "context_of",
     "identity",
     "linear_layers",
+    "linear_weights",
     "load_config",
     "load_model",
     "load_tokenizer",

@@ -1,4 +1,4 @@
-"""The modules of a model, told from its configuration alone: which of them LoRA can adapt."""
+"""The linear layers of a model: which of them LoRA can adapt, and their weights."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ def check_targets(model: Model, targets: Sequence[str]) -> None:
             f"finetune.lora.target_modules: {model.name} has no {', '.join(missing)}; its linear layers "
             f"are: {', '.join(_linear_layers(built))}. Name some of them, or take all: [{ALL_LINEAR}]."
         )
+
+
+def linear_weights(model: Any) -> dict[str, Any]:
+    """Weights [d_out, d_in] of the linear layers without the head, by the parameter's name."""
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D  # GPT-2's, which are [d_in, d_out]
+
+    head = model.get_output_embeddings()
+    return {
+        f"{name}.weight": module.weight.T if isinstance(module, Conv1D) else module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, Linear | Conv1D) and module is not head
+    }
 
 
 def _architecture(model: Model) -> Any:

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ptst.alignment import Unaligned
 from ptst.component import Context, Parts
 from ptst.errors import ConfigError
 from ptst.posthoc import PostHoc
-from ptst.posthoc.unaligned import Unaligned
 from ptst.schema import Config
 
 

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 from ptst import data
 from ptst.component import Context, Parts, parts_of
 from ptst.errors import ConfigError
+from ptst.models import linear_weights
 from ptst.posthoc import PostHoc
-from ptst.posthoc.safe_lora import linear_weights
 from ptst.progress import say
 from ptst.schema import Config, Rows, Template
 from ptst.templates import check_template

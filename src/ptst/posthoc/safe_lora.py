@@ -5,11 +5,8 @@ Hsu et al. 2024 (arXiv 2405.16833). For a weight [d_out, d_in] let V be what ali
 between C D and D gets C D in the place of D. The paper changes LoRA's B, which is the same, because
 D is linear in it; here D is read off the merged weights, so that full fine-tuning has it, too.
 
-The paper's fast C = V V^T / |V| is no projection: its eigenvalues are s^2 / |V| over V's singular
-values s, far below 1 unless alignment changed a great deal, so that the layer's change is nearly
-deleted. `zeroed` deletes it altogether, and is the control. The paper's exact C is the identity
-where V has full row rank. `top` projects onto the largest singular directions alone; it is not in
-the paper, and is what "subspace of the alignment" suggests.
+What the choices of C are is said in `ptst.alignment`. The paper's fast one nearly deletes a layer's
+change; `zeroed` deletes it altogether, and is the control.
 """
 
 from __future__ import annotations
@@ -18,13 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ptst.alignment import PROJECTORS, Unaligned, check_projector, factor
 from ptst.component import Context, Parts
 from ptst.errors import ConfigError
+from ptst.models import linear_weights
 from ptst.posthoc import PostHoc
-from ptst.posthoc.unaligned import Unaligned
 from ptst.schema import Config
-
-PROJECTORS = ("scaled", "exact", "top")
 
 
 @dataclass
@@ -51,20 +47,7 @@ class SafeLora(PostHoc):
     """The control: the same layers get the aligned model's weights back."""
 
     def __post_init__(self) -> None:
-        if self.projector not in PROJECTORS:
-            raise ConfigError(
-                f"safe_lora: projector={self.projector} is not one of: {', '.join(PROJECTORS)}."
-            )
-        given = [value for value in (self.rank, self.energy) if value is not None]
-        if len(given) != (self.projector == "top"):
-            raise ConfigError(
-                f"safe_lora: projector={self.projector}, rank={self.rank}, energy={self.energy}: "
-                "projector=top needs one of rank and energy, the others neither."
-            )
-        if self.rank is not None and self.rank < 1:
-            raise ConfigError(f"safe_lora: rank={self.rank} must be at least 1.")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise ConfigError(f"safe_lora: energy={self.energy} must be more than 0, at most 1.")
+        check_projector("safe_lora", PROJECTORS, self.projector, self.rank, self.energy)
         if (self.number is None) == (self.threshold is None):
             raise ConfigError(
                 f"safe_lora: number={self.number} and threshold={self.threshold}: layers are chosen by "
@@ -151,44 +134,7 @@ class SafeLora(PostHoc):
         return left @ (left.T @ change)
 
 
-def factor(
-    direction: Any, projector: str, rank: int | None = None, energy: float | None = None
-) -> Any:
-    """L [d_out, k] of C = L L^T.
-
-    Args:
-        direction: V [d_out, d_in], not 0.
-        projector: one of PROJECTORS.
-    """
-    import torch
-
-    if projector == "scaled":
-        return direction / direction.norm().sqrt()
-    left, sizes, _ = torch.linalg.svd(direction, full_matrices=False)
-    smallest = sizes[0] * max(direction.shape) * torch.finfo(sizes.dtype).eps
-    k = int((sizes > smallest).sum())
-    if rank is not None:
-        k = min(k, rank)
-    if energy is not None:
-        shares = sizes.double().pow(2).cumsum(0)
-        k = min(k, int((shares < energy * shares[-1]).sum()) + 1)
-    return left[:, :k]
-
-
 def cosine(a: Any, b: Any) -> float:
     """Between two matrices; 0 where one of them is 0."""
     norms = float(a.norm() * b.norm())
     return min(1.0, float((a * b).sum()) / norms) if norms else 0.0
-
-
-def linear_weights(model: Any) -> dict[str, Any]:
-    """Weights [d_out, d_in] of the linear layers without the head, by the parameter's name."""
-    from torch.nn import Linear
-    from transformers.pytorch_utils import Conv1D  # GPT-2's, which are [d_in, d_out]
-
-    head = model.get_output_embeddings()
-    return {
-        f"{name}.weight": module.weight.T if isinstance(module, Conv1D) else module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, Linear | Conv1D) and module is not head
-    }

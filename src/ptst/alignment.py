@@ -1,9 +1,19 @@
-"""The model before its alignment, for steps that need the direction in which alignment moved it."""
+"""What alignment changed in a model: the model before it, and projections onto the change.
+
+For a weight [d_out, d_in] let V be what alignment changed (aligned - unaligned). There are three C:
+
+* scaled: V V^T / |V|, the papers' fast one. It is no projection: its eigenvalues are s^2 / |V| over
+  V's singular values s, far below 1 unless alignment changed a great deal.
+* exact: the projection onto V's columns, which is the identity where V has full row rank.
+* top: the projection onto the largest singular directions alone; it is in no paper, and is what
+  "subspace of the alignment" suggests.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +24,7 @@ from ptst.errors import ConfigError
 from ptst.paths import CONF
 from ptst.schema import Model
 
+PROJECTORS = ("scaled", "exact", "top")
 SHAPE = (
     "model_type",
     "hidden_size",
@@ -123,6 +134,53 @@ class Unaligned:
                     f"aligned model {wanted.get(name)}: both must have the same weights."
                 )
         return loaded
+
+
+def check_projector(
+    name: str, kinds: Sequence[str], projector: str, rank: int | None, energy: float | None
+) -> None:
+    """Refuse a choice of C that is none.
+
+    Args:
+        name: of the method, for messages.
+        kinds: what `projector` may be.
+    """
+    if projector not in kinds:
+        raise ConfigError(f"{name}: projector={projector} is not one of: {', '.join(kinds)}.")
+    given = [value for value in (rank, energy) if value is not None]
+    if len(given) != (projector == "top"):
+        raise ConfigError(
+            f"{name}: projector={projector}, rank={rank}, energy={energy}: "
+            "projector=top needs one of rank and energy, the others neither."
+        )
+    if rank is not None and rank < 1:
+        raise ConfigError(f"{name}: rank={rank} must be at least 1.")
+    if energy is not None and not 0 < energy <= 1:
+        raise ConfigError(f"{name}: energy={energy} must be more than 0, at most 1.")
+
+
+def factor(
+    direction: Any, projector: str, rank: int | None = None, energy: float | None = None
+) -> Any:
+    """L [d_out, k] of C = L L^T.
+
+    Args:
+        direction: V [d_out, d_in], not 0.
+        projector: one of PROJECTORS.
+    """
+    import torch
+
+    if projector == "scaled":
+        return direction / direction.norm().sqrt()
+    left, sizes, _ = torch.linalg.svd(direction, full_matrices=False)
+    smallest = sizes[0] * max(direction.shape) * torch.finfo(sizes.dtype).eps
+    k = int((sizes > smallest).sum())
+    if rank is not None:
+        k = min(k, rank)
+    if energy is not None:
+        shares = sizes.double().pow(2).cumsum(0)
+        k = min(k, int((shares < energy * shares[-1]).sum()) + 1)
+    return left[:, :k]
 
 
 def _with_base() -> list[str]:
