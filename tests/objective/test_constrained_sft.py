@@ -100,6 +100,18 @@ def test_the_mean_of_three_weighted_tokens() -> None:
     assert (-log_p * found).mean().item() == pytest.approx(1.048196, abs=1e-6)
 
 
+def test_the_weighted_loss_has_another_value_than_the_papers_and_the_same_gradient() -> None:
+    log_p = torch.tensor([-1, -2, -0.5], requires_grad=True)
+    reference, betas = torch.tensor([-1.5, -2, -1]), ConstrainedSft().betas(torch.arange(3))
+    closed = (-(2 / betas) * torch.nn.functional.logsigmoid(betas * (log_p - reference))).mean()
+    weighted = (-log_p * weights((log_p - reference).detach(), betas)).mean()
+    assert closed.item() == pytest.approx(1.103389, abs=1e-6)
+    (papers,) = torch.autograd.grad(closed, log_p)
+    (ours,) = torch.autograd.grad(weighted, log_p)
+    torch.testing.assert_close(ours, papers)
+    assert papers.tolist() == pytest.approx([-0.875647 / 3, -1 / 3, -0.537883 / 3], abs=1e-6)
+
+
 def test_a_token_has_its_beta_by_its_place_in_the_answer() -> None:
     betas = ConstrainedSft().betas(torch.arange(8))
     assert betas.tolist() == pytest.approx([0.5, 2, 2, 2, 2, 0.1, 0.1, 0.1])
