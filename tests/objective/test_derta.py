@@ -204,7 +204,7 @@ def test_rows_count_by_their_content_and_a_template_by_its_text(tmp_path: Path) 
 
     def at(name: str) -> list[str]:
         own = f"{OWN}.rows."
-        return [f"{own}source=local", f"+{own}path={tmp_path}/{name}.jsonl", f"{own}n=null"]
+        return [f"{own}source=local", f"{own}path={tmp_path}/{name}.jsonl", f"{own}n=null"]
 
     assert key(*at("a")) == key(*at("b")) != key()
     assert key(f"+template@{OWN}.template=chat_vanilla") == key()
@@ -218,11 +218,11 @@ def test_rows_count_by_their_content_and_a_template_by_its_text(tmp_path: Path) 
         ([f"{OWN}.transition=-1"], "transition=-1 must be at least 1"),
         ([f"{OWN}.prefix=letters"], "prefix=letters is not one of: tokens, words, none"),
         (
-            ["scale=paper", "finetune=lora_gsm8k"],
+            ["scale=paper", "defence/rows@defence.derta.objective=triples_micro"],
             r"derta\.objective\.rows are the micro world's.*rows\.source=local",
         ),
         (
-            [f"{OWN}.rows.name=hazards", f"+{OWN}.rows.split=test"],
+            [f"{OWN}.rows.name=hazards", f"{OWN}.rows.split=test"],
             r"evaluation hazards would test on the very data that defence\.derta\.objective\.rows",
         ),
         (["finetune=safety_mix"], "a fine-tuning has one objective"),
