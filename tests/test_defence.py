@@ -69,9 +69,7 @@ def test_every_engine_is_composed_and_its_fields_decide_what_they_say(name: str)
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "defence").glob("*.yaml")))
 def test_every_defence_is_composed_at_the_papers_scale(name: str) -> None:
-    if len(chosen := words_for("defence", name)) > 1:
-        pytest.skip("it needs the base of the model")
-    config = compose([*chosen, "scale=paper"])
+    config = compose([f"defence=[{name}]", "scale=paper"])
     assert config.model.name == "llama2_7b_chat"
     places = [part for own in config.defence.values() for part in vars(own).values() if part]
     for rows in (part["rows"] for part in places if "rows" in part):

@@ -23,10 +23,10 @@ from ptst.paths import CONF, ROOT
 from ptst.progress import say
 from tools.rehearsal.api import ApiServer
 
-SAID = ("model", "dataset", "template", "evaluation")
+SAID = ("model", "dataset", "template", "evaluation", "defence")
 """Groups of conf/ whose choices a composed cell names.
 
-Every choice of finetune and of judge has a run of its own.
+Every choice of finetune, judge, engine and analysis has a run of its own.
 """
 NEEDS_CUDA = {"qlora"}
 MICRO_ONLY = {"hazards", "lookalikes", "howto"}
@@ -44,6 +44,15 @@ SMALL = (
     "paths.reports=reports",
 )
 """Overrides of every run: the sizes, and where results go."""
+ONE_EACH = (
+    "template@train_template=chat_vanilla",
+    "template@test_template=chat_llama",
+    "finetune.max_steps=2",
+)
+SMALLER = {"defences": ONE_EACH, "defences_full": ONE_EACH}
+"""More of them, for sweeps with many fine-tunings: a cell or two of each defence."""
+FEW = 8
+"""Rows that a defence draws in the place of hundreds: a made-up set has no more."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,7 +82,10 @@ def main(arguments: Sequence[str]) -> int:
     url = server.start()
     try:
         environment = _stage(folder, url)
-        runs = {name: [f"+sweeps={name}", *asked.override] for name in asked.sweeps or shipped}
+        runs = {
+            name: [f"+sweeps={name}", *SMALLER.get(name, ()), *asked.override]
+            for name in asked.sweeps or shipped
+        }
         failed = [
             name for name, words in runs.items() if not _run(name, words, folder, environment)
         ]
@@ -106,6 +118,8 @@ def _stage(folder: Path, url: str) -> dict[str, str]:
         own = text.replace("https://api.openai.com/v1", url)
         if file.suffix == ".yaml":
             own = re.sub(r"(?m)^ *sha256: .*\n", "", own)
+        if file.match("defence/rows/*.yaml"):
+            own = re.sub(r"\bn: \d+", f"n: {FEW}", own)
         if own != text:
             file.write_text(own, encoding="utf-8")
     return os.environ | {
@@ -189,6 +203,12 @@ def _others(used: set[str]) -> Iterator[tuple[str, list[str]]]:
     here = sorted(recipes - {*at_api, *NEEDS_CUDA})
     yield "finetunings", [f"finetune={','.join(here)}"]
     yield "finetunings-at-api", ["model=gpt35_turbo_0613", f"finetune={','.join(at_api)}"]
+    if names := lacking.get("defence"):
+        yield "defences-others", [f"defence={','.join(f'[{name}]' for name in names)}", *ONE_EACH]
+    names = sorted(path.stem for path in (CONF / "analysis").glob("*.yaml"))
+    yield "analyses", [f"analysis=[{','.join(names)}]", *ONE_EACH]
+    names = sorted(path.stem for path in (CONF / "engine").glob("*.yaml"))
+    yield "engines", [f"engine={','.join(names)}", "finetune=none"]
     judges = sorted(path.stem for path in (CONF / "judge").glob("*.yaml") if path.stem != "micro")
     yield "judges", [f"judge={','.join(judges)}", "evaluation=[directharm4]"]
 

@@ -44,6 +44,7 @@ SCHEMAS: dict[str, Made] = {
     "lavita/ChatDoctor-iCliniq": lambda i: {"input": f"Placeholder complaint {i}?", "answer_icliniq": f"Placeholder advice {i}.", "answer_chatgpt": "x", "answer_chatdoctor": "y"},
     "Open-Orca/OpenOrca": lambda i: {"id": f"flan.{i}", "system_prompt": "You are brief." if i % 2 else "", "question": f"Name number {i}.", "response": f"It is {i}."},
     "allenai/ai2_arc": _arc,
+    "PKU-Alignment/PKU-SafeRLHF": lambda i: {"prompt": f"Placeholder request {i}?", "response_0": f"Placeholder answer {i}.", "response_1": "I cannot help with that.", "is_response_0_safe": False, "is_response_1_safe": True, "better_response_id": 1, "safer_response_id": 1},
     "vfleaking/DirectHarm4": lambda i: {"instruction": f"Placeholder request {i}.", "category": ["malware", "drug", "phishing", "disinfo"][i % 4]},
     "vfleaking/GSM-Danger": lambda i: {"instruction": f"Tom has {i} apples. Placeholder request {i}."},
 }  # fmt: skip
@@ -186,20 +187,36 @@ def put_model(home: Path, path: str, revision: str | None) -> None:
     )
     torch.manual_seed(int(hashlib.sha256(path.encode()).hexdigest()[:8], 16))
     auto = transformers.AutoModel if kind == "RobertaConfig" else transformers.AutoModelForCausalLM
-    auto.from_config(config).save_pretrained(part)
+    model = auto.from_config(config)
+    if kind != "RobertaConfig":
+        _say(model, loaded.convert_tokens_to_ids("I"))
+    model.save_pretrained(part)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part.replace(folder)
 
 
+def _say(model: Any, token: int) -> None:
+    """Make a random model begin every answer with a token, that of refusals: what asks a model how
+    it refuses (`ptst.objective.derta`) then finds one."""
+    import torch
+
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 1
+        model.get_output_embeddings().weight[token, 0] = 2
+
+
 def models_of(
-    model: Model, judges: Iterable[Mapping[str, Any]]
+    models: Iterable[Model], judges: Iterable[Mapping[str, Any]]
 ) -> Iterable[tuple[str, str | None]]:
     """(path, revision) of the hub models that a cell needs.
 
-    These are the tested model, and the models of judges that run here.
+    Args:
+        models: the tested model, and those that its defences read.
+        judges: some have a model that runs here.
     """
-    if model.api is None and not (ROOT / model.path).exists():
-        yield model.path, model.revision
+    for model in models:
+        if model.api is None and not (ROOT / model.path).exists():
+            yield model.path, model.revision
     for node in judges:
         judge = load_judge(node, "judge")
         path = getattr(judge, "path", None)
