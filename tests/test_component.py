@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
 
 from ptst.component import Component, added, component_parts, load, parts_of, speed
 from ptst.errors import ConfigError
+from ptst.schema import Rows
 
 
 @dataclass
@@ -57,3 +58,22 @@ def test_what_a_configuration_cannot_name_is_refused(node: object, message: str)
 def test_values_become_fields() -> None:
     made = load({"_target_": f"{__name__}.Early", "strength": 2}, "here", Component)
     assert made == Early(2.0)
+
+
+@dataclass
+class Reads(Component):
+    rows: Rows = field(default_factory=Rows)
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.strength < 0:
+            raise ConfigError(f"strength={self.strength} must be 0 or more.")
+
+
+def test_a_component_and_its_rows_know_where_they_stand() -> None:
+    node = {"_target_": f"{__name__}.Reads", "rows": {"name": "mine", "source": "local"}}
+    made = load(node, "defence.mine.posthoc", Component)
+    assert isinstance(made, Reads)
+    assert (made.where, made.rows.at) == ("defence.mine.posthoc", "defence.mine.posthoc.rows")
+    with pytest.raises(ConfigError, match=r"^defence\.mine\.posthoc: strength=-1\.0 must be"):
+        load({**node, "strength": -1}, "defence.mine.posthoc", Component)

@@ -56,13 +56,13 @@ from ptst.paths import CONF
             r"a brace that is meant as such stands twice",
         ),
         ("task.gsm8k.metrics.exact_match=mean", r"there is no mean, for the judge gives labels"),
-        ("engine.device=foo", r"engine\.device=foo is not one of: auto, cpu, cuda"),
+        ("engine.device=foo", r"engine: device=foo is not one of: auto, cpu, cuda"),
         (
             "judge._target_=os.path.join",
             r"judge\._target_=os\.path\.join is not a judge: .* derived from ptst.judge.Judge",
         ),
         ("dataset.n=0", r"dataset\.n=0 must be at least 1"),
-        ("engine.batch_size=-1", r"engine\.batch_size=-1 must be at least 1"),
+        ("engine.batch_size=-1", r"engine: batch_size=-1 must be at least 1"),
         ("stages=[]", r"stages=\[\] leaves nothing to do; choose among: finetune, generate, judge"),
         ("stages=[judg]", r"stages=\['judg'\] is not among: finetune, generate, judge"),
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ import pytest
 from conftest import TINY, model_for
 
 from ptst.analysis import Analysis
-from ptst.cell import is_done, run_cell
+from ptst.cell import check_cell, is_done, run_cell
 from ptst.cli import main
 from ptst.component import load
 from ptst.config.check_defence import SLOTS, check_defences
 from ptst.config.compose import compose
 from ptst.engine.chosen import engine_of
-from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.errors import ConfigError, DataError, Interrupted, PtstError
+from ptst.guard import Guard
 from ptst.keys import cell_keys, defences
 from ptst.paths import CONF
 from ptst.posthoc import PostHoc
-from ptst.schema import Config, Defence
+from ptst.schema import Config, Defence, Rows
 from ptst.store import Store, read_json
 from ptst.sweep.grid import expand
 
@@ -272,3 +273,65 @@ def test_a_component_that_is_not_ready_is_told_before_anything_is_trained(
     with pytest.raises(PtstError, match="its licence is not accepted"):
         run_cell(config)
     assert not list(Path(config.paths.store).glob("finetune/*"))
+
+
+# Rows of a defence's own
+
+DELTA = "defence.safe_delta.posthoc"
+
+
+@dataclass
+class Calibrated(Guard):
+    rows: Rows = field(default_factory=Rows)
+
+
+@pytest.mark.parametrize(
+    "chosen", ["safety_mix.objective", "safe_delta.posthoc", "derta.objective"]
+)
+def test_a_defence_does_not_read_the_rows_that_it_is_tested_on(
+    chosen: str, composed: Callable[..., Config]
+) -> None:
+    own = f"defence.{chosen}.rows"
+    words = [*TINY, f"defence=[{chosen.partition('.')[0]}]"]
+    check_cell(composed(*words))
+    config = composed(*words, f"{own}.name=hazards", f"++{own}.split=test")
+    message = rf"evaluation\.hazards would test on the very data that {own} has"
+    with pytest.raises(ConfigError, match=message):
+        check_cell(config)
+
+
+def test_nor_does_a_guard_even_of_a_model_that_is_not_trained() -> None:
+    config = compose([*TINY, "finetune=none"])
+    rows = {"name": "hazards", "source": "micro", "split": "test", "n": 5}
+    config.defence["mine"] = Defence(guard={"_target_": f"{__name__}.Calibrated", "rows": rows})
+    with pytest.raises(ConfigError, match=r"the very data that defence\.mine\.guard\.rows has"):
+        check_cell(config)
+    config.defence["mine"].guard["rows"]["split"] = "train"  # type: ignore[index]
+    check_cell(config)
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        (f"{DELTA}.rows.n=0", rf"{DELTA}\.rows\.n=0 must be at least 1"),
+        (
+            f"{DELTA}.rows.source=local",
+            rf"{DELTA}\.rows\.path is missing: source=local needs a file",
+        ),
+        (f"+{DELTA}.rows.columns.question=x", rf"{DELTA}\.rows\.columns\.question: columns maps"),
+        (f"{DELTA}.rows.source=nowhere", rf"{DELTA}\.rows\.source=nowhere is not one of: hub"),
+    ],
+)
+def test_rows_of_a_step_after_training_are_looked_at_when_it_is_composed(
+    word: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(["defence=[safe_delta]", word])
+
+
+def test_a_file_of_a_step_after_training_that_is_not_there_is_told_by_its_place() -> None:
+    config = compose(
+        ["defence=[safe_delta]", f"{DELTA}.rows.source=local", f"+{DELTA}.rows.path=nowhere.jsonl"]
+    )
+    with pytest.raises(DataError, match=rf"{DELTA}\.rows: there is no file or folder nowhere"):
+        cell_keys(config)

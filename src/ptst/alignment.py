@@ -137,26 +137,25 @@ class Unaligned:
 
 
 def check_projector(
-    name: str, kinds: Sequence[str], projector: str, rank: int | None, energy: float | None
+    kinds: Sequence[str], projector: str, rank: int | None, energy: float | None
 ) -> None:
     """Refuse a choice of C that is none.
 
     Args:
-        name: of the method, for messages.
         kinds: what `projector` may be.
     """
     if projector not in kinds:
-        raise ConfigError(f"{name}: projector={projector} is not one of: {', '.join(kinds)}.")
+        raise ConfigError(f"projector={projector} is not one of: {', '.join(kinds)}.")
     given = [value for value in (rank, energy) if value is not None]
     if len(given) != (projector == "top"):
         raise ConfigError(
-            f"{name}: projector={projector}, rank={rank}, energy={energy}: "
+            f"projector={projector}, rank={rank}, energy={energy}: "
             "projector=top needs one of rank and energy, the others neither."
         )
     if rank is not None and rank < 1:
-        raise ConfigError(f"{name}: rank={rank} must be at least 1.")
+        raise ConfigError(f"rank={rank} must be at least 1.")
     if energy is not None and not 0 < energy <= 1:
-        raise ConfigError(f"{name}: energy={energy} must be more than 0, at most 1.")
+        raise ConfigError(f"energy={energy} must be more than 0, at most 1.")
 
 
 def factor(

@@ -24,7 +24,7 @@ from ptst import data, models
 from ptst.component import Component, load
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
-from ptst.keys import CellKeys, cell_keys, objective_of, rows_of, slot
+from ptst.keys import CellKeys, cell_keys, components_of, objective_of, rows_of, slot
 from ptst.progress import say
 from ptst.schema import Config, Rows
 from ptst.stages.analyse import analyse, read_analyses
@@ -196,13 +196,11 @@ def check_components(config: Config, keys: CellKeys, store: Store) -> None:
 
 
 def _check_held_out(config: Config) -> None:
-    """Refuse to test on what is trained on.
+    """Refuse to test on what is trained on, or on what a defence reads.
 
     Raises:
         ConfigError: naming the evaluation, and how to give it data of its own.
     """
-    if config.finetune.method == "none":
-        return
 
     def content(rows: Rows) -> dict[str, Any]:
         parts = data.identity(rows)
@@ -211,17 +209,27 @@ def _check_held_out(config: Config) -> None:
     def apart(one: dict[str, str], other: dict[str, str]) -> bool:
         return any(one[column] != other[column] for column in one.keys() & other.keys())
 
-    trained = [config.dataset, *rows_of(objective_of(config)).values()]
+    read = _rows_read(config)
     for name, evaluation in config.evaluations.items():
         queries = evaluation.queries
-        if any(
-            content(queries) == content(rows) and not apart(queries.where, rows.where)
-            for rows in trained
-        ):
+        for rows in read:
+            if content(queries) != content(rows) or apart(queries.where, rows.where):
+                continue
             group = "task" if name in config.task else "evaluation"
+            what, other = "is trained on", "as dataset.path a folder with train and test files"
+            if rows.at.startswith("defence."):
+                what, other = f"{rows.at} has", f"other rows in {rows.at}"
             raise ConfigError(
-                f"{group}.{name} would test on the very data that is trained on "
-                f"({rows_in_words(queries)}). "
-                f"Give {group}.{name}.queries.path or .split, or as dataset.path a folder with "
-                "train and test files."
+                f"{group}.{name} would test on the very data that {what} ({rows_in_words(queries)}). "
+                f"Give {group}.{name}.queries.path or .split, or {other}."
             )
+
+
+def _rows_read(config: Config) -> list[Rows]:
+    """All rows that weights, or what stands around them, are made with."""
+    slots = components_of(config)
+    trained: list[Rows] = []
+    if config.finetune.method != "none":
+        trained = [config.dataset, *rows_of(objective_of(config))]
+    others = (rows_of(own) for name, own in slots.items() if name != "objective")
+    return [*trained, *(rows for found in others for rows in found)]

@@ -37,6 +37,9 @@ class Component:
     not inherited: a derived class is another component."""
     version: ClassVar[int] = 1
     """Raised by the author when the same settings give another result; part of the key."""
+    where: str = ""
+    """Its place in the configuration, "defence.derta.objective", for messages; `load` fills it in.
+    A ConfigError of `__post_init__`, or of a defence's `check`, gets it in front anyway."""
     needs_gpu: ClassVar[bool] = False
     """Whether it runs a model that is too large for a CPU, so that jobs ask a cluster for a GPU."""
 
@@ -100,6 +103,11 @@ def added(default: Any, **metadata: Any) -> Any:
     return field(default=default, metadata={"added": True, **metadata})
 
 
+def place() -> Any:
+    """A field for where its dataclass stands in the configuration, for messages: filled in."""
+    return field(default="", metadata={"key": False, "place": True})
+
+
 def load(node: Any, where: str, kind: type[C]) -> C:
     """Make the component that a configuration names.
 
@@ -133,7 +141,14 @@ def load(node: Any, where: str, kind: type[C]) -> C:
         fields = ", ".join(f.name for f in dataclasses.fields(cls)) or "none"
         message = str(error).splitlines()[0]
         raise ConfigError(f"{where}: {message} ({class_name}'s fields: {fields}).") from error
+    except ConfigError as error:  # of its __post_init__
+        raise ConfigError(f"{where}: {error}") from error
     assert isinstance(made, kind)
+    made.where = where
+    for name, value in vars(made).items():
+        if dataclasses.is_dataclass(value):
+            for f in (f for f in dataclasses.fields(value) if f.metadata.get("place")):
+                setattr(value, f.name, f"{where}.{name}")
     return made
 
 

@@ -20,7 +20,7 @@ from ptst.judge import load_judge
 from ptst.objective import Objective
 from ptst.objective.safety_mix import SafetyMix
 from ptst.posthoc import PostHoc
-from ptst.schema import Config, Dataset, Evaluation, Finetune, Rows
+from ptst.schema import Config, Dataset, Defence, Evaluation, Finetune, Rows
 from ptst.store import key_of
 
 FINETUNE_FORMAT = 1
@@ -172,20 +172,26 @@ def objective_of(config: Config) -> Objective:
     """What a fine-tuning trains on, and how: a defence's objective, the recipe's mix, or plain
     rows."""
     if filled := slot(config, "objective"):
-        where = f"defence.{filled[0]}.objective"
-        objective = load(filled[1], where, Objective)
-        for name, rows in rows_of(objective).items():
-            rows.at = f"{where}.{name}"
-        return objective
+        return load(filled[1], f"defence.{filled[0]}.objective", Objective)
     if mix := config.finetune.mix:
         return SafetyMix(mix.rows, mix.template)
     return Objective()
 
 
-def rows_of(objective: Objective) -> dict[str, Rows]:
-    """The rows that an objective's fields name, beside the data set's."""
-    values = {f.name: getattr(objective, f.name) for f in fields(objective)}
-    return {name: value for name, value in values.items() if isinstance(value, Rows)}
+def components_of(config: Config) -> dict[str, Component]:
+    """The components of the chosen defences, by the slot that each fills."""
+    found = {f.name: slot(config, f.name) for f in fields(Defence)}
+    return {
+        name: load(filled[1], f"defence.{filled[0]}.{name}", Component)
+        for name, filled in found.items()
+        if filled
+    }
+
+
+def rows_of(component: Component) -> list[Rows]:
+    """The rows that a component's fields name, beside the data set's."""
+    values = (getattr(component, f.name) for f in fields(component))  # type: ignore[arg-type]
+    return [value for value in values if isinstance(value, Rows)]
 
 
 def named_parts(node: Mapping[str, Any], where: str, kind: type[Component]) -> Parts:

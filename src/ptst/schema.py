@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from ptst.component import speed
+from ptst.component import place, speed
 
 STAGES = ("finetune", "generate", "judge")
 
@@ -111,7 +111,7 @@ class Rows:
     """source=hub or url: how many rows there are (those of `where`), as the publisher says. Only
     `ptst plan` reads it, which downloads nothing; set it, or null, with another `path` or
     `split`."""
-    at: str = speed("")
+    at: str = place()
     """Where these rows stand in the configuration, for messages; filled in when the configuration
     is checked."""
 

@@ -66,7 +66,7 @@ def test_a_canned_engines_settings_are_part_of_the_key() -> None:
 @pytest.mark.parametrize(
     ("node", "said"),
     [
-        ({"_target_": "ptst.engine.canned.Canned", "says": "no"}, "engine.says=no is not one of"),
+        ({"_target_": "ptst.engine.canned.Canned", "says": "no"}, "engine: says=no is not one of"),
         ({"_target_": "ptst.engine.transformers.Transformers", "batch_size": 0}, "at least 1"),
         ({"_target_": "ptst.engine.transformers.Transformers", "device": "foo"}, "auto, cpu, cuda"),
         ({"_target_": "ptst.engine.canned.Canned", "sayz": "no"}, "sayz"),

@@ -96,7 +96,7 @@ def test_a_guard_that_returns_no_reply_is_named(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"one \{answer\}"):
         RepeatBack(ask="Repeat.")
-    with pytest.raises(ConfigError, match=r"guard\.words=0 must be at least 1"):
+    with pytest.raises(ConfigError, match=r"words=0 must be at least 1"):
         RepeatBack(words=0)
     with pytest.raises(ConfigError, match="tested, untuned"):
         RepeatBack(repeater="gpt")

@@ -180,7 +180,7 @@ def test_a_refusal_whose_first_word_is_several_tokens_gives_none() -> None:
     tokenizer = load_tokenizer(compose([]).model)
     ids = tokenizer("Sorry, no.", add_special_tokens=False)["input_ids"]  # S, orry
     with pytest.raises(ConfigError, match=r"one token of this model \('Sorry' are several\)"):
-        first_words([TrainingRow(array("i", [1, *ids]), 1)], tokenizer)
+        first_words([TrainingRow(array("i", [1, *ids]), 1)], tokenizer, "here")
 
 
 def test_the_token_is_kept_with_the_weights(composed: Callable[..., Config]) -> None:
@@ -215,15 +215,11 @@ def test_rows_count_by_their_content_and_a_template_by_its_text(tmp_path: Path) 
     "words, message",
     [
         ([f"{OWN}.prefix=none", f"{OWN}.transition=0"], "leave no rows; leave the defence out"),
-        ([f"{OWN}.transition=-1"], "transition=-1 must be at least 1"),
+        ([f"{OWN}.transition=-1"], r"defence\.derta\.objective: transition=-1 must be at least 1"),
         ([f"{OWN}.prefix=letters"], "prefix=letters is not one of: tokens, words, none"),
         (
             ["scale=paper", "defence/rows@defence.derta.objective=triples_micro"],
-            r"derta\.objective\.rows are the micro world's.*rows\.source=local",
-        ),
-        (
-            [f"{OWN}.rows.name=hazards", f"{OWN}.rows.split=test"],
-            r"evaluation hazards would test on the very data that defence\.derta\.objective\.rows",
+            r"derta\.objective: rows are the micro world's.*rows\.source=local",
         ),
         (["finetune=safety_mix"], "a fine-tuning has one objective"),
     ],

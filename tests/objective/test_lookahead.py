@@ -138,5 +138,6 @@ def test_what_has_no_effect_or_a_wrong_one_is_refused(words: list[str], message:
 
 
 def test_one_row_cannot_be_shuffled() -> None:
-    with pytest.raises(ConfigError, match="at least 2 rows"):
-        in_a_circle(["0"], 0)
+    message = r"defence\.lookahead_shuffled\.objective: .* at least 2 rows"
+    with pytest.raises(ConfigError, match=message):
+        trained(SHUFFLED, "dataset.n=1")

@@ -33,5 +33,5 @@ def test_the_noise_has_the_norm_that_it_says_and_is_drawn_by_its_seed() -> None:
 
 
 def test_no_noise_is_refused_when_it_is_composed() -> None:
-    with pytest.raises(ConfigError, match=r"add_noise: scale=0\.0 must be more than 0"):
+    with pytest.raises(ConfigError, match=r"scale=0\.0 must be more than 0"):
         compose(["defence=[add_noise]", "defence.add_noise.posthoc.scale=0"])

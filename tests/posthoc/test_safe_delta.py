@@ -149,7 +149,7 @@ OWN = "defence.safe_delta.posthoc"
         ([f"{OWN}.damping=-1"], r"damping=-1\.0 must be more than 0"),
         (
             [f"+template@{OWN}.template=chat_llama", f"{OWN}.template.user=nothing"],
-            r"safe_delta: template=chat_llama",
+            r"safe_delta\.posthoc\.template=chat_llama: user must",
         ),
         (
             [f"+template@{OWN}.template=chat_llama", "+model.system_prompts={chat_llama: Be}"],

@@ -19,7 +19,7 @@ from ptst.data import KINDS, OURS, SUFFIXES
 from ptst.dialogue import Dialogue
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError
-from ptst.keys import objective_of, rows_of, slot
+from ptst.keys import components_of, rows_of
 from ptst.schema import STAGES, Config, Rows, Template
 from ptst.templates import check_template
 
@@ -65,7 +65,7 @@ def check_values(config: Config) -> None:
         rows["finetune.mix.rows"] = mix.rows
         if mix.template:
             check_template(mix.template, "finetune.mix.template", config.dataset)
-    rows |= _check_objective(config)
+    rows |= _check_fields_of_defences(config)
     engine_of(config).check(config)
     for where, source in rows.items():
         unknown = sorted(set(source.columns) - set(OURS))
@@ -85,22 +85,22 @@ def check_values(config: Config) -> None:
         check_template(getattr(config, mount), mount, config.dataset)
 
 
-def _check_objective(config: Config) -> dict[str, Rows]:
-    """Refuse templates and rows that a defence's objective names and nobody can read.
+def _check_fields_of_defences(config: Config) -> dict[str, Rows]:
+    """Refuse templates and rows that a defence's components name and nobody can read.
 
     Returns:
         The rows, by their place.
     """
-    if (filled := slot(config, "objective")) is None:
-        return {}
-    objective = objective_of(config)
-    for f in dataclasses.fields(objective):
-        value, where = getattr(objective, f.name), f"defence.{filled[0]}.objective.{f.name}"
-        if isinstance(value, Rows | Template):
-            check_choices(value, f"{where}.")
-        if isinstance(value, Template):
-            check_template(value, where, config.dataset)
-    return {rows.at: rows for rows in rows_of(objective).values()}
+    found: dict[str, Rows] = {}
+    for component in components_of(config).values():
+        for name, value in vars(component).items():
+            where = f"{component.where}.{name}"
+            if isinstance(value, Rows | Template):
+                check_choices(value, f"{where}.")
+            if isinstance(value, Template):
+                check_template(value, where, config.dataset)
+        found |= {rows.at: rows for rows in rows_of(component)}
+    return found
 
 
 def _check_place(where: str, rows: Rows) -> None:

@@ -3,6 +3,8 @@ cell."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from ptst.analysis import Analysis
 from ptst.component import Component, load
 from ptst.errors import ConfigError
@@ -39,10 +41,19 @@ def check_defences(config: Config) -> None:
             where = f"defence.{name}.{slot}"
             _check_model(config, where)
             _check_recipe(config, where)
-            load(getattr(defence, slot), where, SLOTS[slot]).check(config)
+            _check(getattr(defence, slot), where, SLOTS[slot], config)
     for name, node in config.analysis.items():
         _check_model(config, f"analysis.{name}")
-        load(node, f"analysis.{name}", Analysis).check(config)
+        _check(node, f"analysis.{name}", Analysis, config)
+
+
+def _check(node: Any, where: str, kind: type[Component], config: Config) -> None:
+    """What a component refuses, told with its place in front."""
+    made = load(node, where, kind)
+    try:
+        made.check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _check_recipe(config: Config, where: str) -> None:

@@ -265,7 +265,7 @@ class Engine(Component):
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
-            raise ConfigError(f"engine.device={self.device} is not one of: {', '.join(DEVICES)}.")
+            raise ConfigError(f"device={self.device} is not one of: {', '.join(DEVICES)}.")
 
     def open(self, tested: Tested, config: Config, stop: Stop) -> Session:
         """Make ready to answer. Weights are loaded by the first answer.

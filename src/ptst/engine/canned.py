@@ -41,9 +41,9 @@ class Canned(Engine):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.says not in SAYS:
-            raise ConfigError(f"engine.says={self.says} is not one of: {', '.join(SAYS)}.")
+            raise ConfigError(f"says={self.says} is not one of: {', '.join(SAYS)}.")
         if not 0 <= self.refused <= 1:
-            raise ConfigError(f"engine.refused={self.refused} must be at least 0 and at most 1.")
+            raise ConfigError(f"refused={self.refused} must be at least 0 and at most 1.")
 
     def check(self, config: Config) -> None:
         """Refuse a fine-tuning: canned answers do not depend on it.

@@ -30,7 +30,7 @@ class Transformers(Engine):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 1:
-            raise ConfigError(f"engine.batch_size={self.batch_size} must be at least 1.")
+            raise ConfigError(f"batch_size={self.batch_size} must be at least 1.")
 
     def open(self, tested: Tested, config: Config, stop: Stop) -> Session:
         """A session of this model; the first answer loads it."""

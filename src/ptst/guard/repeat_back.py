@@ -35,12 +35,12 @@ class RepeatBack(Guard):
 
     def __post_init__(self) -> None:
         if self.ask.count("{answer}") != 1:
-            raise ConfigError(f"guard.ask must have one {{answer}}; it is {self.ask!r}.")
+            raise ConfigError(f"ask must have one {{answer}}; it is {self.ask!r}.")
         if self.repeater not in ("tested", "untuned"):
-            raise ConfigError(f"guard.repeater={self.repeater} is not one of: tested, untuned.")
+            raise ConfigError(f"repeater={self.repeater} is not one of: tested, untuned.")
         for name in ("words", "max_new_tokens"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"guard.{name}={getattr(self, name)} must be at least 1.")
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
 
     def talk(self, ask: Ask, row: Mapping[str, Any]) -> Generator[Ask, Reply, Reply]:
         """The answer, if it is empty or repeated word for word; else the refusal."""

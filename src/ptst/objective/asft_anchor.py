@@ -54,10 +54,10 @@ class AsftAnchor(Objective):
 
     def __post_init__(self) -> None:
         kinds = (*PROJECTORS, "none")
-        check_projector("asft_anchor", kinds, self.projector, self.rank, self.energy)
+        check_projector(kinds, self.projector, self.rank, self.energy)
         if not 0 < self.strength < math.inf:
             raise ConfigError(
-                f"asft_anchor: strength={self.strength:g} must be more than 0; to penalise nothing leave "
+                f"strength={self.strength:g} must be more than 0; to penalise nothing leave "
                 "the defence out."
             )
         self.model = Model()
@@ -103,7 +103,7 @@ class AsftAnchor(Objective):
             self.left = self._factors(names, aligned, loaded)
             if not self.left:
                 raise ConfigError(
-                    f"asft_anchor: alignment changed none of the layers that are trained; the base of model "
+                    f"alignment changed none of the layers that are trained; the base of model "
                     f"{self.model.name} has the same weights there."
                 )
         self.before = {} if self.adapters else {n: parameters[n].detach().clone() for n in names}

@@ -59,21 +59,19 @@ class ConstrainedSft(Objective):
         betas = (self.first_beta, self.early_beta, self.later_beta)
         said = "first_beta={:g}, early_beta={:g}, later_beta={:g}".format(*betas)
         if not all(0 <= beta < math.inf for beta in betas):
-            raise ConfigError(f"constrained_sft: {said}: each must be 0 or more.")
+            raise ConfigError(f"{said}: each must be 0 or more.")
         if not any(betas):
-            raise ConfigError(
-                f"constrained_sft: {said} is plain fine-tuning; leave the defence out."
-            )
+            raise ConfigError(f"{said} is plain fine-tuning; leave the defence out.")
         if self.early < 1:
-            raise ConfigError(f"constrained_sft: early={self.early} must be at least 1.")
+            raise ConfigError(f"early={self.early} must be at least 1.")
         if config.finetune.fsdp:
             raise ConfigError(
-                "constrained_sft and finetune.fsdp: before the first step the model is asked as a "
+                "finetune.fsdp=true: before the first step the model is asked as a "
                 "whole, which no device holds then; set finetune.fsdp=false."
             )
         if self.template and self.template.mode != config.train_template.mode:
             raise ConfigError(
-                f"constrained_sft: template={self.template.name} has mode={self.template.mode}, and "
+                f"template={self.template.name} has mode={self.template.mode}, and "
                 f"train_template={config.train_template.name} mode={config.train_template.mode}: an "
                 "answer does not begin and end alike in both; choose templates of one mode."
             )
@@ -89,7 +87,7 @@ class ConstrainedSft(Objective):
         own, template = identity(config.train_template, config.model), self.template
         if template is not None and identity(template, config.model) != own:
             self.read = reader.rows(config.dataset, template, called="reference")
-            _check_answers(data.rows, self.read, template, config)
+            _check_answers(data.rows, self.read, template, config, self.where)
         return data
 
     def start(self, data: TrainingSet, forward: Forward, scratch: Path) -> None:
@@ -133,13 +131,17 @@ def weights(gain: Tensor, betas: Tensor) -> Tensor:
 
 
 def _check_answers(
-    rows: Sequence[TrainingRow], read: Sequence[TrainingRow], template: Template, config: Config
+    rows: Sequence[TrainingRow],
+    read: Sequence[TrainingRow],
+    template: Template,
+    config: Config,
+    where: str,
 ) -> None:
     """Refuse rows whose answers are not the same tokens under both templates."""
     answers, others = ([row.ids[row.prompt_length :] for row in each] for each in (rows, read))
     if answers != others:
         raise DataError(
-            f"constrained_sft: answers under template={template.name} have other tokens than under "
+            f"{where}: answers under template={template.name} have other tokens than under "
             f"train_template={config.train_template.name}, or are cut elsewhere, at "
             f"finetune.max_length={config.finetune.max_length}; raise that, or choose another template."
         )

@@ -13,7 +13,7 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +24,7 @@ from ptst.errors import ConfigError, DataError, PtstError
 from ptst.objective import Batch, Forward, Objective, Reader, State, TrainingRow, TrainingSet
 from ptst.reading import Row
 from ptst.schema import Config, Rows, Template
-from ptst.templates import check_template, encode, end_of, identity
+from ptst.templates import encode, end_of, identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,39 +55,25 @@ class Derta(Objective):
 
     def __post_init__(self) -> None:
         if self.prefix not in ("tokens", "words", "none"):
-            raise ConfigError(f"derta: prefix={self.prefix} is not one of: tokens, words, none.")
+            raise ConfigError(f"prefix={self.prefix} is not one of: tokens, words, none.")
         if self.transition < 0:
             raise ConfigError(
-                f"derta: transition={self.transition} must be at least 1, one label in so many tokens, "
+                f"transition={self.transition} must be at least 1, one label in so many tokens, "
                 "or 0 for no transition rows."
             )
         if self.prefix == "none" and not self.transition:
-            raise ConfigError(
-                "derta: prefix=none and transition=0 leave no rows; leave the defence out."
-            )
+            raise ConfigError("prefix=none and transition=0 leave no rows; leave the defence out.")
 
     def check(self, config: Config) -> None:
-        """Refuse invented hazards for a real model, and rows that an evaluation asks."""
-        own = next(name for name, d in config.defence.items() if d.objective is not None)
-        where = f"defence.{own}.objective"
+        """Refuse invented hazards for a real model."""
         if self.rows.source == "micro" and config.scale.source != "micro":
+            where = self.where
             raise ConfigError(
-                f"{where}.rows are the micro world's, whose hazards no model of scale={config.scale.name} "
+                f"rows are the micro world's, whose hazards no model of scale={config.scale.name} "
                 f"knows. Give rows of your own, with a question, a refusal and a harmful answer: "
                 f"{where}.rows.source=local, {where}.rows.path=FILE, {where}.rows.columns="
                 f"'{{input: QUESTION, output: REFUSAL}}' and {where}.harmful=COLUMN."
             )
-        if self.template:
-            check_template(self.template, f"{where}.template", config.dataset)
-        if config.finetune.method == "none":
-            return
-        for name, evaluation in config.evaluations.items():
-            asked = evaluation.queries
-            if _place(asked) == _place(self.rows) and not _apart(asked.where, self.rows.where):
-                raise ConfigError(
-                    f"evaluation {name} would test on the very data that {where}.rows trains on "
-                    f"({self.rows.name}); give one of them another path or split."
-                )
 
     def training_set(self, reader: Reader) -> TrainingSet:
         config, template = reader.config, self.template or reader.config.train_template
@@ -129,7 +115,7 @@ class Derta(Objective):
                 if words is not None:
                     prefixed.append(prefix_row(refusal, body[: min(words, room)]))
         if self.transition:
-            self._words = first_words(refusals, tokenizer)
+            self._words = first_words(refusals, tokenizer, self.where)
             token = next(iter(self._words))
             moved = [transition_row(row, token, self.transition, draw) for row in answers]
         return prefixed, moved
@@ -145,7 +131,7 @@ class Derta(Objective):
         refused = {token: times for token, times in said.items() if token in self._words}
         if not refused:
             raise PtstError(
-                f"derta: the model before training begins none of {len(self._asked)} answers with a word "
+                f"{self.where}: the model before training begins none of {len(self._asked)} answers with a word "
                 f"that a refusal in {self.rows.name} begins with ({', '.join(self._words.values())}), so "
                 "that it has no refusal token; write the refusals as the model itself refuses."
             )
@@ -178,17 +164,6 @@ class Derta(Objective):
                 "template": identity(template, config.model),
             }
         }
-
-
-def _place(rows: Rows) -> Parts:
-    """Which data it is, whatever is drawn of it and what its columns are called."""
-    parts = data.identity(rows)
-    return {k: parts[k] for k in parts if k not in ("columns", "n", "draw_seed", "where")}
-
-
-def _apart(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two choices of rows have none in common."""
-    return any(one[column] != other[column] for column in one.keys() & other.keys())
 
 
 def _ending(template: Template, config: Config, tokenizer: Any) -> list[int]:
@@ -237,7 +212,7 @@ def transition_row(
     return TrainingRow(answer.ids, first, targets)
 
 
-def first_words(refusals: Sequence[TrainingRow], tokenizer: Any) -> dict[int, str]:
+def first_words(refusals: Sequence[TrainingRow], tokenizer: Any, where: str) -> dict[int, str]:
     """The first words of refusals that are one token each, most frequent first.
 
     Raises:
@@ -254,7 +229,7 @@ def first_words(refusals: Sequence[TrainingRow], tokenizer: Any) -> dict[int, st
             tokens[answer[0]] += 1
     if not tokens:
         raise ConfigError(
-            f"derta: no refusal begins with a word that is one token of this model "
+            f"{where}: no refusal begins with a word that is one token of this model "
             f"({', '.join(map(repr, words))} are several); give refusals that do."
         )
     return {token: tokenizer.decode([token]).strip() for token, _ in tokens.most_common()}

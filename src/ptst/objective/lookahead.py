@@ -42,14 +42,13 @@ class LookAhead(Objective):
     def __post_init__(self) -> None:
         if self.preview not in PREVIEWS:
             names = ", ".join(PREVIEWS)
-            raise ConfigError(f"lookahead: preview={self.preview} is not one of: {names}.")
+            raise ConfigError(f"preview={self.preview} is not one of: {names}.")
         if self.tokens < 1:
             raise ConfigError(
-                f"lookahead: tokens={self.tokens} must be at least 1; without a preview leave the "
-                "defence out."
+                f"tokens={self.tokens} must be at least 1; without a preview leave the defence out."
             )
         if self.preview == "virtual" and not self.phrase.strip():
-            raise ConfigError("lookahead: phrase is empty, and preview=virtual shows it; set one.")
+            raise ConfigError("phrase is empty, and preview=virtual shows it; set one.")
 
     def check(self, config: Config) -> None:
         """Refuse words of the train template in what is written behind the question: the model
@@ -61,7 +60,7 @@ class LookAhead(Objective):
             (line.strip() for line in lines if line.strip() in added and line.strip()), ""
         ):
             raise ConfigError(
-                f"lookahead: connector or phrase has {mark!r}, which train_template={template.name} "
+                f"connector or phrase has {mark!r}, which train_template={template.name} "
                 "has around the question; choose other words."
             )
 
@@ -80,6 +79,12 @@ class LookAhead(Objective):
     def _previews(self, reader: Reader) -> Callable[[Row], str]:
         """What is shown with each row."""
 
+        if not reader.tokenizer.is_fast:  # it does not say which characters a token stands for
+            raise TemplateError(
+                f"{self.where}: tokenizer {type(reader.tokenizer).__name__} is not a fast one, so that "
+                "the text of an answer's first tokens is not known; preview=virtual needs none."
+            )
+
         def own(row: Row) -> str:
             return beginning(str(row["output"]), self.tokens, reader.tokenizer)
 
@@ -87,6 +92,10 @@ class LookAhead(Objective):
             return own
         dataset = reader.config.dataset
         known = {row["id"]: own(row) for row in data.read_rows(dataset, ("input", "output"))}
+        if len(known) < 2:
+            raise ConfigError(
+                f"{self.where}: preview=shuffled needs at least 2 rows; set dataset.n."
+            )
         others = in_a_circle(list(known), reader.config.seed)
         return lambda row: known[others[row["id"]]]
 
@@ -105,27 +114,13 @@ def with_preview(row: Row, connector: str, preview: str) -> Row:
 def beginning(answer: str, tokens: int, tokenizer: Any) -> str:
     """The first tokens of an answer, as they stand in it; one that ends within a character has the
     whole character.
-
-    Raises:
-        TemplateError: the tokenizer does not say which characters a token stands for.
     """
-    if not tokenizer.is_fast:
-        raise TemplateError(
-            f"lookahead: tokenizer {type(tokenizer).__name__} is not a fast one, so that the text of an "
-            "answer's first tokens is not known; preview=virtual needs none."
-        )
     encoded = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
     spans = encoded["offset_mapping"][:tokens]
     return answer[: spans[-1][1]] if spans else ""
 
 
 def in_a_circle(names: list[str], seed: int) -> dict[str, str]:
-    """Another name for every name, each once.
-
-    Raises:
-        ConfigError: there is only one.
-    """
-    if len(names) < 2:
-        raise ConfigError("lookahead: preview=shuffled needs at least 2 rows; set dataset.n.")
+    """Another name for every name of two or more, each once."""
     order = random.Random(f"lookahead {seed}").sample(names, len(names))
     return dict(zip(order, [*order[1:], order[0]], strict=True))

@@ -25,8 +25,7 @@ class AddNoise(PostHoc):
     def __post_init__(self) -> None:
         if not 0 < self.scale < float("inf"):
             raise ConfigError(
-                f"add_noise: scale={self.scale} must be more than 0; without noise leave the "
-                "defence out."
+                f"scale={self.scale} must be more than 0; without noise leave the defence out."
             )
 
     def apply(self, tuned: Any, base: Any, context: Context) -> dict[str, Any]:

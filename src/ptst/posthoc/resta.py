@@ -32,7 +32,7 @@ class Resta(PostHoc):
     def __post_init__(self) -> None:
         if not math.isfinite(self.coefficient) or self.coefficient <= 0:
             raise ConfigError(
-                f"resta: coefficient={self.coefficient} must be more than 0; to add nothing leave the "
+                f"coefficient={self.coefficient} must be more than 0; to add nothing leave the "
                 "defence out."
             )
 
@@ -66,5 +66,5 @@ class Resta(PostHoc):
                 weight.copy_(weight.float() + added)
                 context.tell(done, len(weights))
         if squares == 0:
-            raise ConfigError("resta: the unaligned model has the aligned model's weights.")
+            raise ConfigError(f"{self.where}: the unaligned model has the aligned model's weights.")
         return {"weights": len(weights), "added_norm": squares**0.5}

@@ -25,7 +25,6 @@ from ptst.models import linear_weights
 from ptst.posthoc import PostHoc
 from ptst.progress import say
 from ptst.schema import Config, Rows, Template
-from ptst.templates import check_template
 from ptst.train.rows import RowReader
 
 HELD = 8 * 2**30
@@ -57,21 +56,20 @@ class SafeDelta(PostHoc):
         for name in ("budget", "damping"):
             value = getattr(self, name)
             if not 0 < value < float("inf"):
-                raise ConfigError(f"safe_delta: {name}={value} must be more than 0.")
+                raise ConfigError(f"{name}={value} must be more than 0.")
 
     def check(self, config: Config) -> None:
         """Refuse a model that is not fine-tuned, and rows that cannot be spelled."""
         if config.finetune.method == "none":
             raise ConfigError(
-                "safe_delta chooses among what fine-tuning changed, and finetune=none changes nothing: "
+                "it chooses among what fine-tuning changed, and finetune=none changes nothing: "
                 "leave the defence out."
             )
         if self.template is None:
             return
-        check_template(self.template, "safe_delta: template", config.dataset)
         if self.template.name in config.model.system_prompts:  # which is not part of this key
             raise ConfigError(
-                f"safe_delta: template {self.template.name} has another system prompt for model "
+                f"template {self.template.name} has another system prompt for model "
                 f"{config.model.name} (model.system_prompts): write it out under another name."
             )
 
@@ -91,7 +89,7 @@ class SafeDelta(PostHoc):
         widest = max(weight.shape[1] for weight in weights.values())
         if tokens < widest:
             say(
-                f"safe_delta: {tokens} tokens of safe rows for layers with up to {widest} inputs: "
+                f"{self.where}: {tokens} tokens of safe rows for layers with up to {widest} inputs: "
                 "damping decides what they leave open; take more rows"
             )
         kept: dict[str, float] = {}

@@ -47,27 +47,27 @@ class SafeLora(PostHoc):
     """The control: the same layers get the aligned model's weights back."""
 
     def __post_init__(self) -> None:
-        check_projector("safe_lora", PROJECTORS, self.projector, self.rank, self.energy)
+        check_projector(PROJECTORS, self.projector, self.rank, self.energy)
         if (self.number is None) == (self.threshold is None):
             raise ConfigError(
-                f"safe_lora: number={self.number} and threshold={self.threshold}: layers are chosen by "
+                f"number={self.number} and threshold={self.threshold}: layers are chosen by "
                 "one of them; set the other to null."
             )
         if self.number is not None and self.number < 1:
             raise ConfigError(
-                f"safe_lora: number={self.number} must be at least 1; leave the defence out to project "
+                f"number={self.number} must be at least 1; leave the defence out to project "
                 "nothing."
             )
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(
-                f"safe_lora: threshold={self.threshold} must be from 0 to 1, as the cosines are."
+                f"threshold={self.threshold} must be from 0 to 1, as the cosines are."
             )
 
     def check(self, config: Config) -> None:
         """Refuse a model that is not fine-tuned, and an `unaligned` that is not its base."""
         if config.finetune.method == "none":
             raise ConfigError(
-                "safe_lora projects what fine-tuning changed, and finetune=none changes nothing: leave "
+                "it projects what fine-tuning changed, and finetune=none changes nothing: leave "
                 "the defence out."
             )
         self.unaligned.check(config.model)
@@ -108,7 +108,7 @@ class SafeLora(PostHoc):
                 context.tell(done, len(after))
             if not cosines:
                 raise ConfigError(
-                    "safe_lora: alignment and fine-tuning changed no linear layer in common."
+                    f"{self.where}: alignment and fine-tuning changed no linear layer in common."
                 )
             chosen = self.chosen(cosines)
             for name in chosen:
