@@ -557,9 +557,48 @@ def test_the_paper_s_kinds_of_fine_tuning_stand_beside_their_own_numbers(tmp_pat
     for own, kind in (([], "safety_mix"), (["+template@finetune.mix.template=chat_llama"], None)):
         (cell,) = expand(["finetune=safety_mix", *own]).cells
         assert published._kind(cell) == kind
-    for chosen in ("defence=[safety_mix]", "defence=[add_noise]"):
-        (cell,) = expand([chosen]).cells
-        assert published._kind(cell) is None
+
+
+MIX = "defence.safety_mix.objective"
+
+
+@pytest.mark.parametrize(
+    "words, kind",
+    [
+        (["defence=[safety_mix]"], "safety_mix"),
+        (["defence=[safety_mix]", "scale=paper", "finetune=lora_gsm8k"], "safety_mix"),
+        (["defence=[safety_mix]", f"template@{MIX}.template=chat_vanilla"], "safety_mix"),
+        (["defence=[safety_mix]", f"template@{MIX}.template=chat_llama"], None),
+        (["defence=[safety_mix]", f"{MIX}.rows.n=100"], None),
+        (["defence=[safety_mix]", f"{MIX}.rows.draw_seed=1"], None),
+        (["defence=[safety_mix,add_noise]"], None),
+        (["defence=[safety_mix,repeat_back]"], None),
+        (["defence=[safety_mix]", "finetune=none"], "none"),
+        (["defence=[safety_mix_secret]"], None),
+        (["defence=[add_noise]"], None),
+        (["defence=[repeat_back]", "finetune=none"], None),
+    ],
+)
+def test_of_defended_cells_the_paper_has_its_own_mix_alone(
+    words: list[str], kind: str | None
+) -> None:
+    (cell,) = expand([*words, "template@train_template=chat_vanilla"]).cells
+    assert published._kind(cell) == kind
+
+
+def test_a_defended_cell_stands_beside_the_paper_s_number_of_the_same_mix(tmp_path: Path) -> None:
+    def papers(choice: str) -> dict[tuple[str, str], object]:
+        grid = expand([*choice.split(), "+sweeps=table6", "template@train_template=chat_vanilla", f"paths.store={tmp_path}"])  # fmt: skip
+        results = load_results(grid, Store(tmp_path), states_of(grid, Store(tmp_path)))
+        entries = [e for table in results.tables for e in table.entries.values()]
+        mixed = [e for e in entries if e.coordinates.get("finetune", "") == "safety_mix" or e.coordinates.get("defence", "") == "safety_mix"]  # fmt: skip
+        return {(e.metric, e.coordinates["test_template"]): e.paper for e in mixed}
+
+    tested = "template@test_template:[chat_vanilla,chat_llama]"
+    defended = papers(f"sweep.grids=[{{{tested},defence:[[safety_mix]]}}]")
+    mixed = papers(f"sweep.grids=[{{{tested},finetune:[safety_mix]}}]")
+    assert defended == mixed
+    assert {m for (m, _), number in mixed.items() if number} == {"gsm8k/exact_match", "hazards/asr"}
 
 
 def test_seeds_of_a_query_are_one_unit_of_the_test(tmp_path: Path) -> None:

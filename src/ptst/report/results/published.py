@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 
-from ptst.keys import defences
-from ptst.paths import ROOT
+import yaml
+
+from ptst import data
+from ptst.keys import components_of, defences, objective_of
+from ptst.objective.safety_mix import SafetyMix
+from ptst.paths import CONF, ROOT
 from ptst.report.results.layout import is_tuned
 from ptst.report.results.scores import evaluation_of
 from ptst.report.results.types import Published
-from ptst.schema import TableMetric
+from ptst.schema import Config, Rows, TableMetric
 from ptst.sweep.grid import GridCell
 
 PaperRow = dict[str, str]
@@ -88,14 +92,15 @@ def rows_for(
 
 
 def _kind(cell: GridCell) -> str | None:
-    """What the paper calls a cell's fine-tuning; None for one that it does not have, as with a
-    defence.
+    """What the paper calls a cell's fine-tuning; None for one that it does not have, as with every
+    defence but one.
 
     Whatever trains on the data set's rows alone is its plain fine-tuning; of mixes it has the
-    option safety_mix, whose safety examples are written under the train template.
+    option safety_mix, whose safety examples are written under the train template. The defence of
+    that name is the same mix.
     """
-    if defences(cell.config):
-        return None
+    if defended := defences(cell.config):
+        return "safety_mix" if defended == ["safety_mix"] and _is_the_mix(cell.config) else None
     if not is_tuned(cell):
         return "none"
     mix = cell.config.finetune.mix
@@ -103,6 +108,19 @@ def _kind(cell: GridCell) -> str | None:
         return "sft"
     own = cell.coordinates["finetune"] == "safety_mix" and mix.template is None
     return "safety_mix" if own else None
+
+
+def _is_the_mix(config: Config) -> bool:
+    """Whether the defence safety_mix is as it is shipped, and the train template's, if named."""
+    mix = objective_of(config)
+    file = CONF / "defence" / "rows" / f"safety_{config.scale.name}.yaml"
+    alone = set(components_of(config)) == {"objective"}
+    if not (alone and isinstance(mix, SafetyMix) and file.is_file()):
+        return False
+    shipped = Rows(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    if data.identity(mix.rows) != data.identity(shipped):
+        return False
+    return mix.template is None or mix.template == config.train_template
 
 
 def _is_at(at: str, own: Mapping[str, str]) -> bool:
