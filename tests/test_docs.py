@@ -206,7 +206,7 @@ def test_add_your_own_works_in_its_order(tmp_path: Path) -> None:
         )
     )
     ran = [text for text in said.values() if "made: " in text]
-    assert len(ran) == 13  # every one of the walks below came to a number
+    assert len(ran) == 14  # every one of the walks below came to a number
     (prompt,) = [text for command, text in said.items() if command.startswith("ptst prompt")]
     assert "<<SYS>>\nThink first whether the request is safe.\n<</SYS>>" in prompt
 
@@ -227,6 +227,7 @@ def test_add_your_own_works_in_its_order(tmp_path: Path) -> None:
     assert "opening" in of("ptst judges") and "keywords" in of("ptst judges")
     assert "mine-micro: 6 of 6 cells done" in of("-m +sweeps=mine")
     assert "defence=first_token" in of("ptst defence=[first_token]")
+    assert "defence=halfway" in of("ptst defence=[halfway]")
     half = of("defence=[every_second]")
     replaced = re.search(r"hazards/neither +(\d+\.\d)", half)  # what the guard puts there
     assert replaced and 20 < float(replaced[1]) < 80
@@ -236,7 +237,7 @@ def test_add_your_own_works_in_its_order(tmp_path: Path) -> None:
     assert all("passed" in text for command, text in said.items() if command.startswith("pytest"))
     assert {
         "template/careful", "model/mine", "dataset/units", "evaluation/probes", "judge/opening",
-        "defence/first_token", "defence/every_second", "engine/capitals",
+        "defence/first_token", "defence/halfway", "defence/every_second", "engine/capitals",
         "analysis/largest_change", "evaluation/sure",
     } == {
         file.removeprefix("conf/").removesuffix(".yaml")
