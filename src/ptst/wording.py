@@ -6,7 +6,8 @@ configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from ptst import data
+from ptst.component import Component, parts_of
 from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
 from ptst.judge import load_judge
@@ -21,7 +23,7 @@ from ptst.keys import Parts, judge_parts
 from ptst.metrics import MEAN
 from ptst.models import local_folder
 from ptst.paths import CONF, MICRO
-from ptst.schema import Config, Decoding, Evaluation, Finetune, Model, Rows
+from ptst.schema import Config, Decoding, Evaluation, Finetune, Model, Rows, Template
 
 LONGEST_VALUE = 100
 """Characters of a judge's field; a longer text (a prompt) is named by its hash."""
@@ -162,6 +164,31 @@ def recipe_in_words(recipe: Finetune) -> str:
     if mix := recipe.mix:
         under = f" under {mix.template.name}" if mix.template else ""
         said.append(f"mixed with {rows_in_words(mix.rows)}{under}")
+    return ", ".join(said)
+
+
+def component_in_words(component: Component, of_rows: Callable[[Rows], str] = rows_in_words) -> str:
+    """A component with all that decides what it does.
+
+    "ptst.objective.derta.Derta version 1, harmful=rejected, prefix=tokens".
+
+    Args:
+        of_rows: what is said of rows that a field names.
+    """
+    kind = type(component)
+    said = [f"{kind.__module__}.{kind.__qualname__} version {component.version}"]
+    for f in fields(component):  # type: ignore[arg-type]
+        value = getattr(component, f.name)
+        if value is None or not f.metadata.get("key", True):
+            continue
+        if isinstance(value, Rows):
+            said.append(f"{f.name}: {of_rows(value)}")
+        elif isinstance(value, Template):
+            said.append(f"{f.name} {value.name}")
+        elif is_dataclass(value):
+            said.append(f"{f.name}: {_whole_or_hash(parts_of(value))}")
+        else:
+            said.append(f"{f.name}={_whole_or_hash(value)}")
     return ", ".join(said)
 
 

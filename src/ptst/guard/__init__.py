@@ -82,6 +82,16 @@ def guarded(talk: Talk, guard: Guard, row: Mapping[str, Any]) -> Talk:
         return {**end.value, COLUMN: kept}
 
 
+def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What a guard did: answers that it gave, how many it replaced, and what it asked models."""
+    kept = [entry for row in rows for entry in row[COLUMN]]
+    return {
+        "answers": len(kept),
+        "replaced": sum(entry["replaced"] for entry in kept),
+        "asked": sum(len(entry["asked"]) for entry in kept),
+    }
+
+
 def _watched(
     guard: Guard, ask: Ask, row: Mapping[str, Any]
 ) -> Generator[Ask, Reply, tuple[Reply, list[dict[str, str]]]]:

@@ -89,7 +89,8 @@ class Objective(Component):
     def state(self) -> State:
         """What the next step depends on beside weights and optimizer: in every checkpoint.
 
-        The first device's is kept, and restored on all.
+        The first device's is kept, and restored on all. Numbers and words of the last stand in the
+        provenance, too, as `objective`.
         """
         return {}
 

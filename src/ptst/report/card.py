@@ -22,6 +22,7 @@ from ptst.models import local_folder
 from ptst.progress import say
 from ptst.report.agreement import COMPLIED
 from ptst.report.card_sources import (
+    defended_by,
     indented,
     licence_of,
     mixed_in,
@@ -30,6 +31,7 @@ from ptst.report.card_sources import (
     spelled_by,
 )
 from ptst.report.place import metric_in_words
+from ptst.report.provenance import facts_in_words
 from ptst.schema import Config, Evaluation, Finetune, Template
 from ptst.stages.summarise import Metrics, read_metrics
 from ptst.stages.tested_model import TestedModel
@@ -101,6 +103,8 @@ def model_card(config: Config, store: Store) -> str:
         licence=licence.get("license_name") or licence.get("license"),
         trained_on=source_of_rows(made.dataset, keys.finetune_parts["rows"], facts),
         mixed=mixed_in(made, keys.finetune_parts),
+        defence=defended_by(config),
+        recorded=facts_in_words(facts.get("objective", {})),
         spelled=spelled_by(made.model),
         template=indented(made.train_template),
         others={

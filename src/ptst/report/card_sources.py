@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
+from ptst import data
 from ptst.chat import chat_source
-from ptst.keys import Parts, objective_of
+from ptst.keys import Parts, objective_of, slot
 from ptst.models import local_folder
 from ptst.objective.safety_mix import SafetyMix
 from ptst.schema import Config, Model, Rows, Template
-from ptst.wording import rows_in_words
+from ptst.wording import component_in_words, rows_in_words
 
 
 def licence_of(model: Model) -> dict[str, str]:
@@ -77,6 +78,16 @@ def mixed_in(config: Config, parts: Parts) -> str | None:
     if not isinstance(mix, SafetyMix):
         return None
     return source_of_rows(mix.rows, parts["recipe"]["mix"]["rows"], {})
+
+
+def defended_by(config: Config) -> str | None:
+    """The defence that a fine-tuning has, and its settings; None where it has none."""
+    if (filled := slot(config, "objective")) is None:
+        return None
+    said = component_in_words(
+        objective_of(config), lambda rows: source_of_rows(rows, data.identity(rows), {})
+    )
+    return f"{filled[0]}: {said}"
 
 
 def _commit(commit: str | None) -> str:

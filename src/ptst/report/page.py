@@ -26,7 +26,7 @@ from ptst.report.pictures import (
     scatter_pairs,
 )
 from ptst.report.place import figures_of, place_in_words
-from ptst.report.provenance import configured, costs_of, counted, made_by
+from ptst.report.provenance import configured, costs_of, counted, made_by, recorded
 from ptst.report.results import Contrast, Entry, Results, Table
 from ptst.report.rows import cut, render, rows_file
 from ptst.report.tables import protection_lines
@@ -115,6 +115,7 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         costs=costs_of(grid, store),
         made=made_by(grid, store),
         configured=configured(grid),
+        recorded=recorded(grid, store),
         store=str(store.root),
         cells=[(cell, results.states.get(cell.keys.cell)) for cell in grid.distinct],
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ptst.keys import components_of
 from ptst.metrics import known_sum
 from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid, GridCell
 from ptst.wording import (
+    component_in_words,
     evaluation_in_words,
     judge_in_full,
     known_judges,
@@ -17,16 +19,22 @@ from ptst.wording import (
     rows_in_words,
 )
 
+STAGES = ("finetune", "posthoc", "analyse", "generate", "judge")
+"""Whose artifacts have a provenance, in the order of making."""
+OF_ALL = ("seconds", "finished_at", "git", "python", "packages", "hardware")
+"""What the provenance of every artifact says; what else one says is its stage's, or its
+component's."""
+FEW = 5
+
 
 def _artifacts(grid: Grid) -> dict[tuple[str, str], tuple[str, GridCell]]:
     """(stage, key) of every artifact of the grid, once: what people call it, and a cell of it."""
     found: dict[tuple[str, str], tuple[str, GridCell]] = {}
     for cell in grid.distinct:
-        if cell.keys.finetune:
-            found.setdefault(("finetune", cell.keys.finetune), ("fine-tune", cell))
-        for name, keys in cell.keys.evaluations.items():
-            found.setdefault(("generate", keys.generate), (f"generate {name}", cell))
-            found.setdefault(("judge", keys.judge), (f"judge {name}", cell))
+        for made in cell.keys.artifacts:
+            if made.stage in STAGES:
+                called = "fine-tune" if made.stage == "finetune" else made.what
+                found.setdefault((made.stage, made.key), (called, cell))
     return found
 
 
@@ -41,7 +49,9 @@ def _provenances(grid: Grid, store: Store) -> Iterator[tuple[str, str, dict[str,
 def costs_of(grid: Grid, store: Store) -> dict[str, Any]:
     """Seconds and tokens by stage; None where an artifact does not say (some APIs)."""
     rows: dict[str, dict[str, Any]] = {}
+    order: dict[str, tuple[int, str]] = {}
     for called, stage, facts in _provenances(grid, store):
+        order[called] = STAGES.index(stage), called
         row = rows.setdefault(called, {"artifacts": 0, "seconds": 0.0, "read": 0, "written": 0})
         row["artifacts"] += 1
         row["seconds"] += facts.get("seconds", 0.0)
@@ -50,7 +60,6 @@ def costs_of(grid: Grid, store: Store) -> dict[str, Any]:
         elif stage == "generate":
             row["read"] = known_sum((row["read"], facts["prompt_tokens"]))
             row["written"] = known_sum((row["written"], facts["completion_tokens"]))
-    order = sorted(rows, key=lambda called: ("fgj".index(called[0]), called))
     total = {
         key: known_sum(row[key] for row in rows.values())
         for key in ("artifacts", "read", "written")
@@ -58,7 +67,8 @@ def costs_of(grid: Grid, store: Store) -> dict[str, Any]:
     seconds = sum(row["seconds"] for row in rows.values())
     return {
         "rows": [
-            (called, {**rows[called], "time": _time(rows[called]["seconds"])}) for called in order
+            (called, {**rows[called], "time": _time(rows[called]["seconds"])})
+            for called in sorted(rows, key=order.__getitem__)
         ],
         "total": {**total, "time": _time(seconds)},
     }
@@ -124,12 +134,55 @@ def configured(grid: Grid) -> list[tuple[str, list[str]]]:
         if config.finetune.method != "none":
             note("trained on", rows_in_words(config.dataset))
             note("fine-tuning", recipe_in_words(config.finetune))
+        for slot, component in components_of(config).items():
+            if slot != "objective" or config.finetune.method != "none":
+                note(component.where, component_in_words(component))
         for name, evaluation in config.evaluations.items():
             note(f"evaluation {name}", evaluation_in_words(evaluation))
             note(f"judge of {name}", judge_in_full(evaluation.judge, known))
     for key, value in grid.settings.items():
         note("set on the command line", f"{key}={value}")
     return [(name, list(values)) for name, values in facts.items()]
+
+
+def recorded(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the defences recorded, by their place: of each artifact what it is, and its facts."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    slots = {"finetune": "objective", "posthoc": "posthoc", "generate": "guard"}
+    for (stage, key), (called, cell) in _artifacts(grid).items():
+        path = store.path(stage, key) / "provenance.json"
+        if stage not in slots or not cell.config.defence or not path.is_file():
+            continue
+        if (component := components_of(cell.config).get(slots[stage])) is None:
+            continue
+        facts = read_json(path)
+        own = facts.get(slots[stage], {})
+        if stage == "posthoc":  # all that it says beside what every artifact does
+            own = {name: value for name, value in facts.items() if name not in OF_ALL}
+        if own:
+            entry = f"{called} [{key[:8]}]", facts_in_words(own)
+            found.setdefault(component.where, []).append(entry)
+    return list(found.items())
+
+
+def facts_in_words(facts: Mapping[str, Any]) -> str:
+    """A component's facts on a line: of many numbers the range, the mean and how many; of other
+    collections how many, but a few named values are said."""
+    return ", ".join(f"{name} {_in_words(value)}" for name, value in facts.items())
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if not isinstance(value, Mapping | list | tuple):
+        return str(value)
+    values = list(value.values() if isinstance(value, Mapping) else value)
+    if values and all(isinstance(v, int | float) for v in values):
+        least, mean, most = min(values), sum(values) / len(values), max(values)
+        return f"{least:.4g} to {most:.4g}, mean {mean:.4g} ({len(values)})"
+    if isinstance(value, Mapping) and len(value) <= FEW:
+        return f"({', '.join(f'{name} {_in_words(v)}' for name, v in value.items())})"
+    return f"({len(values)})"
 
 
 def counted(number: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from ptst.engine import Ask, Engine, Session
 from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
-from ptst.guard import guarded, prepared
+from ptst.guard import counted, guarded, prepared
 from ptst.keys import EvaluationKeys
 from ptst.metrics import known_sum
 from ptst.progress import progress
@@ -60,7 +60,7 @@ def generate(
                 watch(work.maker)
 
             rounds = _rounds_of(name, config, engine, queries, model, work, tell, stop)
-            guarding = prepared(guard, rounds, model) if guard else {}
+            prepares = prepared(guard, rounds, model) if guard else {}
             for sample in range(samples):
                 talks = [dialogue.talk(row) for row in rows]
                 if guard:
@@ -71,7 +71,9 @@ def generate(
                 completions += [{**row, **numbered, **own} for row, own in columns]
         write_jsonl(work.result / "completions.jsonl", completions)
         made[f"generate {name}"] = time.monotonic() - started
-        facts = _facts(name, config, engine, queries, model, rounds, completions) | guarding
+        facts = _facts(name, config, engine, queries, model, rounds, completions)
+        if guard:
+            facts["guard"] = {**counted(completions), **prepares}
         seconds = work.maker.spent + made[f"generate {name}"]
         write_provenance(work.result, config, seconds, facts)
 
@@ -85,7 +87,7 @@ def _facts(
     rounds: Rounds,
     completions: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """What the provenance of completions says, beside what a guard does."""
+    """What the provenance of completions says, beside what a guard did."""
     evaluation = config.evaluations[name]
     notes = []
     if engine.reads == "tokens":

@@ -146,13 +146,14 @@ def _finish(trainer: Any, training: Training) -> dict[str, Any]:
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    kept = training.scratch / EPOCHS
+    kept, state = training.scratch / EPOCHS, training.objective.state()
+    said = {name: value for name, value in state.items() if isinstance(value, int | float | str)}
     if trainer.is_world_process_zero():
         if kept.is_dir():
             # A copy: should this process die before `out` is published, `out` is thrown away.
             shutil.copytree(kept, training.out / EPOCHS, ignore=shutil.ignore_patterns(".*"))
         write_jsonl(training.out / "log.jsonl", history)
-        if state := training.objective.state():
+        if state:
             (training.out / STATE).mkdir()
             save_state(state, training.out / STATE)
     if data.order is None:
@@ -168,6 +169,7 @@ def _finish(trainer: Any, training: Training) -> dict[str, Any]:
         "tokens_per_epoch": sum(map(len, data.rows)),
         "loss_tokens_per_epoch": sum(row.loss_tokens for row in data.rows),
         "trained_tokens": round(read),
+        **({"objective": said} if said else {}),
         "final_loss": history[-1]["loss"] if history else None,
     }
 
