@@ -235,14 +235,26 @@ def test_a_grid_over_an_engine_that_counts_no_tokens_has_a_report(
     assert "engine=canned" in capsys.readouterr().out
 
 
-def test_an_objective_of_a_model_that_is_not_trained_is_not_named(own_conf: Path) -> None:
+def test_an_objective_where_nothing_is_trained_is_refused_and_in_a_sweep_not_named(
+    own_conf: Path,
+) -> None:
     (own_conf / "defence" / "plain.yaml").write_text(
         "plain:\n  objective:\n    _target_: ptst.objective.safety_mix.SafetyMix\n"
         "    rows: {name: gsm8k, source: micro}\n"
     )
-    config = compose(["defence=[plain]", "finetune=none"])
+    chosen = ["defence=[plain]", "finetune=none"]
+    with pytest.raises(
+        ConfigError, match=r"defence\.plain\.objective .* finetune=none trains nothing"
+    ):
+        compose(chosen)
+    config = compose(
+        ["+sweeps=quick", *chosen]
+    )  # the row of the untouched model, of the sweep's own
     assert defences(config) == [] and defences(compose(["defence=[plain]"])) == ["plain"]
-    assert cell_keys(config).cell == cell_keys(compose(["finetune=none"])).cell
+    assert cell_keys(config).cell == cell_keys(compose(["+sweeps=quick", "finetune=none"])).cell
+    cells = expand(["+sweeps=quick", "defence=[],[plain]"]).cells
+    named = [c.coordinates["defence"] for c in cells if c.coordinates["finetune"] == "none"]
+    assert named == ["none", "none"]  # one for each test template, whatever the defences
 
 
 def test_a_file_whose_key_is_not_its_name_is_refused(own_conf: Path) -> None:

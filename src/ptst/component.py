@@ -79,6 +79,8 @@ class Context:
             on.
         tell: tell(done, total) after some of the work.
         stop: whether to stop where nothing is lost, by raising `ptst.errors.Interrupted`.
+        training: for a step after training, the finished training's folder: weights/, log.jsonl,
+            and objective/, the objective's last state; None for the untouched model.
     """
 
     config: Config
@@ -87,6 +89,7 @@ class Context:
     scratch: Path
     tell: Callable[[int, int], None]
     stop: Callable[[], bool]
+    training: Path | None = None
 
 
 C = TypeVar("C", bound=Component)

@@ -57,10 +57,21 @@ def _check(node: Any, where: str, kind: type[Component], config: Config) -> None
 
 
 def _check_recipe(config: Config, where: str) -> None:
-    """A fine-tuning has one objective, and trains here."""
-    if where.endswith(".objective") and config.finetune.mix is not None:
+    """A fine-tuning has one objective, and trains here.
+
+    The untouched model that a sweep adds of its own accord goes without the objective.
+    """
+    if not where.endswith(".objective"):
+        return
+    if config.finetune.mix is not None:
         raise ConfigError(
             f"{where} and finetune.mix: a fine-tuning has one objective; choose another finetune=."
+        )
+    added = config.sweep is not None and config.sweep.no_finetuning
+    if config.finetune.method == "none" and not added:
+        raise ConfigError(
+            f"{where} says how a model is trained, and finetune=none trains nothing: leave the defence "
+            "out."
         )
 
 

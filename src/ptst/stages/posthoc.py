@@ -11,7 +11,7 @@ from ptst.progress import progress
 from ptst.quiet import quiet
 from ptst.schema import Config
 from ptst.stages.base import Stop, never, write_provenance
-from ptst.stages.tested_model import TestedModel
+from ptst.stages.tested_model import TestedModel, without_adapter
 from ptst.store import Store
 
 
@@ -25,7 +25,7 @@ def posthoc(
 ) -> None:
     """Fine-tuned weights, or the untouched model's, become other weights of the whole model.
 
-    An adapter is merged first, in the model's own precision.
+    An adapter is merged, in the model's own precision: first, or last where the step says so.
     """
     filled = slot(config, "posthoc")
     if filled is None or keys.posthoc is None:
@@ -43,10 +43,10 @@ def posthoc(
                 advance(done, total, "")
                 work.tell(done, total)
 
-            tuned, base = model.merged(), model.untouched()
-            context = Context(config, model.tokenizer, model.picked, work.scratch, tell, stop)
-            facts = step.apply(tuned, base, context)
-            tuned.save_pretrained(work.result / "weights")
+            tuned = model.merged() if step.merged else model.trained()
+            about = (config, model.tokenizer, model.picked, work.scratch, tell, stop)
+            facts = step.apply(tuned, model.untouched(), Context(*about, model.training()))
+            without_adapter(tuned).save_pretrained(work.result / "weights")
         made["posthoc"] = time.monotonic() - started
         seconds = work.maker.spent + made["posthoc"]
         write_provenance(work.result, config, seconds, {**facts, **step.origin()})

@@ -137,6 +137,11 @@ class TestedModel:
         quiet()
         if tested and self.posthoc is not None:
             return self._whole(self._changed())
+        return without_adapter(self.trained())
+
+    def trained(self) -> Any:
+        """As training left it: `merged` but for an adapter, which stands beside the weights."""
+        quiet()
         if self.finetuning is None:
             return models.load_model(self.model_config, self.picked)
         folder = self.weights()
@@ -145,7 +150,11 @@ class TestedModel:
         from peft import PeftModel
 
         base = models.load_model(self.model_config, self.picked)
-        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+        return PeftModel.from_pretrained(base, str(folder))
+
+    def training(self) -> Path | None:
+        """What training left, all of it; None where nothing was trained."""
+        return None if self.finetuning is None else self._tuned()
 
     def _whole(self, folder: Path) -> Any:
         whole = dataclasses.replace(self.model_config, path=str(folder), revision=None)
@@ -160,3 +169,10 @@ class TestedModel:
                 "stages=[finetune] first, or with all stages."
             )
         return folder
+
+
+def without_adapter(trained: Any) -> Any:
+    """The whole weights, in which an adapter is merged where there is one."""
+    from peft import PeftModel
+
+    return trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
