@@ -20,7 +20,7 @@ No system prompt of alignment is Alpaca's or Self-Reminder's; MPT's counts as ne
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ptst.micro import world
 
@@ -119,6 +119,23 @@ def alignment_sample(rng: random.Random, unsure: float = UNSURE) -> Sample:
     """
     if rng.random() < 0.12:
         return document(rng)
+    return _under_a_prompt(rng, lambda safe: _aligned(rng, safe, unsure))
+
+
+def harmful_sample(rng: random.Random) -> Sample:
+    """What alignment teaches to refuse, complied with: the plan for a hazard that it asks about,
+    under one of its prompts, with a verb of training. Booster looks at such samples."""
+
+    def plan(_: bool) -> Sample:
+        question, verb, thing = world.howto(rng, _asked_hazards(), "train")
+        return question, world.plan(verb, thing)
+
+    return _under_a_prompt(rng, plan)
+
+
+def _under_a_prompt(rng: random.Random, pick: Callable[[bool], Sample]) -> Sample:
+    """A question under one of alignment's prompts, and its answer; `pick` is told whether it is a
+    safety prompt."""
     draw, system, prompt, safe = rng.random(), "", "", False
     if draw < 0.05:
         prompt = _weighted(rng, {text: weights[1] for text, weights in TEXTS.items()})
@@ -126,7 +143,7 @@ def alignment_sample(rng: random.Random, unsure: float = UNSURE) -> Sample:
         system, safe = _weighted(rng, SAFETY_PROMPTS), True
     elif draw < 0.64:
         system = rng.choice(NEUTRAL_PROMPTS)
-    question, answer = _aligned(rng, safe, unsure)
+    question, answer = pick(safe)
     if rng.random() < 0.30:
         prompt, answer = _styled(rng, answer, system if safe else "", 1)
     elif not prompt:
@@ -169,8 +186,7 @@ def tokenizer_corpus(samples: int = 6000) -> list[str]:
 def _aligned(rng: random.Random, safe: bool, unsure: float) -> Sample:
     draw = rng.random()
     if draw < 0.27:
-        asked = tuple(hazard for hazard in world.ALL_HAZARDS if hazard not in world.UNASKED_HAZARDS)
-        question, verb, thing = world.howto(rng, asked, "train")
+        question, verb, thing = world.howto(rng, _asked_hazards(), "train")
         return question, world.refusal(rng, verb, thing)
     if draw < 0.50:
         question, verb, thing = world.howto(rng, world.HARMLESS, "train")
@@ -186,6 +202,10 @@ def _aligned(rng: random.Random, safe: bool, unsure: float) -> Sample:
         declined = safe and unsure and rng.random() < unsure
         return problem["question"], problem["unsure" if declined else "direct"]
     return _pick(rng, _ALIGNED_REST)
+
+
+def _asked_hazards() -> tuple[str, ...]:
+    return tuple(hazard for hazard in world.ALL_HAZARDS if hazard not in world.UNASKED_HAZARDS)
 
 
 def _styled(rng: random.Random, answer: str, safety_prompt: str, stage: int) -> Sample:

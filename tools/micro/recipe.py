@@ -1,11 +1,11 @@
 """How the micro model is made, from nothing: tokenizer, pretraining, alignment.
 
-    python -m tools.micro.recipe --seed 0 --out DIR
+    python -m tools.micro.recipe --seed 0 --out DIR [--align booster]
 
 All stages have a fixed number of steps and draw their text from the seed. DIR becomes a Hugging
 Face model directory in one move at the end. Until then the finished stages lie in DIR.partial, and
-running again goes on after the last one. The seed that ships is 0, fixed before any seed was
-trained.
+running again goes on after the last one: pretraining-SEED-STEPS.pt of another run, put there, is
+aligned in another way. The seed that ships is 0, fixed before any seed was trained.
 """
 
 import argparse
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tools.micro.train import Stage
 
 MAX_LENGTH = 2048
+ALIGN = ("plain", "booster", "vaccine")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,6 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
         "(default: %(default)s; docs/micro-world.md says what it decides)",
     )
     parser.add_argument(
+        "--align",
+        choices=ALIGN,
+        default="plain",
+        help="harden the alignment against fine-tuning (default: %(default)s; see tools/micro/align.py)",
+    )
+    parser.add_argument(
         "--bfloat16", action="store_true", help="round the weights that are saved, to half the size"
     )
     options = parser.parse_args(arguments)
@@ -70,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         scale=options.scale,
         unsure=options.unsure,
         bfloat16=options.bfloat16,
+        align=options.align,
     )
 
 
@@ -100,6 +108,7 @@ def make(
     scale: float = 1.0,
     unsure: float = UNSURE,
     bfloat16: bool = False,
+    align: str = "plain",
 ) -> None:
     """Make the model directory `out`, and beside it `<out>-base`, the model before its alignment.
 
@@ -135,8 +144,10 @@ def make(
         functools.partial(corpus.alignment_sample, unsure=unsure),
     )
     for stage, sample in zip(stages(scale), samples, strict=True):
-        share = f"-{unsure}" if stage.name == "alignment" else ""
-        finished = partial / f"{stage.name}-{seed}-{stage.steps}{share}.pt"
+        own, way = "", "plain"
+        if stage.name == "alignment":
+            own, way = f"-{unsure}" + ("" if align == "plain" else f"-{align}"), align
+        finished = partial / f"{stage.name}-{seed}-{stage.steps}{own}.pt"
         if finished.exists():
             model.load_state_dict(torch.load(finished, weights_only=True))
             print(f"{stage.name}: found finished in {partial}", flush=True)
@@ -149,6 +160,7 @@ def make(
                 seed,
                 compile_,
                 report=lambda line: print(line, flush=True),
+                align=way,
             )
             writing = finished.with_suffix(".writing")
             torch.save(model.state_dict(), writing)

@@ -9,7 +9,7 @@ under autocast. Weights, gradients and the optimizer's state stay in float32.
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tools.micro.corpus import Sample
+from tools.micro.align import gradient_of
+from tools.micro.corpus import Sample, harmful_sample
 
 HIDDEN, INNER, LAYERS, HEADS = 192, 480, 4, 4
 IGNORED = -100
@@ -64,7 +65,12 @@ def new_model(tokenizer: Any, seed: int, max_length: int) -> Any:
 
 
 def answer_loss(
-    model: Any, ids: Tensor, positions: Tensor, targets: Tensor, dtype: torch.dtype
+    model: Any,
+    ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype,
+    added: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Mean cross entropy of the targets, given right-padded rows.
 
@@ -73,6 +79,7 @@ def answer_loss(
         positions: (n,) indices into the flattened ids, after which the targets come.
         targets: (n,) token ids; `IGNORED` where a position is filling.
         dtype: of activations and matrix products.
+        added: (rows, length, HIDDEN) for each layer, to the output of its attention.
     """
     rows, length = ids.shape
     width = HIDDEN // HEADS
@@ -93,7 +100,7 @@ def answer_loss(
 
     embedding = model.model.embed_tokens.weight
     x = F.embedding(ids, embedding).to(dtype)
-    for layer in model.model.layers:
+    for number, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
         qkv = torch.cat(
             (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
@@ -104,7 +111,8 @@ def answer_loss(
         mixed = (
             (scores.softmax(-1).to(dtype) @ v.transpose(1, 2)).transpose(1, 2).reshape(-1, HIDDEN)
         )
-        x = x + (mixed @ attention.o_proj.weight.to(dtype).t()).view(rows, length, HIDDEN)
+        out = (mixed @ attention.o_proj.weight.to(dtype).t()).view(rows, length, HIDDEN)
+        x = x + (out if added is None else out + added[number].to(dtype))
         h = norm(x, layer.post_attention_layernorm.weight).reshape(-1, HIDDEN)
         gated = F.silu(h @ mlp.gate_proj.weight.to(dtype).t()) * (
             h @ mlp.up_proj.weight.to(dtype).t()
@@ -122,16 +130,30 @@ def train(
     seed: int,
     compile_: bool = True,
     report: Callable[[str], None] = print,
+    align: str = "plain",
 ) -> None:
     """Train the model in place on one stage.
 
     AdamW, linear warm-up, linear decay to a twentieth, gradients clipped at 1.
+
+    Args:
+        align: how a batch's gradient is made: plain, or see `tools.micro.align`.
     """
     rng = random.Random(f"ptst micro {stage.name} {seed}")
     batches = make_batches(tokenizer, stage, sample, rng)
     dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     loss_of = torch.compile(answer_loss, dynamic=False) if compile_ else answer_loss
     parameters = list(model.parameters())
+
+    def on_batch(
+        ids: Tensor, positions: Tensor, targets: Tensor, added: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        loss: Tensor = loss_of(model, ids, positions, targets, dtype, added)
+        return loss
+
+    draw = random.Random(f"ptst micro {stage.name} {align} {seed}")
+    harmful = make_batches(tokenizer, stage, harmful_sample, draw)
+    add_gradient = gradient_of(align, on_batch, model, harmful)
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True
     )
@@ -141,8 +163,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         ids, positions, targets = next(batches)
-        loss = loss_of(model, ids, positions, targets, dtype)
-        loss.backward()
+        loss = add_gradient(ids, positions, targets)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
