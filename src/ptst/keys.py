@@ -20,7 +20,7 @@ from ptst.judge import load_judge
 from ptst.objective import Objective
 from ptst.objective.safety_mix import SafetyMix
 from ptst.posthoc import PostHoc
-from ptst.schema import Config, Dataset, Defence, Evaluation, Finetune, Rows
+from ptst.schema import SLOTS, Config, Dataset, Evaluation, Finetune, Rows
 from ptst.store import key_of
 
 FINETUNE_FORMAT = 1
@@ -180,7 +180,7 @@ def objective_of(config: Config) -> Objective:
 
 def components_of(config: Config) -> dict[str, Component]:
     """The components of the chosen defences, by the slot that each fills."""
-    found = {f.name: slot(config, f.name) for f in fields(Defence)}
+    found = {name: slot(config, name) for name in SLOTS}
     return {
         name: load(filled[1], f"defence.{filled[0]}.{name}", Component)
         for name, filled in found.items()

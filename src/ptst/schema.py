@@ -384,6 +384,10 @@ class Sweep:
         return [*self.over, "seed"]
 
 
+SLOTS = ("objective", "posthoc", "guard")
+"""What a defence may fill."""
+
+
 @dataclass
 class Defence:
     """A defence: the component that it puts into each slot, `_target_` and the fields of that
