@@ -176,6 +176,10 @@ def test_killed_in_the_middle_of_states_it_ends_with_the_same_weights(
         with pytest.raises(KeyboardInterrupt):
             run(micro, tmp_path / "cut", states(), die_at=death, **recipe)
     assert run(micro, tmp_path / "cut", states(), **recipe) == whole
+    kept = tmp_path / "cut" / "scratch" / "checkpoint-12" / "objective.safetensors"
+    assert kept.is_file()
+    last = tmp_path / "cut" / "result" / "objective"
+    assert [path.name for path in last.iterdir()] == ["objective.json"]  # no anchor any more
 
 
 def test_what_a_checkpoint_keeps_is_what_is_restored() -> None:

@@ -56,6 +56,8 @@ class Lisa(Objective):
         self.began = -1
         """The first step of the state that `anchor` is of."""
         self.anchor: dict[str, Tensor] = {}
+        self.over = False
+        """Whether the last step has been taken."""
 
     def check(self, config: Config) -> None:
         """Refuse numbers without a meaning, and several devices."""
@@ -119,6 +121,7 @@ class Lisa(Objective):
         if began != self.began:
             self.began = began
             self.anchor = {n: p.detach().clone() for n, p in forward.parameters.items()}
+        self.over = batch.step + 1 == self.steps
         return super().step(batch, forward)
 
     def beginning(self, step: int) -> int:
@@ -146,8 +149,9 @@ class Lisa(Objective):
         return self.rho / 2 * torch.stack(squares).sum()
 
     def state(self) -> State:
-        """The anchor, and the step where its state began: a kill may come in the middle of it."""
-        return {"began": self.began, **self.anchor}
+        """The anchor, and the step where its state began: a kill may come in the middle of it.
+        Behind the last step no anchor is needed, and it is as large as what is trained."""
+        return {"began": self.began} if self.over else {"began": self.began, **self.anchor}
 
     def restore(self, state: State) -> None:
         self.began, self.anchor = state["began"], {n: t for n, t in state.items() if n != "began"}
