@@ -101,6 +101,31 @@ def test_an_interrupted_recipe_goes_on_after_the_last_finished_stage(
         recipe.make(0, whole, compile_=False)
 
 
+def test_a_finished_pretraining_can_be_aligned_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tools.micro import recipe, train
+
+    short = corpus.tokenizer_corpus(50)
+    monkeypatch.setattr(corpus, "tokenizer_corpus", lambda: short)
+    few = tuple(dataclasses.replace(stage, steps=1, rows=2) for stage in recipe.stages())
+    monkeypatch.setattr(recipe, "stages", lambda scale: few)
+    real, ways = train.train, []
+
+    def dies_when_plain(model: Any, tokenizer: Any, stage: Any, *rest: Any, **named: Any) -> None:
+        ways.append((stage.name, named["align"]))
+        if ways[-1] == ("alignment", "plain"):
+            raise KeyboardInterrupt
+        real(model, tokenizer, stage, *rest, **named)
+
+    monkeypatch.setattr(train, "train", dies_when_plain)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.make(0, tmp_path / "made", compile_=False)
+    recipe.make(0, tmp_path / "made", compile_=False, align="booster")
+    assert ways == [("pretraining", "plain"), ("alignment", "plain"), ("alignment", "booster")]
+    assert "pretraining: found finished" in capsys.readouterr().out
+
+
 def test_help_answers_without_torch() -> None:
     code = (
         "import sys; from tools.micro.recipe import main\n"
