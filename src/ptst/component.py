@@ -20,10 +20,31 @@ from omegaconf.errors import OmegaConfBaseException
 from ptst.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptst.schema import Config
+    from ptst.schema import Config, Rows
 
 Parts = dict[str, Any]
 """What a key is the hash of: resolved values, JSON-like."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a component takes beside plain fine-tuning and plain answering: `ptst plan` says it, and
+    counts with it where no run of the same component was measured."""
+
+    passes: float = 1.0
+    """Passes forward and backward of a training step, of which plain fine-tuning has one."""
+    reads: float = 0.0
+    """How often all rows go forward through the model before the first step."""
+    copies: float = 0.0
+    """Copies of the trained weights (with LoRA: of the adapter) that a training holds besides."""
+    models: float = 0.0
+    """Copies of the whole model that are in memory beside the one that is trained or asked."""
+    asks: float = 1.0
+    """How often the model is asked about a question, of which plain answering has once."""
+    rows: Rows | None = None
+    """Rows that are trained on beside the data set's."""
+    seen: float = 1.0
+    """How often each of `rows` is trained on in an epoch."""
 
 
 class Component:
@@ -49,6 +70,10 @@ class Component:
         Raises:
             ConfigError: naming the two settings, and what would be right.
         """
+
+    def cost(self, config: Config) -> Cost:
+        """What it takes beside plain fine-tuning and plain answering; by default nothing more."""
+        return Cost()
 
     def ready(self) -> None:
         """Refuse to start where something outside the configuration is missing: a key, a package.

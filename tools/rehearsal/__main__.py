@@ -49,8 +49,9 @@ ONE_EACH = (
     "template@test_template=chat_llama",
     "finetune.max_steps=2",
 )
-SMALLER = {"defences": ONE_EACH, "defences_full": ONE_EACH}
-"""More of them, for sweeps with many fine-tunings: a cell or two of each defence."""
+ONE_EVALUATION = ("evaluation=[directharm4]", "~evaluation@task")
+SMALLER = {name: (*ONE_EACH, *ONE_EVALUATION) for name in ("defences", "defences_full")}
+"""More of them, for sweeps with many fine-tunings: a cell of each defence."""
 FEW = 8
 """Rows that a defence draws in the place of hundreds: a made-up set has no more."""
 

@@ -11,10 +11,11 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
+from ptst.component import Cost
 from ptst.engine import Ask, Reply, question
 from ptst.errors import ConfigError
 from ptst.guard import Guard
-from ptst.schema import Decoding
+from ptst.schema import Config, Decoding
 
 
 @dataclass
@@ -41,6 +42,9 @@ class RepeatBack(Guard):
         for name in ("words", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(asks=2)
 
     def talk(self, ask: Ask, row: Mapping[str, Any]) -> Generator[Ask, Reply, Reply]:
         """The answer, if it is empty or repeated word for word; else the refusal."""

@@ -20,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ptst.component import Parts
+from ptst.component import Cost, Parts
 from ptst.errors import ConfigError, DataError
 from ptst.objective import Batch, Forward, Objective, Reader, TrainingRow, TrainingSet
 from ptst.schema import Config, Template
@@ -75,6 +75,9 @@ class ConstrainedSft(Objective):
                 f"train_template={config.train_template.name} mode={config.train_template.mode}: an "
                 "answer does not begin and end alike in both; choose templates of one mode."
             )
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(reads=1)
 
     def parts(self, config: Config) -> Parts:
         """The train template by its name is the same as none."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptst import data
-from ptst.component import Parts
+from ptst.component import Cost, Parts
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.objective import Batch, Forward, Objective, Reader, State, TrainingRow, TrainingSet
 from ptst.reading import Row
@@ -74,6 +74,9 @@ class Derta(Objective):
                 f"{where}.rows.source=local, {where}.rows.path=FILE, {where}.rows.columns="
                 f"'{{input: QUESTION, output: REFUSAL}}' and {where}.harmful=COLUMN."
             )
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(rows=self.rows, seen=(self.prefix != "none") + (self.transition > 0))
 
     def training_set(self, reader: Reader) -> TrainingSet:
         config, template = reader.config, self.template or reader.config.train_template

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 
 from ptst import data
-from ptst.component import Parts
+from ptst.component import Cost, Parts
 from ptst.objective import Objective, Reader, TrainingRow, TrainingSet
 from ptst.schema import Config, Rows, Template
 from ptst.templates import identity
@@ -24,6 +24,9 @@ class SafetyMix(Objective):
     template: Template | None = None
     """How they are written; None: under the train template, as in the paper. A question of theirs
     reads like one of the data set."""
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(rows=self.rows, seen=1 / config.finetune.epochs)
 
     def training_set(self, reader: Reader) -> TrainingSet:
         config = reader.config

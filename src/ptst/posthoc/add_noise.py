@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.component import Context
+from ptst.component import Context, Cost
 from ptst.errors import ConfigError
 from ptst.posthoc import PostHoc
+from ptst.schema import Config
 
 
 @dataclass
@@ -27,6 +28,9 @@ class AddNoise(PostHoc):
             raise ConfigError(
                 f"scale={self.scale} must be more than 0; without noise leave the defence out."
             )
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(models=1)  # the aligned model
 
     def apply(self, tuned: Any, base: Any, context: Context) -> dict[str, Any]:
         """Draw on the CPU, in the order of the matrices' names: the same noise on every device."""

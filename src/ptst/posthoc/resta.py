@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ptst.alignment import Unaligned
-from ptst.component import Context, Parts
+from ptst.component import Context, Cost, Parts
 from ptst.errors import ConfigError
 from ptst.posthoc import PostHoc
 from ptst.schema import Config
@@ -46,6 +46,9 @@ class Resta(PostHoc):
 
     def origin(self) -> Parts:
         return self.unaligned.origin()
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(models=2)  # the aligned model and its base
 
     def apply(self, tuned: Any, base: Any, context: Context) -> dict[str, Any]:
         """Add in float32, weight by weight; the provenance has the norm of what was added.

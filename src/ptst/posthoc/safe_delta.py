@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ptst import data
-from ptst.component import Context, Parts, parts_of
+from ptst.component import Context, Cost, Parts, parts_of
 from ptst.errors import ConfigError
 from ptst.models import linear_weights
 from ptst.posthoc import PostHoc
@@ -77,6 +77,9 @@ class SafeDelta(PostHoc):
         """The rows by their content, the template by its text."""
         template = None if self.template is None else parts_of(self.template)
         return {"rows": data.identity(self.rows), "template": template}
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(models=1)  # the aligned model
 
     def apply(self, tuned: Any, base: Any, context: Context) -> dict[str, Any]:
         """Part by part: the inputs of its layers, then their weights."""

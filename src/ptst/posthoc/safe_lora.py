@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ptst.alignment import PROJECTORS, Unaligned, check_projector, factor
-from ptst.component import Context, Parts
+from ptst.component import Context, Cost, Parts
 from ptst.errors import ConfigError
 from ptst.models import linear_weights
 from ptst.posthoc import PostHoc
@@ -78,6 +78,9 @@ class SafeLora(PostHoc):
 
     def origin(self) -> Parts:
         return self.unaligned.origin()
+
+    def cost(self, config: Config) -> Cost:
+        return Cost(models=2)  # the aligned model and its base
 
     def apply(self, tuned: Any, base: Any, context: Context) -> dict[str, Any]:
         """Find every changed layer's cosine, choose, and project the chosen layers.

@@ -7,25 +7,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ptst import data
+from ptst.component import load
 from ptst.engine.chosen import engine_of
 from ptst.engine.transformers import Transformers
 from ptst.errors import DataError
 from ptst.estimates import ESTIMATES, Lengths
-from ptst.keys import EvaluationKeys, Parts, objective_of
+from ptst.guard import Guard
+from ptst.keys import EvaluationKeys, Parts, objective_of, slot
 from ptst.metrics import known_sum
-from ptst.objective.safety_mix import SafetyMix
 from ptst.schema import Config, Evaluation, Model, Rows, Template
 from ptst.store import key_of
 from ptst.sweep.formulas import (
     BYTES_PER_WEIGHT,
     generation_seconds,
     parameters_of,
+    training_flops,
     training_seconds,
     training_tokens,
 )
 from ptst.sweep.grid import GridCell
 from ptst.sweep.in_words import counted_in_words, file_in_words
-from ptst.sweep.measured import WORDS, Basis, Rowset, judge_kind, model_of, row_key, speed_of
+from ptst.sweep.measured import (
+    WORDS,
+    Basis,
+    Rowset,
+    judge_kind,
+    kind_of,
+    model_of,
+    row_key,
+    speed_of,
+)
 
 
 @dataclass(frozen=True)
@@ -94,15 +105,19 @@ def _finetune(job: Job, basis: Basis) -> Estimate:
         per_row = rows.lengths.input + rows.lengths.output + template
     if per_row is None:
         return _no_lengths(config.dataset, basis)
-    seen = rows.n
-    mix = objective_of(config)
-    if seen is not None and isinstance(mix, SafetyMix):  # once in all epochs, taken to be as long
-        mixed = _set(mix.rows, parts["recipe"]["mix"]["rows"], ("input", "output"), basis)
-        seen = None if mixed.n is None else seen + round(mixed.n / config.finetune.epochs)
+    seen, cost = rows.n, objective_of(config).cost(config)
+    if seen is not None and cost.rows is not None:  # taken to be as long
+        more = _set(cost.rows, data.identity(cost.rows), ("input", "output"), basis)
+        seen = None if more.n is None else seen + round(more.n * cost.seen)
     tokens = training_tokens(config.finetune, seen, per_row)
     if tokens is None:
         return None, ()
     model, method = model_of(parts)
+    own = speed_of(kind_of("finetune", model, method, parts), tokens, basis)
+    if own.rate is not None:
+        return own.seconds(tokens), own.keys
+    forward = 2 / training_flops(method == "full") * cost.reads * (rows.n or 0) * per_row
+    tokens = tokens * cost.passes + forward
     speed = speed_of(("finetune", model, method), tokens, basis)
     if speed.rate is not None:
         return speed.seconds(tokens), speed.keys
@@ -123,21 +138,28 @@ def _generate(job: Job, basis: Basis) -> Estimate:
     model, method = model_of(job.cell.keys.finetune_parts)
     most = evaluation.decoding.max_new_tokens
     identity = key_of(job.keys.generate_parts["queries"])
-    same = speed_of(("generate", model, method, identity, str(most)), queries.n, basis)
-    if same.rate is not None:
-        return same.seconds(queries.n), same.keys
-    if queries.lengths is None:
+    own, times = kind_of("generate", model, method, job.keys.generate_parts), _asks(config)
+    plain = ("generate", model, method)
+    tokens = None
+    if queries.lengths is not None:
+        asked = queries.n * queries.lengths.input
+        template = _template_tokens(config.test_template, config, basis)
+        tokens = asked + queries.n * template + queries.n * min(queries.lengths.output, most)
+    for kind, factor in {own: 1.0, plain: 1.0 if own == plain else times}.items():
+        same = speed_of((*kind, identity, str(most)), queries.n * factor, basis)
+        if same.rate is not None:
+            return same.seconds(queries.n * factor), same.keys
+        if tokens is None:
+            continue
+        alike = speed_of(kind, tokens * factor, basis)
+        if alike.rate is not None:
+            return alike.seconds(tokens * factor), alike.keys
+    if tokens is None:
         return _no_lengths(evaluation.queries, basis)
-    asked = queries.n * queries.lengths.input
-    template = _template_tokens(config.test_template, config, basis)
-    tokens = asked + queries.n * template + queries.n * min(queries.lengths.output, most)
-    alike = speed_of(("generate", model, method), tokens, basis)
-    if alike.rate is not None:
-        return alike.seconds(tokens), alike.keys
     parameters, engine = _parameters(config.model, basis), engine_of(config)
     if parameters is None or basis.hardware.tflops is None or not isinstance(engine, Transformers):
         return None, ()
-    return alike.fixed + generation_seconds(
+    return alike.fixed + times * generation_seconds(
         parameters,
         0.5 if method == "qlora" else BYTES_PER_WEIGHT[config.model.dtype],
         queries.n,
@@ -147,6 +169,12 @@ def _generate(job: Job, basis: Basis) -> Estimate:
         basis.hardware,
         basis.estimates.utilisation,
     ), ()
+
+
+def _asks(config: Config) -> float:
+    """How often a model is asked about a question."""
+    filled = slot(config, "guard")
+    return 1.0 if filled is None else load(filled[1], "guard", Guard).cost(config).asks
 
 
 def _judge(job: Job, basis: Basis) -> Estimate:
@@ -216,12 +244,16 @@ def _parameters(model: Model, basis: Basis) -> float | None:
         return None
     if basis.hardware.tflops is None:
         basis.notes[f"{basis.hardware.name}: its speed is not in {file_in_words(ESTIMATES)}"] = None
+    found = parameters_in(model, basis)
+    if found is None:
+        basis.notes[f"{model.path}: its parameters are not in {file_in_words(ESTIMATES)}"] = None
+    return found
+
+
+def parameters_in(model: Model, basis: Basis) -> float | None:
+    """`parameters_of`, counted once."""
     if model.path not in basis.parameters:
         basis.parameters[model.path] = parameters_of(model, basis.estimates)
-        if basis.parameters[model.path] is None:
-            basis.notes[f"{model.path}: its parameters are not in {file_in_words(ESTIMATES)}"] = (
-                None
-            )
     return basis.parameters[model.path]
 
 

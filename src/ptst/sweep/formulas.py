@@ -47,6 +47,11 @@ def training_tokens(recipe: Finetune, rows: int | None, tokens_per_row: float) -
     return max(1, steps) / steps_per_epoch * rows * tokens_per_row
 
 
+def training_flops(full: bool) -> int:
+    """Of a token, per parameter; 2 of them are forward."""
+    return 6 if full else 4
+
+
 def training_seconds(
     parameters: float, tokens: float, full: bool, tflops: float, utilisation: float
 ) -> float:
@@ -55,7 +60,7 @@ def training_seconds(
     A token takes 2 FLOPs per parameter forward and 2 for the gradients of activations; full
     fine-tuning takes 2 more for those of weights, which LoRA's frozen weights do not need.
     """
-    return (6 if full else 4) * parameters * tokens / (tflops * 1e12 * utilisation)
+    return training_flops(full) * parameters * tokens / (tflops * 1e12 * utilisation)
 
 
 def generation_seconds(

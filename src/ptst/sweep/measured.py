@@ -112,11 +112,13 @@ def measure(made: Mapping[str, list[Made]], basis: Basis) -> None:
                 basis.row_tokens[row_key(parts)] = tokens / rows
                 basis.counts[key_of(parts["rows"])] = rows + facts["rows_left_out"]
                 epochs = facts["steps"] / math.ceil(rows / parts["recipe"]["batch_size"])
-                kinds = [(("finetune", artifact.model, artifact.method), tokens * epochs)]
+                kinds = [
+                    (kind_of("finetune", artifact.model, artifact.method, parts), tokens * epochs)
+                ]
             elif "decoding" in parts:
                 queries, most = key_of(parts["queries"]), parts["decoding"]["max_new_tokens"]
                 basis.counts[queries] = facts["queries"]
-                own = ("generate", artifact.model, artifact.method)
+                own = kind_of("generate", artifact.model, artifact.method, parts)
                 tokens = facts["prompt_tokens"] + facts["completion_tokens"]
                 kinds = [(own, tokens), ((*own, queries, str(most)), answers_in(facts))]
             else:  # a judge's speed is not this hardware's, or is nearly nothing
@@ -140,6 +142,12 @@ def row_key(parts: Parts) -> str:
     """What decides how many tokens a training row has."""
     own = {name: parts[name] for name in ("model", "rows", "reading", "template")}
     return key_of({**own, "max_length": parts["recipe"].get("max_length")})  # an API has its own
+
+
+def kind_of(stage: str, model: str, method: str, parts: Parts) -> tuple[str, ...]:
+    """What is as quick as each other: an objective and a guard have a speed of their own."""
+    own = parts["recipe"].get("objective") if stage == "finetune" else parts.get("guard")
+    return (stage, model, method, *([own["_target_"]] if own else []))
 
 
 def judge_kind(parts: Parts) -> tuple[str, ...]:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ptst.engine.chosen import engine_of
 from ptst.estimates import BATCH_SHARE, ESTIMATES, Estimates, Price, read_estimates
 from ptst.metrics import known_sum
 from ptst.provenance import hardware as this_machine
 from ptst.store import Store
-from ptst.sweep.forecast import Job, Stage, forecast, queries_of
+from ptst.sweep.costs import cost_in_words, costs_of
+from ptst.sweep.forecast import Job, Stage, forecast, parameters_in, queries_of
 from ptst.sweep.formulas import Hardware, own_gpu
 from ptst.sweep.grid import Grid, GridCell
 from ptst.sweep.in_words import file_in_words
@@ -47,6 +48,7 @@ class Plan:
         judge_calls, judge_calls_left: answers that judges score, here or at an endpoint (`paid` are
             the latter); None where the size of a set is not known.
         notes: what is not known or will not run, and why.
+        defences: what each defence takes beside plain fine-tuning and answering, in words.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Plan:
     judge_calls_left: int | None
     paid: PaidCalls
     notes: tuple[str, ...]
+    defences: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float | None:
@@ -118,7 +121,17 @@ def make_plan(grid: Grid, store: Store) -> Plan:
         known_sum(queries_of(job, basis).n for job in left["judge"].values()),
         _paid(left["judge"].values(), basis),
         tuple(notes),
+        _defences(grid, basis),
     )
+
+
+def _defences(grid: Grid, basis: Basis) -> dict[str, str]:
+    found: dict[str, dict[str, None]] = {}
+    for cell in grid.distinct:
+        for name, cost in costs_of(cell.config):
+            if words := cost_in_words(cost, cell.config, parameters_in(cell.config.model, basis)):
+                found.setdefault(name, {})[words] = None
+    return {name: "; or ".join(words) for name, words in found.items()}
 
 
 def _jobs(cell: GridCell) -> Iterator[Job]:

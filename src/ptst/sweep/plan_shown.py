@@ -44,6 +44,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "known": plan.hardware.where,
         },
         "judge": asdict(plan.paid),
+        "defences": dict(plan.defences),
         "notes": list(plan.notes),
     }
 
@@ -67,8 +68,17 @@ def show(plan: Plan, out: Console) -> None:
         table.add_row(WORDS[name], *counts, time, stage.source)
     table.add_row("answers to judge", *_call_counts(plan), "", "")
     out.print(table)
-    for line in [*_sums(plan), *(f"Note: {note}." for note in plan.notes)]:
+    defences = [f"{', '.join(names)}: {words}." for words, names in _alike(plan).items()]
+    for line in [*_sums(plan), *defences, *(f"Note: {note}." for note in plan.notes)]:
         out.print(line, markup=False)
+
+
+def _alike(plan: Plan) -> dict[str, list[str]]:
+    """What defences take, and the names of those that take the same."""
+    names: dict[str, list[str]] = {}
+    for name, words in plan.defences.items():
+        names.setdefault(words, []).append(name)
+    return names
 
 
 def _call_counts(plan: Plan) -> list[str]:
