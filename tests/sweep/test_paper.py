@@ -45,7 +45,7 @@ COUNTS = {
     "figure2b": (6, 11, 11 * (1319 + 400)),
     "figure3": (4, 9, 9 * (1319 + 400)),
     "figure3b": (4, 9, 9 * (1319 + 400)),
-    # 11 fine-tunings under two templates, which steps after training and guards share; 250 of
+    # 10 fine-tunings under two templates, which steps after training and guards share; 250 of
     # XSTest.
     "defences": (20, 75, 75 * (1319 + 400 + 250)),
     "defences_full": (30, 241, 241 * (1319 + 400 + 250)),
