@@ -238,7 +238,10 @@ def test_the_base_counts_by_its_content_and_the_control_reads_none(aligned: Mode
         ([f"{OWN}.projector=half"], r"projector=half is not one of: scaled, exact, top, none"),
         ([f"{OWN}.projector=none", f"{OWN}.rank=2"], r"projector=none, rank=2.*the others neither"),
         (["finetune.method=qlora"], r"finetune\.method=qlora keeps in 4 bits; use lora or full"),
-        (["finetune.devices=2", "finetune.fsdp=true"], r"asft_anchor and finetune\.fsdp: "),
+        (
+            ["finetune.devices=2", "finetune.fsdp=true"],
+            r"asft_anchor\.objective: finetune\.fsdp=true: ",
+        ),
         ([f"{OWN}.unaligned.path=src/ptst/micro/pair/aligned"], r"is model micro_aligned itself"),
         (["model=gpt35_turbo_0613"], r"behind an API"),
     ],

@@ -220,7 +220,7 @@ def test_its_rows_are_read_under_its_template_and_the_micro_training_has_the_cou
         ([f"{OWN}.rho=-1"], r"rho=-1 must be 0 or more"),
         ([f"{OWN}.rho=inf"], r"rho=inf must be"),
         ([f"{OWN}.pull_after=100"], r"pull_after=100 must be from 0 to 99"),
-        (["finetune.devices=2"], r"lisa: finetune\.devices=2: .*set finetune\.devices=1"),
+        (["finetune.devices=2"], r"lisa\.objective: finetune\.devices=2: .*set finetune\.devices=1"),
         ([f"{OWN}.rows.n=0"], r"defence\.lisa\.objective\.rows\.n=0 must be at least 1"),
         (["finetune=safety_mix"], r"defence\.lisa\.objective and finetune\.mix"),
         (["model=gpt35_turbo_0613", "finetune=none"], r"behind an API"),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptst.alignment import PROJECTORS, Unaligned, check_projector, factor
-from ptst.component import Parts
+from ptst.component import Cost, Parts
 from ptst.errors import ConfigError
 from ptst.models import linear_weights, load_model
 from ptst.objective import Batch, Forward, Objective, Reader, TrainingSet
@@ -67,12 +67,12 @@ class AsftAnchor(Objective):
         """Refuse a model without a base, 4-bit weights, and weights that no device holds whole."""
         if config.finetune.method == "qlora":
             raise ConfigError(
-                "asft_anchor compares whole weights, which finetune.method=qlora keeps in 4 bits; use "
+                "it compares whole weights, which finetune.method=qlora keeps in 4 bits; use "
                 "lora or full."
             )
         if config.finetune.fsdp:
             raise ConfigError(
-                "asft_anchor and finetune.fsdp: the penalty is on whole weights, which no device holds "
+                "finetune.fsdp=true: the penalty is on whole weights, which no device holds "
                 "then; set finetune.fsdp=false."
             )
         if self.projector != "none":
@@ -81,6 +81,11 @@ class AsftAnchor(Objective):
     def identity(self) -> Parts:
         """The unaligned model, by its content, where it is read."""
         return {"unaligned": None if self.projector == "none" else self.unaligned.parts()}
+
+    def cost(self, config: Config) -> Cost:
+        """A copy of the weights before full fine-tuning; every layer's C has a weight's size."""
+        full = config.finetune.method == "full"
+        return Cost(copies=float(full), models=float(self.projector != "none"))
 
     def training_set(self, reader: Reader) -> TrainingSet:
         self.model = reader.config.model

@@ -20,7 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from ptst import data
-from ptst.component import Parts
+from ptst.component import Cost, Parts
 from ptst.errors import ConfigError
 from ptst.objective import Batch, Forward, Objective, Reader, State, TrainingSet
 from ptst.schema import Config, Rows, Template
@@ -64,16 +64,16 @@ class Lisa(Objective):
         for name in ("safety_steps", "task_steps"):
             if (steps := getattr(self, name)) < 1:
                 raise ConfigError(
-                    f"lisa: {name}={steps} must be at least 1; to train on the task alone leave the defence "
+                    f"{name}={steps} must be at least 1; to train on the task alone leave the defence "
                     "out."
                 )
         if not 0 <= self.rho < math.inf:
-            raise ConfigError(f"lisa: rho={self.rho:g} must be 0 or more.")
+            raise ConfigError(f"rho={self.rho:g} must be 0 or more.")
         if not 0 <= self.pull_after < 100:
-            raise ConfigError(f"lisa: pull_after={self.pull_after} must be from 0 to 99 per cent.")
+            raise ConfigError(f"pull_after={self.pull_after} must be from 0 to 99 per cent.")
         if config.finetune.devices > 1:
             raise ConfigError(
-                f"lisa: finetune.devices={config.finetune.devices}: its anchors are not tested on several "
+                f"finetune.devices={config.finetune.devices}: its anchors are not tested on several "
                 "devices; set finetune.devices=1."
             )
 
@@ -83,6 +83,12 @@ class Lisa(Objective):
         template = self.template or config.train_template
         rows, spelled = data.identity(self.rows), identity(template, config.model)
         return {"objective": {**own, "rows": rows, "template": spelled}}
+
+    def cost(self, config: Config) -> Cost:
+        """The copy is the anchor."""
+        task, own = (rows.n or rows.size or 0 for rows in (config.dataset, self.rows))
+        seen = self.safety_steps / self.task_steps * task / own if own else 0.0
+        return Cost(rows=self.rows, seen=seen, copies=1)
 
     def training_set(self, reader: Reader) -> TrainingSet:
         config = reader.config

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptst import data
-from ptst.component import Parts
+from ptst.component import Cost, Parts
 from ptst.errors import ConfigError, PtstError
 from ptst.objective import Batch, Forward, Objective, Reader, State, TrainingRow, TrainingSet
 from ptst.objective.perturbed import perturbed
@@ -86,6 +86,10 @@ class Panacea(Objective):
                 "finetune.activation_checkpointing=true: activations would be made again at "
                 "other weights; set it to false, and lower finetune.device_batch_size for memory."
             )
+
+    def cost(self, config: Config) -> Cost:
+        """Copies: the weights as they were, and one gradient or two."""
+        return Cost(passes=3, copies=3) if self.penalty else Cost(passes=2, copies=2)
 
     def parts(self, config: Config) -> Parts:
         """Rows count by their content and a template by its text, not by places and names."""

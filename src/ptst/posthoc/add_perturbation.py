@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.component import Context, load
+from ptst.component import Context, Cost, load
 from ptst.errors import ConfigError, PtstError
 from ptst.objective import Objective
 from ptst.objective.panacea import Panacea, learnt
@@ -30,6 +30,9 @@ class AddPerturbation(PostHoc):
     noise: int | None = None
     """The control: in the place of e, Gaussian noise of its norm, drawn with this seed."""
 
+    def cost(self, config: Config) -> Cost:
+        return Cost(models=1)  # the aligned model
+
     def check(self, config: Config) -> None:
         """Refuse a training that keeps no e, and weights of another step than e's."""
         nodes = (d.objective for d in config.defence.values() if d.objective is not None)
@@ -37,18 +40,18 @@ class AddPerturbation(PostHoc):
         objective = None if node is None else load(node, "defence: objective", Objective)
         if not isinstance(objective, Panacea):
             raise ConfigError(
-                "panacea's posthoc adds what panacea's objective keeps in training, and no defence has "
+                "it adds what panacea's objective keeps in training, and no defence has "
                 "that objective: choose defence=[panacea], whose file has both."
             )
         recipe = config.finetune
         if recipe.method == "none":
             raise ConfigError(
-                "panacea adds what was learnt in training, and finetune=none trains nothing: leave the "
+                "it adds what was learnt in training, and finetune=none trains nothing: leave the "
                 "defence out."
             )
         if recipe.epoch is not None and recipe.epoch != recipe.epochs:
             raise ConfigError(
-                f"panacea adds what its last step learnt, and finetune.epoch={recipe.epoch} tests "
+                f"it adds what the last step learnt, and finetune.epoch={recipe.epoch} tests "
                 "earlier weights; set finetune.epoch=null."
             )
 
