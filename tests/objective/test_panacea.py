@@ -215,6 +215,23 @@ def test_without_a_penalty_the_weights_are_those_of_plain_fine_tuning_until_the_
     assert global_norm(list(kept.values())) == pytest.approx(rho, rel=1e-5)
 
 
+def test_activations_that_are_made_again_are_those_of_the_same_weights(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    words = [PANACEA, f"{OWN}.penalty=0.1", "finetune=lora", "finetune.lora.dropout=0.1"]
+    kept = []
+    for again in ("false", "true"):
+        words[4:] = [
+            f"finetune.activation_checkpointing={again}",
+            f"paths.store={tmp_path}/{again}",
+        ]
+        _, _, folder = trained(composed, *words)
+        kept.append(load_state(folder / "objective"))
+    assert kept[0].keys() == kept[1].keys()
+    for name, e in kept[0].items():
+        torch.testing.assert_close(e, kept[1][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_harmful_rows_all_come_before_one_comes_again_and_go_on_where_they_stopped() -> None:
     made = panacea()
     seen = [row for n in (2, 1, 4, 3) for row in made.next_rows(n)]
@@ -275,11 +292,14 @@ def test_rows_count_by_their_content_and_a_template_by_its_text(tmp_path: Path) 
         ([f"{OWN}.rho=inf"], r"rho=inf must be"),
         ([f"{OWN}.penalty=-0.1"], r"penalty=-0\.1 must be 0 or more"),
         (
-            ["scale=paper", "finetune=lora_gsm8k"],
+            [
+                "scale=paper",
+                "finetune=lora_gsm8k",
+                "defence/recipe@defence.panacea.objective=panacea_micro",
+            ],
             r"panacea\.objective: harmful are the micro world's.*harmful\.source=local",
         ),
         (["finetune.devices=2"], r"panacea\.objective: finetune\.devices=2"),
-        (["finetune.activation_checkpointing=true"], r"finetune\.activation_checkpointing"),
         (["finetune=safety_mix"], "a fine-tuning has one objective"),
     ],
 )

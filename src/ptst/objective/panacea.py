@@ -81,11 +81,6 @@ class Panacea(Objective):
                 f"finetune.devices={recipe.devices}: its gradients are not averaged over "
                 "devices; set finetune.devices=1."
             )
-        if recipe.activation_checkpointing:
-            raise ConfigError(
-                "finetune.activation_checkpointing=true: activations would be made again at "
-                "other weights; set it to false, and lower finetune.device_batch_size for memory."
-            )
 
     def cost(self, config: Config) -> Cost:
         """Copies: the weights as they were, and one gradient or two."""
