@@ -45,10 +45,10 @@ COUNTS = {
     "figure2b": (6, 11, 11 * (1319 + 400)),
     "figure3": (4, 9, 9 * (1319 + 400)),
     "figure3b": (4, 9, 9 * (1319 + 400)),
-    # 10 fine-tunings under two templates, which steps after training and guards share; 250 of
+    # 17 fine-tunings under two templates, which steps after training share; 250 of
     # XSTest.
-    "defences": (20, 75, 75 * (1319 + 400 + 250)),
-    "defences_full": (30, 241, 241 * (1319 + 400 + 250)),
+    "defences": (34, 105, 105 * (1319 + 400 + 250)),
+    "defences_full": (45, 316, 316 * (1319 + 400 + 250)),
 }
 OURS = ("quick", "defences", "defences_full")
 """Not of the paper."""
