@@ -159,7 +159,8 @@ SHIPPED = {
 
 def test_every_shipped_model_has_a_format_here() -> None:
     models = {file.stem for file in (CONF / "model").glob("*.yaml")}
-    assert models == {*SHIPPED, "micro", "micro_aligned", "micro_base", "gpt35_turbo_0613"}
+    ours = {name for name in models if name.startswith("micro")}
+    assert models == {*SHIPPED, *ours, "gpt35_turbo_0613"}
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -31,7 +31,6 @@ Every choice of finetune, judge, engine and analysis has a run of its own.
 NEEDS_CUDA = {"qlora"}
 MICRO_ONLY = {"hazards", "lookalikes", "howto"}
 """Evaluations whose queries exist in the micro world alone. Everybody's first run uses them."""
-MICRO_MODELS = {"model/micro", "model/micro_aligned", "model/micro_base"}
 SMALL = (
     "scale=paper",
     "scale.max_new_tokens=8",
@@ -176,7 +175,8 @@ def _used(folder: Path) -> set[str]:
 
 def _lacking(used: set[str]) -> dict[str, list[str]]:
     """What is shipped and was not used, by group."""
-    aside = {f"evaluation/{name}" for name in MICRO_ONLY} | MICRO_MODELS
+    aside = {f"evaluation/{name}" for name in MICRO_ONLY}
+    aside |= {f"model/{path.stem}" for path in (CONF / "model").glob("micro*.yaml")}
     names = {g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in SAID}
     found = {g: [n for n in own if f"{g}/{n}" not in used | aside] for g, own in names.items()}
     return {group: own for group, own in found.items() if own}
