@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[1] / "src"
 
 ROOMS = [
     "redact", "errors", "progress", "paths", "quiet", "hub", "metrics", "wandb_file", "micro", "download", "estimates", "provenance",
-    "store", "component", "schema", "reading",
+    "store", "component", "sweep_schema", "schema", "reading",
     "chat", "models", "alignment", "templates", "data", "model_check",
     "api", "engine", "dialogue", "guard",
     "objective", "train", "posthoc", "judge", "analysis",

@@ -23,12 +23,12 @@ from ptst.report.pictures import draw_all, on_ramp
 from ptst.report.results import Published, Results, Table, load_results
 from ptst.report.tables import category_csv, latex, markdown, show, tidy_csv
 from ptst.report.write import write_report
-from ptst.schema import TableMetric
 from ptst.stages.completions import answer_of
 from ptst.stages.summarise import scale_of_metric
 from ptst.status.states import CellState
 from ptst.store import Store
 from ptst.sweep.grid import Grid, GridCell, expand
+from ptst.sweep_schema import TableMetric
 
 Row = dict[str, Any]
 F1 = {"chatdoctor/bertscore_f1": TableMetric("BERTScore", "4")}

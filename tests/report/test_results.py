@@ -30,11 +30,11 @@ from ptst.report.results import (
     scores,
 )
 from ptst.report.tables import markdown
-from ptst.schema import DeclaredContrast, Sweep
 from ptst.status.states import CellState, states_of
 from ptst.store import Store
 from ptst.sweep.grid import Grid, GridCell, expand
 from ptst.sweep.run import freeze
+from ptst.sweep_schema import DeclaredContrast, Sweep
 
 HAZARDS = "aabcdefg"
 """The hazard of each of eight queries: seven units."""

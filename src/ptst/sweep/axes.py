@@ -10,7 +10,7 @@ from typing import Any
 from ptst.config.compose import compose
 from ptst.config.explain import explain
 from ptst.errors import ConfigError
-from ptst.schema import Sweep
+from ptst.sweep_schema import Sweep
 
 ALIKE = ("scale", "stages", "paths", "tracking", "sweeps", "sweep", "hydra")
 """What is the same for all cells of a sweep, with all keys below it."""

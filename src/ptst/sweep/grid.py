@@ -18,7 +18,7 @@ from ptst.errors import ConfigError, DataError, PtstError
 from ptst.keys import CellKeys, cell_keys, defences
 from ptst.paths import ROOT
 from ptst.progress import say
-from ptst.schema import Config, Sweep
+from ptst.schema import Config
 from ptst.store import key_of
 from ptst.sweep.axes import (
     Axes,
@@ -34,6 +34,7 @@ from ptst.sweep.axes import (
 from ptst.sweep.frozen import composition_key, configurations
 from ptst.sweep.layout import check_contrasts, check_layout, check_metrics
 from ptst.sweep.settings import decisive_settings, report_name
+from ptst.sweep_schema import Sweep
 
 BASICS = ("model", "dataset", "finetune")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ptst.config.check import check_name
 from ptst.errors import ConfigError
-from ptst.schema import Sweep
 from ptst.sweep.axes import values_of
+from ptst.sweep_schema import Sweep
 
 if TYPE_CHECKING:
     from ptst.sweep.grid import GridCell

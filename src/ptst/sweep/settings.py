@@ -16,9 +16,10 @@ from ptst.config.plain import is_speed
 from ptst.engine import Engine
 from ptst.errors import ConfigError
 from ptst.judge import Judge
-from ptst.schema import Config, Sweep
+from ptst.schema import Config
 from ptst.store import key_of
 from ptst.sweep.axes import settings_of_scale, values_of
+from ptst.sweep_schema import Sweep
 
 ASIDE = ("paths", "tracking", "analysis")
 """Groups that decide no number of a cell."""

@@ -13,8 +13,8 @@ from ptst.report.agreement import COMPLIED
 from ptst.report.results.scores import ReadScores, label_of
 from ptst.report.results.types import Contrast, Entry, Place, Table
 from ptst.report.statistics import holm, paired_interval, sign_flip
-from ptst.schema import DeclaredContrast, Sweep
 from ptst.sweep.grid import GridCell
+from ptst.sweep_schema import DeclaredContrast, Sweep
 
 
 def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple[Contrast, ...]:

@@ -13,8 +13,9 @@ from ptst.report.results.published import PaperRow, caption, published, rows_for
 from ptst.report.results.scores import ReadScores, evaluation_of, label_of, scale_of
 from ptst.report.results.types import Entry, Place, Run, Table
 from ptst.report.statistics import mean_and_std, pooled_interval
-from ptst.schema import Evaluation, Sweep, TableMetric
+from ptst.schema import Evaluation
 from ptst.sweep.grid import GridCell
+from ptst.sweep_schema import Sweep, TableMetric
 from ptst.wording import judge_name, micro_note
 
 

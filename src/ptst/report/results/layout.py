@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ptst.report.results.types import Place
-from ptst.schema import Sweep
 from ptst.sweep.grid import Grid, GridCell, finetuning_only
+from ptst.sweep_schema import Sweep
 
 
 def is_tuned(cell: GridCell) -> bool:

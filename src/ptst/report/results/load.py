@@ -17,11 +17,11 @@ from ptst.report.results.protection import protections
 from ptst.report.results.published import paper_rows
 from ptst.report.results.scores import reader
 from ptst.report.results.types import Results, Run
-from ptst.schema import TableMetric
 from ptst.stages.summarise import Metrics, read_metrics
 from ptst.status.states import CellState
 from ptst.store import Readable, Store
 from ptst.sweep.grid import Grid, GridCell
+from ptst.sweep_schema import TableMetric
 from ptst.wording import known_judges
 
 

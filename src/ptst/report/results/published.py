@@ -14,8 +14,9 @@ from ptst.paths import CONF, ROOT
 from ptst.report.results.layout import is_tuned
 from ptst.report.results.scores import evaluation_of
 from ptst.report.results.types import Published
-from ptst.schema import Config, Rows, TableMetric
+from ptst.schema import Config, Rows
 from ptst.sweep.grid import GridCell
+from ptst.sweep_schema import TableMetric
 
 PaperRow = dict[str, str]
 

@@ -10,8 +10,8 @@ from pathlib import PurePath
 from ptst.metrics import scale_in_words
 from ptst.report.place import answers_of_a_run
 from ptst.report.results import Contrast, Published, Results, Run, Table, cut_off_note
-from ptst.schema import Sweep
 from ptst.status.states import STATES
+from ptst.sweep_schema import Sweep
 
 SEEDS = {"train_seed": "training seeds", "decoding_seed": "sampling seeds"}
 
