@@ -1,13 +1,14 @@
-"""docs/defences.md shows what others measured as sweeps/paper/defences.csv has it, and our reports
-show none of it beside ours."""
+"""docs/defences.md has every defence and names tests that exist; it shows what others measured as
+sweeps/paper/defences.csv has it, and our reports show none of it beside ours."""
 
 from __future__ import annotations
 
 import csv
+import re
 
 from pages import text_of
 
-from ptst.paths import CONF
+from ptst.paths import CONF, ROOT
 from ptst.report.results import paper_rows
 from ptst.report.results.published import PAPER
 
@@ -65,3 +66,24 @@ def test_none_of_them_can_stand_beside_ours() -> None:
 def test_numbers_are_numbers() -> None:
     assert all(float(row["mean"]) >= 0 and row["source"] and row["arxiv"] for row in rows())
     assert {row["finetune"] for row in rows()} == {"none", "sft"}
+
+
+def test_the_page_has_every_defence_and_every_control() -> None:
+    named = set(re.findall(r"`(\w+)`", text_of("docs/defences.md")))
+    assert {path.stem for path in (CONF / "defence").glob("*.yaml")} <= named
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    """It names `FILE::TEST`, or tests and then the file that has them."""
+    page = text_of("docs/defences.md")
+    found, names = 0, list[str]()
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::)?(test_\w+)?`", page):
+        if not file:
+            names += [name] if name else []
+            continue
+        text = (ROOT / file).read_text(encoding="utf-8")
+        for wanted in [name] if name else names:
+            assert f"\ndef {wanted}(" in text, (file, wanted)
+            found += 1
+        names = names if name else []
+    assert found > 20 and not names
