@@ -85,7 +85,13 @@ def explain(error: Exception) -> str:
     full_key = re.search(r"Could not (?:override|append to config, .*?) '?([\w.@/]+)", text)
     full_key = full_key or re.search(r"full_key: ([\w.]+)", str(error))
     if full_key:
-        text += valid_keys(full_key.group(1))
+        valid = valid_keys(full_key.group(1))
+        if not valid and "is not in struct" in text:  # of a component, whose class has the fields
+            valid = (
+                f"\nA field of a component that its YAML does not list has a plus ahead: "
+                f"+{full_key.group(1).rstrip('.')}=..."
+            )
+        text += valid
     return text.strip()
 
 
