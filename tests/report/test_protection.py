@@ -82,11 +82,8 @@ def test_what_is_not_there_is_said_and_drawn_nowhere(tmp_path: Path) -> None:
     text = markdown(results)
     assert "Does a defence replace the mismatch of chat_vanilla and chat_llama?" in text
     (lines,) = protection_lines(results.protections)
-    assert [row[0] for row in lines.rows] == [
-        "no defence",
-        "lookahead",
-        "lookahead_shuffled (control of lookahead)",
-    ]
+    assert [row[0] for row in lines.rows] == ["no defence", "lookahead"]
+    assert "without numbers: lookahead_shuffled (4 of 4 pairs have no scores)" in lines.about
     assert all(len(row) == len(lines.heads) for row in lines.rows)
     found = list(csv.DictReader(io.StringIO(protections_csv(results.protections) or "")))
     assert found[1]["asr_safe_safe"] == "0.0000" and found[2]["replaces"] == ""

@@ -68,7 +68,7 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
             )
         )
         axes.set_xlim(*limits(xs, None, 0.04, 0.05))
-        low, high = limits(ys, (min(ys), max(ys)), 0.03, 0.08)
+        low, high = limits(ys, first.helpful_scale or (0.0, 100.0), 0.03, 0.08)
         axes.set_ylim(low, high)
         axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)

@@ -45,25 +45,32 @@ def protection_lines(protections: Sequence[Protection]) -> list[Lines]:
         heads = ["defence", *(f"{ends[a]} → {ends[b]}" for a, b in pairs), *HEADS]
         first = found[0]
         counts = [f"P {plain}, S {safe}"]
-        if whole := next((one for one in found if one.rates), None):
-            models = f"{len(whole.models)} models: {', '.join(whole.models)}"
-            counts += [f"{whole.runs} trainings a number ({models})", f"{whole.units} units"]
+        whole = [one for one in found if one.rates]
+        if whole:
+            models = f"{len(whole[0].models)} models: {', '.join(whole[0].models)}"
+            counts += [f"{whole[0].runs} trainings a number ({models})", f"{whole[0].units} units"]
         counts += [f"ASR {first.metric}, helpfulness {first.helpful_metric}"]
+        if lacking := [f"{_name(one)} ({one.status})" for one in found if not one.rates]:
+            counts += [f"without numbers: {', '.join(lacking)}"]
         title = ", ".join(
             [f"Does a defence replace the mismatch of {plain} and {safe}?", *split.values()]
         )
         about = f"{'; '.join(counts)}. {NOTE}"
-        tables.append(Lines(title, about, tuple(heads), tuple(_row(one) for one in found)))
+        rows = tuple(_row(one, whole[0].runs) for one in whole)
+        tables.append(Lines(title, about, tuple(heads), rows))
     return tables
 
 
-def _row(one: Protection) -> tuple[str, ...]:
-    name = "no defence" if one.defence == "none" else one.defence
-    name += f" (control of {one.control_of})" if one.control_of else ""
-    if not one.rates:
-        return (name, *[""] * len(one.pairs), one.status, *[""] * (len(ESTIMATES) - 1))
+def _row(one: Protection, runs: int) -> tuple[str, ...]:
+    """A defence with other than `runs` trainings says so."""
+    name = _name(one) + (f" (control of {one.control_of})" if one.control_of else "")
+    name += f" ({one.runs} trainings)" if one.runs != runs else ""
     said = [_words(getattr(one, which), which) for which in ESTIMATES]
     return (name, *(shown(rate, None) for rate in one.rates), *said)
+
+
+def _name(one: Protection) -> str:
+    return "no defence" if one.defence == "none" else one.defence
 
 
 def _words(estimate: Estimate | None, which: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -58,14 +59,15 @@ def show(results: Results, out: Console) -> None:
 
 def _narrow(text: str) -> str:
     """An estimate in two lines, without the models' own numbers, which the page has."""
-    return text.partition("; ")[0].replace(" [", "\n[").replace(" (control", "\n(control")
+    return text.partition("; ")[0].partition(" (control")[0].replace(" [", "\n[")
 
 
 def _listed(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> RichTable:
     """Lines under heads; numbers to the right."""
     listed = RichTable(box=None, pad_edge=False)
     for number, head in enumerate(heads):
-        listed.add_column(head, justify="right" if number and head != "value" else "left")
+        side: Literal["left", "right"] = "right" if number and head != "value" else "left"
+        listed.add_column(head, justify=side, no_wrap=not number)
     for row in rows:
         listed.add_row(*map(Text, row))
     return listed
