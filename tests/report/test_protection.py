@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from test_results import filled, quick
 
 from ptst.report.pictures import frontier_names
 from ptst.report.pictures.draw import draw_all
 from ptst.report.results import Protection, Results, load_results
+from ptst.report.results.protection import _broken, _Counted, _Counts
 from ptst.report.tables import markdown, protection_lines, protections_csv
 from ptst.status.states import CellState
 from ptst.store import Store
@@ -114,3 +118,27 @@ def test_an_undefended_sweep_has_none(tmp_path: Path) -> None:
     assert isinstance(results.protections, tuple) and not any(
         isinstance(one, Protection) for one in results.protections
     )
+
+
+def test_a_defence_that_breaks_other_answers_is_said_to(tmp_path: Path) -> None:
+    """How-to: 10 of 10 without a defence; 9 are no break, 8 are. Over-refusal is the other way."""
+    tables: Any = [
+        SimpleNamespace(metric="howto/correct", better="higher"),
+        SimpleNamespace(metric="lookalikes/over_refusal", better="lower"),
+    ]
+
+    def counted(howto: int, refused: int) -> _Counted:
+        n = np.ones((1, 10))
+        hits = {"howto/correct": howto, "lookalikes/over_refusal": refused}
+        return _Counted(
+            None,
+            by_metric={
+                metric: {PAIRS[0]: _Counts(np.arange(10)[None, :] < k, n)}
+                for metric, k in hits.items()
+            },
+        )
+
+    none = counted(10, 0)
+    assert _broken(counted(9, 1), none, PAIRS[0], tables) == ()
+    assert _broken(counted(8, 0), none, PAIRS[0], tables) == ("howto/correct",)
+    assert _broken(counted(10, 2), none, PAIRS[0], tables) == ("lookalikes/over_refusal",)

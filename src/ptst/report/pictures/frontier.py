@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, LEFT, BOTTOM, GAP, HEAD = 4.6, 3.5, 0.75, 0.6, 0.3, 0.36
 """Of a panel, and around it, in inches."""
 
-Point = tuple[Protection, float, float]
+Point = tuple[Protection, float, float, bool]
+"""A defence, its ASR and helpfulness, and whether it breaks other answers."""
 
 
 def frontier_names(results: Results) -> list[str]:
@@ -77,7 +78,15 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
             axes.set_yticklabels([])
         if not row:
             axes.set_xticklabels([])
-        points = [(one, one.rates[number], one.helpfulness[number]) for one in found]
+        points = [
+            (
+                one,
+                one.rates[number],
+                one.helpfulness[number],
+                bool(one.broken and one.broken[number]),
+            )
+            for one in found
+        ]
         _draw(axes, points)
     figure.text(
         LEFT / total_width,
@@ -96,22 +105,23 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
 
 def _draw(axes: Any, points: Sequence[Point]) -> None:
     """Points with their names, a control joined to its defence, and the frontier."""
-    at = {one.defence: (x, y) for one, x, y in points}
-    for one, x, y in points:
+    at = {one.defence: (x, y) for one, x, y, _ in points}
+    for one, x, y, _ in points:
         if one.control_of in at:
             to = at[one.control_of]
             axes.plot([x, to[0]], [y, to[1]], color=FAINT, linewidth=0.6, linestyle=":", zorder=1)
-    front = _front([(x, y) for one, x, y in points if one.control_of is None])
+    front = _front([(x, y) for one, x, y, broken in points if not one.control_of and not broken])
     axes.plot(*zip(*front, strict=True), color=OKABE_ITO[1], linewidth=0.9, alpha=0.7, zorder=1)
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     scale = (right - left) / WIDTH, (high - low) / HEIGHT
-    names = ["no defence" if one.defence == "none" else one.defence for one, _, _ in points]
-    inches = [((x - left) / scale[0], (y - low) / scale[1]) for _, x, y in points]
+    names = ["no defence" if one.defence == "none" else one.defence for one, *_ in points]
+    inches = [((x - left) / scale[0], (y - low) / scale[1]) for _, x, y, _ in points]
     places = label_places(inches, names, (WIDTH, HEIGHT))
-    for (one, x, y), name, place in zip(points, names, places, strict=True):
+    for (one, x, y, broken), name, place in zip(points, names, places, strict=True):
         plain = one.defence == "none"
-        colour = INK if plain else OKABE_ITO[0]
-        style = marker("D" if plain else "o", colour, one.control_of is None) | {"markersize": 5.5}
+        colour = INK if plain else OKABE_ITO[1] if broken else OKABE_ITO[0]
+        shape = "D" if plain else "X" if broken else "o"
+        style = marker(shape, colour, one.control_of is None) | {"markersize": 5.5}
         axes.plot(x, y, **style, zorder=3, clip_on=False)
         axes.annotate(
             name,

@@ -203,6 +203,9 @@ class Protection:
         pairs: P → P, P → S, S → P, S → S.
         rates, helpfulness: of each pair, mean over models and seeds; empty where any cell lacks
             scores, and `status` says so.
+        beside: by metric of other harmless questions, the same.
+        broken: of each pair, which of them are far worse than without a defence
+            (`ptst.report.results.protection.BROKEN`).
         runs: trainings of each pair: models times seeds.
     """
 
@@ -218,6 +221,8 @@ class Protection:
     units: int = 0
     rates: tuple[float, ...] = ()
     helpfulness: tuple[float, ...] = ()
+    beside: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    broken: tuple[tuple[str, ...], ...] = ()
     replaces: Estimate | None = None
     still: Estimate | None = None
     match: Estimate | None = None

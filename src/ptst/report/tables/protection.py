@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import fmean
 
 from ptst.metrics import decimals, shown
 from ptst.report.results import Estimate, Protection
@@ -20,7 +21,7 @@ NOTE = (
     "without it and tested with it; at most 0: the defence gives what the mismatch gives. mismatch still: with it at both ends, "
     "minus the same defence trained without it and tested with it; above 0: the mismatch adds to the defence. match: log odds of the same "
     "template at both ends over different ones, minus that of no defence; below 0: it protects more in its own template. helpful: "
-    "helpfulness minus that of no defence, mean over the four pairs. In brackets: 95 % bootstrap interval over units and models "
+    "helpfulness minus that of no defence, mean over the four pairs; the last columns: other harmless questions, mean over the four pairs. In brackets: 95 % bootstrap interval over units and models "
     f"({DRAWS} draws, the same for all cells); behind a semicolon each model's own number."
 )
 
@@ -43,6 +44,7 @@ def protection_lines(protections: Sequence[Protection]) -> list[Lines]:
         (plain, _), (safe, _) = pairs[0], pairs[3]
         ends = {plain: "P", safe: "S"}
         heads = ["defence", *(f"{ends[a]} → {ends[b]}" for a, b in pairs), *HEADS]
+        heads += next((list(one.beside) for one in found if one.rates), [])
         first = found[0]
         counts = [f"P {plain}, S {safe}"]
         whole = [one for one in found if one.rates]
@@ -66,6 +68,7 @@ def _row(one: Protection, runs: int) -> tuple[str, ...]:
     name = _name(one) + (f" (control of {one.control_of})" if one.control_of else "")
     name += f" ({one.runs} trainings)" if one.runs != runs else ""
     said = [_words(getattr(one, which), which) for which in ESTIMATES]
+    said += [shown(fmean(values), None) for values in one.beside.values()]
     return (name, *(shown(rate, None) for rate in one.rates), *said)
 
 
@@ -102,6 +105,8 @@ def protections_csv(protections: Sequence[Protection]) -> str | None:
     ]
     columns += ["models", "runs", "units", "status", *(f"asr_{end}" for end in ends)]
     columns += [f"helpfulness_{end}" for end in ends]
+    beside = [*next((one.beside for one in protections if one.rates), {})]
+    columns += [f"{metric}_{end}" for metric in beside for end in ends]
     columns += [f"{which}{part}" for which in ESTIMATES for part in ("", "_low", "_high")]
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
     writer.writeheader()
@@ -119,7 +124,11 @@ def protections_csv(protections: Sequence[Protection]) -> str | None:
             "units": one.units,
             "status": one.status,
         }
-        for what, values in (("asr", one.rates), ("helpfulness", one.helpfulness)):
+        for what, values in {
+            "asr": one.rates,
+            "helpfulness": one.helpfulness,
+            **one.beside,
+        }.items():
             row |= {f"{what}_{end}": f"{v:.4f}" for end, v in zip(ends, values, strict=False)}
         for which in ESTIMATES:
             if (estimate := getattr(one, which)) is not None:
