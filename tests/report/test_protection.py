@@ -139,6 +139,12 @@ def test_a_defence_that_breaks_other_answers_is_said_to(tmp_path: Path) -> None:
         )
 
     none = counted(10, 0)
-    assert _broken(counted(9, 1), none, PAIRS[0], tables) == ()
-    assert _broken(counted(8, 0), none, PAIRS[0], tables) == ("howto/correct",)
-    assert _broken(counted(10, 2), none, PAIRS[0], tables) == ("lookalikes/over_refusal",)
+
+    def broken(howto: int, refused: int, before: float = 0.0) -> tuple[str, ...]:
+        there = {("lookalikes/over_refusal", V): before}
+        return _broken(counted(howto, refused), none, there, PAIRS[0], tables)
+
+    assert broken(9, 1) == ()
+    assert broken(8, 0) == ("howto/correct",)
+    assert broken(10, 2) == ("lookalikes/over_refusal",)
+    assert broken(10, 2, before=20.0) == ()  # as before fine-tuning

@@ -21,7 +21,7 @@ from ptst.report.results import Protection, Results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT, LEFT, BOTTOM, GAP, HEAD = 4.6, 3.5, 0.75, 0.6, 0.3, 0.36
+WIDTH, HEIGHT, LEFT, BOTTOM, GAP, HEAD, NAMES = 3.9, 3.1, 0.75, 0.6, 0.3, 0.36, 2.3
 """Of a panel, and around it, in inches."""
 
 Point = tuple[Protection, float, float, bool]
@@ -47,30 +47,24 @@ def _groups(results: Results) -> Iterator[tuple[str, list[Protection]]]:
 
 
 def frontier(found: Sequence[Protection], results: Results) -> Figure:
-    """Four panels on the same axes, P → P and P → S above, S → P and S → S below."""
+    """Four panels on the same axes, P → P and P → S above, S → P and S → S below; points have
+    numbers, and the names of these stand to the right."""
     from matplotlib.figure import Figure
 
     titles = {table.metric: table.title for table in results.tables}
     first = found[0]
     xs = [x for one in found for x in one.rates]
     ys = [y for one in found for y in one.helpfulness]
-    total_width = LEFT + 2 * WIDTH + GAP + 0.15
+    total_width = LEFT + 2 * WIDTH + GAP + NAMES
     total_height = BOTTOM + 2 * (HEIGHT + HEAD) + 0.1
     figure = Figure(figsize=(total_width, total_height), facecolor="white")
     for number, (train, test) in enumerate(first.pairs):
         row, column = divmod(number, 2)
         left, bottom = LEFT + column * (WIDTH + GAP), BOTTOM + (1 - row) * (HEIGHT + HEAD)
-        axes = figure.add_axes(
-            (
-                left / total_width,
-                bottom / total_height,
-                WIDTH / total_width,
-                HEIGHT / total_height,
-            )
-        )
+        ends = (left / total_width, bottom / total_height)
+        axes = figure.add_axes((*ends, WIDTH / total_width, HEIGHT / total_height))
         axes.set_xlim(*limits(xs, None, 0.04, 0.05))
-        low, high = limits(ys, first.helpful_scale or (0.0, 100.0), 0.03, 0.08)
-        axes.set_ylim(low, high)
+        axes.set_ylim(*limits(ys, first.helpful_scale, 0.04, 0.08))
         axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.set_title(f"{train} → {test}", loc="left", fontsize=9)
@@ -78,51 +72,40 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
             axes.set_yticklabels([])
         if not row:
             axes.set_xticklabels([])
-        points = [
-            (
-                one,
-                one.rates[number],
-                one.helpfulness[number],
-                bool(one.broken and one.broken[number]),
-            )
-            for one in found
-        ]
-        _draw(axes, points)
-    figure.text(
-        LEFT / total_width,
-        0.14 / total_height,
-        f"{titles.get(first.metric, first.metric)} (%)   ← lower is safer",
-    )
+        _draw(axes, [_point(one, number) for one in found])
+    _write_names(figure, found)
+    safety, helpful = (titles.get(m, m) for m in (first.metric, first.helpful_metric))
+    figure.text(LEFT / total_width, 0.14 / total_height, f"{safety} (%)   ← lower is safer")
     figure.text(
         0.12 / total_width,
         BOTTOM / total_height,
-        f"{titles.get(first.helpful_metric, first.helpful_metric)} "
-        f"({scale_note(first.helpful_scale)})   higher is more helpful →",
+        f"{helpful} ({scale_note(first.helpful_scale)})   higher is more helpful →",
         rotation="vertical",
     )
     return figure
 
 
+def _point(one: Protection, number: int) -> Point:
+    broken = bool(one.broken and one.broken[number])
+    return one, one.rates[number], one.helpfulness[number], broken
+
+
 def _draw(axes: Any, points: Sequence[Point]) -> None:
-    """Points with their names, a control joined to its defence, and the frontier."""
+    """Points with their numbers, a control joined to its defence, and the frontier."""
     at = {one.defence: (x, y) for one, x, y, _ in points}
     for one, x, y, _ in points:
         if one.control_of in at:
             to = at[one.control_of]
-            axes.plot([x, to[0]], [y, to[1]], color=FAINT, linewidth=0.6, linestyle=":", zorder=1)
+            axes.plot([x, to[0]], [y, to[1]], color=FAINT, linewidth=0.5, linestyle=":", zorder=1)
     front = _front([(x, y) for one, x, y, broken in points if not one.control_of and not broken])
     axes.plot(*zip(*front, strict=True), color=OKABE_ITO[1], linewidth=0.9, alpha=0.7, zorder=1)
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     scale = (right - left) / WIDTH, (high - low) / HEIGHT
-    names = ["no defence" if one.defence == "none" else one.defence for one, *_ in points]
+    names = [str(number) for number, _ in enumerate(points)]
     inches = [((x - left) / scale[0], (y - low) / scale[1]) for _, x, y, _ in points]
     places = label_places(inches, names, (WIDTH, HEIGHT))
     for (one, x, y, broken), name, place in zip(points, names, places, strict=True):
-        plain = one.defence == "none"
-        colour = INK if plain else OKABE_ITO[1] if broken else OKABE_ITO[0]
-        shape = "D" if plain else "X" if broken else "o"
-        style = marker(shape, colour, one.control_of is None) | {"markersize": 5.5}
-        axes.plot(x, y, **style, zorder=3, clip_on=False)
+        axes.plot(x, y, **_style(one, broken), zorder=3, clip_on=False)
         axes.annotate(
             name,
             xy=(x, y),
@@ -131,9 +114,29 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
             va="center",
             zorder=2,
             color=FAINT if one.control_of else INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
             arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.4, "shrinkB": 3},
         )
+
+
+def _style(one: Protection, broken: bool) -> dict[str, Any]:
+    plain = one.defence == "none"
+    colour = INK if plain else OKABE_ITO[1] if broken else OKABE_ITO[0]
+    shape = "D" if plain else "X" if broken else "o"
+    return marker(shape, colour, one.control_of is None) | {"markersize": 5.5}
+
+
+def _write_names(figure: Figure, found: Sequence[Protection]) -> None:
+    """What the numbers stand for; a control is indented, and the crosses are explained."""
+    width, height = figure.get_size_inches()
+    x = 1 - (NAMES - 0.2) / width
+    lines = [
+        f"{number}  {'    ' if one.control_of else ''}"
+        f"{'no defence' if one.defence == 'none' else one.defence}"
+        for number, one in enumerate(found)
+    ]
+    lines += ["", "hollow: a control", "cross: breaks other", "harmless answers"]
+    for number, line in enumerate(lines):
+        figure.text(x, 1 - (0.4 + 0.17 * number) / height, line, fontsize=7.5, va="top")
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
