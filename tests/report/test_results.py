@@ -573,7 +573,6 @@ MIX = "defence.safety_mix.objective"
         (["defence=[safety_mix]", f"{MIX}.rows.draw_seed=1"], None),
         (["defence=[safety_mix,add_noise]"], None),
         (["defence=[safety_mix,repeat_back]"], None),
-        (["defence=[safety_mix]", "finetune=none"], "none"),
         (["defence=[safety_mix_secret]"], None),
         (["defence=[add_noise]"], None),
         (["defence=[repeat_back]", "finetune=none"], None),
