@@ -21,7 +21,7 @@ from ptst.report.pictures.along import along
 from ptst.report.pictures.draw import _saved
 from ptst.report.pictures.heatmap import heatmap
 from ptst.report.pictures.loss import loss_curves
-from ptst.report.pictures.scatter import _label_places, scatter
+from ptst.report.pictures.scatter import label_places, scatter
 from ptst.report.pictures.style import OKABE_ITO, WARM
 from ptst.report.results import Contrast, Entry, Published, Results, Run, Table, load_results
 from ptst.status.states import CellState
@@ -314,7 +314,7 @@ def test_points_that_pile_up_have_names_that_do_not() -> None:
     names = ["chat_vanilla", "text_alpaca", "chat_llama", "chat_mpt", "none"]
     size = (2.75, 2.3)
     for points in ([(2.6, 2.1)] * 5, [(0.1, 0.1)] * 5, [(i / 4, 2.0) for i in range(5)]):
-        places = _label_places(points, names, size)
+        places = label_places(points, names, size)
         boxes = [
             (x, y - 0.07, x + 0.064 * len(name), y + 0.07)
             for (x, y), name in zip(places, names, strict=True)
