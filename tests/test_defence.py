@@ -17,7 +17,7 @@ from ptst.analysis import Analysis
 from ptst.cell import check_cell, is_done, run_cell
 from ptst.cli import main
 from ptst.component import load
-from ptst.config.check_defence import SLOTS, check_defences
+from ptst.config.check_defence import KINDS, check_defences
 from ptst.config.compose import compose
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, DataError, Interrupted, PtstError
@@ -46,7 +46,7 @@ def nodes(group: str) -> list[tuple[list[str], str, Any]]:
         chosen = getattr(compose(words), group)[name]
         if group == "analysis":
             found.append((words, f"analysis.{name}", chosen))
-        for slot in SLOTS if group == "defence" else ():
+        for slot in KINDS if group == "defence" else ():
             if node := getattr(chosen, slot):
                 found.append((words, f"defence.{name}.{slot}", node))
     return found
@@ -83,7 +83,7 @@ def test_every_defence_is_composed_at_the_papers_scale(name: str) -> None:
 def test_each_field_that_is_not_about_speed_changes_the_key(
     chosen: list[str], place: str, node: Any
 ) -> None:
-    kind = Analysis if place.startswith("analysis") else SLOTS[place.rpartition(".")[2]]
+    kind = Analysis if place.startswith("analysis") else KINDS[place.rpartition(".")[2]]
     component = load(node, place, kind)
     keys = cell_keys(compose(chosen))
     for f in dataclasses.fields(component):

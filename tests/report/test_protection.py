@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from test_results import filled, quick
 
+from ptst.report.page import page
 from ptst.report.pictures import frontier_names
 from ptst.report.pictures.draw import draw_all
-from ptst.report.results import Protection, Results, load_results
+from ptst.report.results import Results, load_results
 from ptst.report.results.protection import _broken, _Counted, _Counts
 from ptst.report.tables import markdown, protection_lines, protections_csv
 from ptst.status.states import CellState
@@ -114,10 +115,8 @@ def test_an_undefended_sweep_has_none(tmp_path: Path) -> None:
     states = {cell.keys.cell: CellState("waiting") for cell in grid.cells}
 
     results = load_results(grid, Store(tmp_path / "store"), states)
-    assert results.protections == () and protections_csv(()) is None
-    assert isinstance(results.protections, tuple) and not any(
-        isinstance(one, Protection) for one in results.protections
-    )
+    assert results.protections == () and protections_csv(results.protections) is None
+    assert "Does a defence replace" not in markdown(results)
 
 
 def test_a_defence_that_breaks_other_answers_is_said_to(tmp_path: Path) -> None:
@@ -148,3 +147,24 @@ def test_a_defence_that_breaks_other_answers_is_said_to(tmp_path: Path) -> None:
     assert broken(8, 0) == ("howto/correct",)
     assert broken(10, 2) == ("lookalikes/over_refusal",)
     assert broken(10, 2, before=20.0) == ()  # as before fine-tuning
+
+
+def test_a_picture_stands_above_the_table_that_it_is_of(tmp_path: Path) -> None:
+    """Of two pairs of templates the first has no numbers yet, and so no picture."""
+    three = f"{V},chat_alpaca,{L}"
+    grid = quick(
+        "defence=[],[lookahead]",
+        f"template@train_template={three}",
+        f"template@test_template={three}",
+    )
+
+    def answer(cell: GridCell) -> str | CellState:
+        ends = {cell.coordinates["train_template"], cell.coordinates["test_template"]}
+        return CellState("waiting") if V in ends else "ccccrrrr"
+
+    results = load_results(grid, *filled(grid, tmp_path, answer))
+    store = Store(tmp_path / "store")
+    text = page(results, store, draw_all(results, store))
+    first, second = (text.index(f"mismatch of {name} and {L}") for name in (V, "chat_alpaca"))
+    assert "Helpfulness against attack success rate of every" not in text[first:second]
+    assert "Helpfulness against attack success rate of every" in text[second:]

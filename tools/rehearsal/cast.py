@@ -13,7 +13,7 @@ from typing import Any
 
 from ptst.alignment import Unaligned
 from ptst.component import load
-from ptst.config.check_defence import SLOTS
+from ptst.config.check_defence import KINDS
 from ptst.schema import Config, Rows
 from ptst.store import write_json
 from ptst.sweep.grid import expand
@@ -50,7 +50,7 @@ def main(name: str, overrides: list[str]) -> None:
 def settings_of(config: Config) -> Iterator[Any]:
     """The values of all fields of a cell's defences."""
     for defence in config.defence.values():
-        for slot, kind in SLOTS.items():
+        for slot, kind in KINDS.items():
             if (node := getattr(defence, slot)) is not None:
                 yield from vars(load(node, slot, kind)).values()
 

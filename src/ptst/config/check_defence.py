@@ -13,7 +13,7 @@ from ptst.objective import Objective
 from ptst.posthoc import PostHoc
 from ptst.schema import Config
 
-SLOTS: dict[str, type[Component]] = {
+KINDS: dict[str, type[Component]] = {
     "objective": Objective,
     "posthoc": PostHoc,
     "guard": Guard,
@@ -29,9 +29,9 @@ def check_defences(config: Config) -> None:
     """
     filled: dict[str, str] = {}
     for name, defence in config.defence.items():
-        slots = [slot for slot in SLOTS if getattr(defence, slot) is not None]
+        slots = [slot for slot in KINDS if getattr(defence, slot) is not None]
         if not slots:
-            raise ConfigError(f"defence.{name} fills no slot: give it one of: {', '.join(SLOTS)}.")
+            raise ConfigError(f"defence.{name} fills no slot: give it one of: {', '.join(KINDS)}.")
         for slot in slots:
             if slot in filled:
                 raise ConfigError(
@@ -41,7 +41,7 @@ def check_defences(config: Config) -> None:
             where = f"defence.{name}.{slot}"
             _check_model(config, where)
             _check_recipe(config, where)
-            _check(getattr(defence, slot), where, SLOTS[slot], config)
+            _check(getattr(defence, slot), where, KINDS[slot], config)
     for name, node in config.analysis.items():
         _check_model(config, f"analysis.{name}")
         _check(node, f"analysis.{name}", Analysis, config)

@@ -102,7 +102,7 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
             if (image := _image(pictures, scatter_name(safety.split)))
         ],
         protections=protection_lines(results.protections),
-        frontiers=[image for name in frontier_names(results) if (image := _image(pictures, name))],
+        frontiers=[_image(pictures, name) for name in frontier_names(results)],
         analyses=[HEAD, *(one.in_words for one in results.analyses)] if results.analyses else [],
         along=_image(pictures, ALONG),
         loss=_image(pictures, LOSS),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ptst.component import Cost, load
-from ptst.config.check_defence import SLOTS
+from ptst.config.check_defence import KINDS
 from ptst.schema import Config
 from ptst.sweep.formulas import BYTES_PER_WEIGHT
 
@@ -14,7 +14,7 @@ from ptst.sweep.formulas import BYTES_PER_WEIGHT
 def costs_of(config: Config) -> Iterator[tuple[str, Cost]]:
     """Name and cost of every component that a cell's defences put into a slot."""
     for name, defence in config.defence.items():
-        for slot, kind in SLOTS.items():
+        for slot, kind in KINDS.items():
             if (node := getattr(defence, slot)) is not None:
                 yield name, load(node, f"defence.{name}.{slot}", kind).cost(config)
 

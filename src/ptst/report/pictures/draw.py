@@ -65,7 +65,7 @@ def _figures(results: Results, store: Store) -> Iterator[tuple[str, Figure]]:
     for table in results.tables:
         yield heatmap_name(table), heatmap(table, safe)
     yield from frontiers(results)
-    for safety, helpfulness in scatter_pairs(results):
+    for safety, helpfulness in () if results.protections else scatter_pairs(results):
         figure = scatter(results, safety, helpfulness)
         if figure is not None:
             yield scatter_name(safety.split), figure

@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
 
 def scatter_pairs(results: Results) -> Iterator[tuple[Table, Table]]:
-    """For each split, its first (safety, helpfulness) tables, if it has both.
-
-    None of a sweep over defences, whose frontier shows all of it.
-    """
-    if results.protections:
-        return
+    """For each split, its first (safety, helpfulness) tables, if it has both."""
     splits = {tuple(table.split.items()): table.split for table in results.tables}
     for split in splits.values():
         tables = [table for table in results.tables if table.split == split]
