@@ -141,6 +141,7 @@ def test_two_for_a_slot_none_and_the_wrong_kind_are_refused(mine: Defence, messa
             r"(?s)'scales' is not in struct.*has a plus ahead: \+defence\.add_noise\.posthoc\.scales=",
         ),
         ([NOISE, "+defence.add_noise.posthoc.scales=1"], r"AddNoise's fields: "),
+        ([NOISE, "task.openorca.queries.n=1"], r"(?s)full_key: task\.openorca(?!.*a plus ahead)"),
         ([NOISE, "finetune.method=qlora"], r"finetune\.method=qlora keeps in 4 bits; use lora"),
         (
             [NORM, "model=gpt35_turbo_0613", "finetune=none", "dataset=orca_math", "scale=paper"],

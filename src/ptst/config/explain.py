@@ -86,7 +86,8 @@ def explain(error: Exception) -> str:
     full_key = full_key or re.search(r"full_key: ([\w.]+)", str(error))
     if full_key:
         valid = valid_keys(full_key.group(1))
-        if not valid and "is not in struct" in text:  # of a component, whose class has the fields
+        field = f"is not in struct\n    full_key: {full_key.group(1).rstrip('.')}\n"
+        if not valid and field in f"{text}\n":  # of a component, whose class has the fields
             valid = (
                 f"\nA field of a component that its YAML does not list has a plus ahead: "
                 f"+{full_key.group(1).rstrip('.')}=..."
