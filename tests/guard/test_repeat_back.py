@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,23 @@ def test_an_answer_that_is_not_repeated_is_replaced(tmp_path: Path) -> None:
         "answer": "No.",
     }
     assert len(empty["asked"]) == 1
+
+
+class Suspicious(Guard):
+    """Gives every answer its length as a score."""
+
+    def talk(self, ask: Any, row: Any) -> Any:
+        reply = yield ask
+        return replace(reply, score=float(len(reply.text)))
+
+
+def test_a_score_of_a_guard_is_kept_whether_or_not_the_answer_is_replaced(tmp_path: Path) -> None:
+    rounds = rounds_of(tmp_path, Parrot(model))
+    made = rounds.run([guarded(Single().talk(r), Suspicious(), r) for r in ROWS])
+    assert [row["guard"][0]["score"] for row in made] == [4.0, 9.0, 0.0]
+    assert (
+        "score" not in rounds.run([guarded(Single().talk(ROWS[0]), GUARD, ROWS[0])])[0]["guard"][0]
+    )
 
 
 def test_both_turns_of_a_dialogue_are_guarded_and_the_next_turn_sees_what_was_replaced(

@@ -131,6 +131,9 @@ class Reply:
         withheld: why there is no answer.
         ids: as `Completion.ids`.
         reason: why a guard put it in the place of the model's answer; "" where none did.
+        score: how suspicious a guard found the model's answer, the higher the more; None where no
+            guard gave a score. A guard that compares it with a threshold gives it for every answer,
+            so that any other threshold can be looked at afterwards.
     """
 
     text: str
@@ -140,6 +143,7 @@ class Reply:
     withheld: str = ""
     ids: tuple[int, ...] = ()
     reason: str = ""
+    score: float | None = None
 
     def replaced(self, text: str, reason: str) -> Reply:
         """Another text in the place of this one, and why."""

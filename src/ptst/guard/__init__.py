@@ -55,7 +55,8 @@ class Guard(Component):
             row: the query that the conversation is about, with its `id`.
 
         Returns:
-            The model's reply, or another in its place (`Reply.replaced`).
+            The model's reply, or another in its place (`Reply.replaced`); with `Reply.score`, if
+            the guard gives answers a score.
         """
         raise NotImplementedError
 
@@ -76,7 +77,8 @@ def guarded(talk: Talk, guard: Guard, row: Mapping[str, Any]) -> Talk:
         while True:
             reply, asked = yield from _watched(guard, ask, row)
             replaced = {"reason": reply.reason, "answer": reply.text} if reply.reason else {}
-            kept.append({"asked": asked, "replaced": bool(replaced), **replaced})
+            score = {} if reply.score is None else {"score": reply.score}
+            kept.append({"asked": asked, "replaced": bool(replaced), **replaced, **score})
             ask = talk.send(reply)
     except StopIteration as end:
         return {**end.value, COLUMN: kept}
