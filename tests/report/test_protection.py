@@ -20,7 +20,7 @@ from ptst.report.pictures import frontier_names
 from ptst.report.pictures.draw import draw_all
 from ptst.report.results import Results, load_results
 from ptst.report.results.protection import _broken, _Counted, _Counts
-from ptst.report.tables import markdown, protection_lines, protections_csv
+from ptst.report.tables import latex, markdown, protection_lines, protections_csv
 from ptst.status.states import CellState
 from ptst.store import Store
 from ptst.sweep.grid import GridCell
@@ -65,6 +65,17 @@ def test_the_estimates_are_those_worked_by_hand(tmp_path: Path) -> None:
     assert defended.helpful is not None and defended.helpful.value == 0
     assert control.control_of == "lookahead"
     assert control.rates == () and control.status == "4 of 4 pairs have no scores"
+
+
+def test_the_table_of_defences_is_in_latex_too(tmp_path: Path) -> None:
+    results = loaded(tmp_path, {("micro", "none"): NONE, ("micro", "lookahead"): DEFENDED})
+    said = latex(results)
+    table = next(part for part in said.split("\n\n") if "Does a defence replace" in part)
+    assert "lookahead & 50.0 & 12.5 & 12.5 & 12.5 & $-$12.5 [" in table
+    head, row = (
+        next(r for r in table.splitlines() if r.startswith(w)) for w in ("defence &", "loo")
+    )
+    assert head.count("&") == row.count("&") == table.split("tabular}{l")[1].index("}")
 
 
 def test_models_are_drawn_as_hazards_are(tmp_path: Path) -> None:

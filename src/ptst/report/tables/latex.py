@@ -18,12 +18,14 @@ from ptst.report.tables.captions import (
     test_note,
     title,
 )
+from ptst.report.tables.protection import Lines, protection_lines
 
 
 def latex(results: Results) -> str:
     r"""table.tex: one table environment each; needs \usepackage{booktabs} and nothing else."""
     parts = [f"% {title(results)}: {results.grid.report_name}. Needs \\usepackage{{booktabs}}."]
     parts += [f"% {line}" for line in state_lines(results)]
+    parts += [_protections(lines) for lines in protection_lines(results.protections)]
     for table in results.tables:
         parts.append(_table(table, corner_of(results.grid.sweep)))
         if table.by_category:
@@ -58,22 +60,9 @@ def _table(table: Table, axes: str) -> str:
         body.append(f"{' & '.join(figures)} \\\\")
         if any(spreads):
             body.append(f"{' & '.join(spreads)} \\\\[2pt]")
-    return "\n".join(
-        [
-            "\\begin{table}",
-            "\\centering\\footnotesize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
-            f"\\caption{{{_tex(' '.join(about))}}}",
-            f"\\begin{{tabular}}{{l{'r' * step * len(table.columns)}}}",
-            "\\toprule",
-            *head[:-1],
-            f"{head[-1]} \\\\",
-            "\\midrule",
-            *body,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    )
+    caption = _tex(" ".join(about))
+    columns = f"l{'r' * step * len(table.columns)}"
+    return _environment("footnotesize", caption, columns, head, ["\\midrule", *body])
 
 
 def _place(place: PlaceInWords | None) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -100,14 +89,32 @@ def _contrasts(table: Table, contrasts: Sequence[Contrast]) -> str:
                 body.append(f"{ends} & {' & '.join(map(_tex, astuple(figures)))} \\\\")
             else:
                 body.append(f"{ends} & \\multicolumn{{8}}{{r}}{{{_tex(contrast.status)}}} \\\\")
+    head = ["a & b & $n$ & units & only a & only b & $b-a$ & 95 \\% & $p$ & Holm"]
+    return _environment("scriptsize", _tex(" ".join(about)), "llrrrrrrrr", head, body)
+
+
+def _protections(lines: Lines) -> str:
+    """What a sweep over defences says of the mismatch of templates."""
+    head = [" & ".join(map(_tex, lines.heads))]
+    body = [f"{' & '.join(map(_tex, row))} \\\\" for row in lines.rows]
+    caption = _tex(f"{lines.title} {lines.about}")
+    columns = f"l{'r' * (len(lines.heads) - 1)}"
+    return _environment("scriptsize", caption, columns, head, ["\\midrule", *body])
+
+
+def _environment(
+    size: str, caption: str, columns: str, head: Sequence[str], body: Sequence[str]
+) -> str:
+    """A table environment around lines of LaTeX."""
     return "\n".join(
         [
             "\\begin{table}",
-            "\\centering\\scriptsize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
-            f"\\caption{{{_tex(' '.join(about))}}}",
-            "\\begin{tabular}{llrrrrrrrr}",
+            f"\\centering\\{size}\\setlength{{\\tabcolsep}}{{2pt}}\\setlength{{\\belowcaptionskip}}{{4pt}}",
+            f"\\caption{{{caption}}}",
+            f"\\begin{{tabular}}{{{columns}}}",
             "\\toprule",
-            "a & b & $n$ & units & only a & only b & $b-a$ & 95 \\% & $p$ & Holm \\\\",
+            *head[:-1],
+            f"{head[-1]} \\\\",
             *body,
             "\\bottomrule",
             "\\end{tabular}",
