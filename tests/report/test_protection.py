@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_results import filled, quick
 
 from ptst.report.page import page
@@ -21,6 +22,7 @@ from ptst.report.pictures.draw import draw_all
 from ptst.report.results import Results, load_results
 from ptst.report.results.protection import _broken, _Counted, _Counts
 from ptst.report.tables import latex, markdown, protection_lines, protections_csv
+from ptst.report.tables.terminal import show
 from ptst.status.states import CellState
 from ptst.store import Store
 from ptst.sweep.grid import GridCell
@@ -65,6 +67,22 @@ def test_the_estimates_are_those_worked_by_hand(tmp_path: Path) -> None:
     assert defended.helpful is not None and defended.helpful.value == 0
     assert control.control_of == "lookahead"
     assert control.rates == () and control.status == "4 of 4 pairs have no scores"
+
+
+def test_no_number_is_cut_in_a_terminal(tmp_path: Path) -> None:
+    results = loaded(tmp_path, {("micro", "none"): NONE, ("micro", "lookahead"): DEFENDED})
+    named = [
+        replace(one, beside={f"howto/{n}": (100.0,) * 4 for n in "abc"})
+        for one in results.protections
+        if one.rates
+    ]
+    for width, pieces in ((80, 2), (200, 1)):
+        out = Console(file=io.StringIO(), width=width)
+        show(replace(results, protections=named, tables=[], contrasts=[]), out)
+        lines = out.file.getvalue().splitlines()
+        assert "…" not in "".join(lines) and max(map(len, lines)) <= width
+        rows = [line.split() for line in lines if line.startswith("lookahead ")]
+        assert len(rows) == pieces and rows[0][1:6] == ["50.0", "12.5", "12.5", "12.5", "−12.5"]
 
 
 def test_the_table_of_defences_is_in_latex_too(tmp_path: Path) -> None:

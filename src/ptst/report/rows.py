@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,15 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 def render(template: str, **values: Any) -> str:
     """A page of this folder's templates. All values are escaped: a model chose the completions."""
+    return str(_environment().get_template(template).render(**values))
+
+
+@cache
+def _environment() -> Any:
+    """Made once: each environment compiles its templates anew, which takes longer than a page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -38,7 +45,6 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    return environment.get_template(template).render(**values)
 
 
 def _printable(value: Any) -> Any:

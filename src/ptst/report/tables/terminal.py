@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from rich.console import Console
@@ -37,7 +37,8 @@ def show(results: Results, out: Console) -> None:
     for lines in protection_lines(results.protections):
         out.print()
         out.print(Text(lines.title, "bold"))
-        out.print(_listed(lines.heads, [map(_narrow, row) for row in lines.rows]))
+        narrow = [[_narrow(text) for text in row] for row in lines.rows]
+        out.print(*_listed(lines.heads, narrow, out.width), sep="\n")
         out.print(Text(lines.about, "dim"))
     for table in results.tables:
         if chosen := contrasts_of(results, table):
@@ -49,7 +50,8 @@ def show(results: Results, out: Console) -> None:
     if results.analyses:
         out.print()
         out.print(Text("Analyses", "bold"))
-        out.print(_listed(HEAD, [one.in_words for one in results.analyses]))
+        found = [one.in_words for one in results.analyses]
+        out.print(*_listed(HEAD, found, out.width), sep="\n")
     out.print()
     for line in state_lines(results):
         out.print(Text(line, "yellow"))
@@ -62,15 +64,32 @@ def _narrow(text: str) -> str:
     return text.partition("; ")[0].partition(" (control")[0].replace(" [", "\n[")
 
 
-def _listed(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> RichTable:
-    """Lines under heads; numbers to the right."""
-    listed = RichTable(box=None, pad_edge=False)
-    for number, head in enumerate(heads):
-        side: Literal["left", "right"] = "right" if number and head != "value" else "left"
-        listed.add_column(head, justify=side, no_wrap=not number)
-    for row in rows:
-        listed.add_row(*map(Text, row))
-    return listed
+def _listed(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[RichTable]:
+    """Lines under heads, numbers to the right; in pieces, where they are too wide together."""
+    heads = [head.replace(" ", "\n") for head in heads]
+    widths = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
+    made = []
+    for piece in _split(min(widths[0], width // 2), widths[1:], width):  # a long name is broken
+        listed = RichTable(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        listed.add_column(heads[0], overflow="fold")
+        for i in piece:
+            side: Literal["left", "right"] = "left" if heads[i + 1] == "value" else "right"
+            listed.add_column(heads[i + 1], justify=side, overflow="fold")
+        for row in rows:
+            listed.add_row(Text(row[0]), *(Text(row[i + 1]) for i in piece))
+        made.append(listed)
+    return made
+
+
+def _split(first: int, widths: Sequence[int], width: int) -> list[list[int]]:
+    """Which columns stand together, beside a first one, in so many characters."""
+    pieces: list[list[int]] = [[]]
+    for i, own in enumerate(widths):
+        so_far = first + sum(widths[j] + 1 for j in pieces[-1])
+        if pieces[-1] and so_far + own + 1 > width:
+            pieces.append([])
+        pieces[-1].append(i)
+    return pieces
 
 
 def _pieces(results: Results, table: Table, width: int) -> list[RichTable]:
@@ -92,14 +111,8 @@ def _pieces(results: Results, table: Table, width: int) -> list[RichTable]:
         ]
         if first + sum(widths) + len(widths) <= width:
             break
-    pieces: list[list[int]] = [[]]
-    for i in range(len(widths)):
-        so_far = first + sum(widths[j] + 1 for j in pieces[-1])
-        if pieces[-1] and so_far + widths[i] + 1 > width:
-            pieces.append([])
-        pieces[-1].append(i)
     made = []
-    for piece in pieces:
+    for piece in _split(first, widths, width):
         grid = RichTable(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
         grid.add_column(Text(corner, "dim"))
         for i in piece:
