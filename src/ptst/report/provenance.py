@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ptst.keys import components_of
+from ptst.keys import components_of, slot
 from ptst.metrics import known_sum
 from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid, GridCell
@@ -134,8 +134,8 @@ def configured(grid: Grid) -> list[tuple[str, list[str]]]:
         if config.finetune.method != "none":
             note("trained on", rows_in_words(config.dataset))
             note("fine-tuning", recipe_in_words(config.finetune))
-        for slot, component in components_of(config).items():
-            if slot != "objective" or config.finetune.method != "none":
+        for filled, component in components_of(config).items():
+            if filled != "objective" or config.finetune.method != "none":
                 note(component.where, component_in_words(component))
         for name, evaluation in config.evaluations.items():
             note(f"evaluation {name}", evaluation_in_words(evaluation))
@@ -153,7 +153,7 @@ def recorded(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]
         path = store.path(stage, key) / "provenance.json"
         if stage not in slots or not cell.config.defence or not path.is_file():
             continue
-        if (component := components_of(cell.config).get(slots[stage])) is None:
+        if (filled := slot(cell.config, slots[stage])) is None:
             continue
         facts = read_json(path)
         own = facts.get(slots[stage], {})
@@ -161,7 +161,7 @@ def recorded(grid: Grid, store: Store) -> list[tuple[str, list[tuple[str, str]]]
             own = {name: value for name, value in facts.items() if name not in OF_ALL}
         if own:
             entry = f"{called} [{key[:8]}]", facts_in_words(own)
-            found.setdefault(component.where, []).append(entry)
+            found.setdefault(f"defence.{filled[0]}.{slots[stage]}", []).append(entry)
     return list(found.items())
 
 

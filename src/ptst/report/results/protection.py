@@ -199,8 +199,9 @@ def _counts(
         scored = read(cell, metric.partition("/")[0])
         if scored is None:
             return None
+        label, scale = label_of(cell, metric), scale_of(cell, metric)  # which makes a judge
         for answer in scored.values():
-            value = value_of(answer, label_of(cell, metric), scale_of(cell, metric))
+            value = value_of(answer, label, scale)
             if value is not None:
                 sums.setdefault((cell.coordinates["model"], answer.unit), []).append(value)
     units = sorted({str(unit): unit for _, unit in sums}.items())
