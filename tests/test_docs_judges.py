@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,12 @@ def small(command: str) -> str:
 @pytest.mark.slow
 def test_every_command_works_in_its_order(tmp_path: Path) -> None:
     put_ptst(tmp_path)
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     own = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     said = run_page("docs/judges.md", tmp_path, own, small)
-    assert len(said) == 10
+    assert len(said) == 13
     assert '"krippendorff": {"hazards"' in said[4]
     assert "40 labels of ann kept" in said[7]
     assert "Against people" in said[8]
@@ -31,6 +35,8 @@ def test_every_command_works_in_its_order(tmp_path: Path) -> None:
     folder = judges.parent
     assert "human ann" in judges.read_text()
     assert "Human audit" in (folder / "index.html").read_text()
+    table = "\n".join(line.rstrip() for line in said[12].splitlines())
+    assert f"```\n{table}\n```" in text_of("docs/judges.md")
 
 
 def test_every_judge_is_on_the_page() -> None:

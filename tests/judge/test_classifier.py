@@ -175,6 +175,13 @@ def test_a_limit_may_stand_in_the_configuration_of_the_text_model() -> None:
     assert (room_of(sees), room_of(BloomConfig())) == (96, None)
 
 
+def test_an_empty_answer_is_asked_about_like_any_other(guard: str, tmp_path: Path) -> None:
+    """What it is, is the classifier's own affair: this one has no word for it."""
+    scores = list(tiny(guard).scores(items("", " \n", "no"), context(tmp_path)))
+    assert [score.label for score in scores] == [None, None, "safe"]
+    assert scores[0].final and "fits no verdict: ''" in scores[0].reason
+
+
 def test_interrupted_judging_goes_on_where_it_stopped(guard: str, tmp_path: Path) -> None:
     asked = items("plan", "no", "hm", "plan plan")
     with pytest.raises(Interrupted, match="2 of 4"):

@@ -77,6 +77,6 @@ def test_what_the_rehearsal_does_not_know_is_named(home: Path) -> None:
 )
 def test_the_architecture_of_every_shipped_model_is_known(file: Path) -> None:
     model = yaml.safe_load(file.read_text())
-    if "api" in model or model["name"].startswith("micro"):
+    if "api" in model or file.stem.startswith(("micro", "canned")):
         return
     assert any(model["path"].startswith(begin) for begin in ARCHITECTURES)

@@ -176,7 +176,8 @@ def _used(folder: Path) -> set[str]:
 def _lacking(used: set[str]) -> dict[str, list[str]]:
     """What is shipped and was not used, by group."""
     aside = {f"evaluation/{name}" for name in MICRO_ONLY}
-    aside |= {f"model/{path.stem}" for path in (CONF / "model").glob("micro*.yaml")}
+    ours = [path.stem for path in (CONF / "model").glob("*.yaml")]
+    aside |= {f"model/{name}" for name in ours if name.startswith(("micro", "canned"))}
     names = {g: sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in SAID}
     found = {g: [n for n in own if f"{g}/{n}" not in used | aside] for g, own in names.items()}
     return {group: own for group, own in found.items() if own}

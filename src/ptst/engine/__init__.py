@@ -276,6 +276,7 @@ class Engine(Component):
 
         Args:
             tested: the model; its properties load what they give.
+            config: the cell's; of its evaluations only the one that is to be answered.
             stop: for sessions that stop themselves.
         """
         raise NotImplementedError

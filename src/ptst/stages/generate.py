@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ptst import data, models
@@ -129,8 +130,11 @@ def _rounds_of(
         n = place.get(id(ask.row))
         return spelling.prompt(ask) if n is None or ask != Ask(ask.row) else first[n]
 
+    # Another evaluation of the cell is not part of the key, and may not decide an answer.
+    alone = replace(config, task={}, evaluation={name: config.evaluations[name]})
+
     def opened(which: str) -> Session:
-        return engine.open(model if which == "tested" else model.untuned(), config, stop)
+        return engine.open(model if which == "tested" else model.untuned(), alone, stop)
 
     decoding = config.evaluations[name].decoding
     return Rounds(
