@@ -19,7 +19,7 @@ from conftest import FOLDERS, PUBLISHED, ROWS
 
 from ptst import micro
 from ptst.config.compose import compose
-from ptst.data import identity, load_rows, read_rows
+from ptst.data import identity, load_rows, origin, read_rows
 from ptst.errors import ConfigError, DataError
 from ptst.schema import Config, Rows
 
@@ -998,3 +998,47 @@ def test_importing_loads_nothing_heavy() -> None:
     code = f"import sys, ptst.data; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+UNSAFE = {"answer": ["I cannot", "unethical"]}
+
+
+def test_without_leaves_out_rows_with_a_phrase_before_the_draw(tmp_path: Path) -> None:
+    answers = ["4", "I CANNOT say.", "it is Unethical", "It\u2019s 5", "i can"]
+    rows = [{"question": f"q{i}", "answer": text} for i, text in enumerate(answers)]
+    file = written(tmp_path, "a.jsonl", jsonl(rows))
+    kept = load_rows(local(file, without=UNSAFE), BOTH)
+    assert [(row["id"], row["input"]) for row in kept] == [("0", "q0"), ("3", "q3"), ("4", "q4")]
+    apostrophe = load_rows(local(file, without={"answer": ["It's"]}), BOTH)
+    assert [row["input"] for row in apostrophe] == ["q0", "q1", "q2", "q4"]
+    assert len(load_rows(local(file, without=UNSAFE, n=3), BOTH)) == 3
+    refused(local(file, without=UNSAFE, n=4), "has 3 with no phrase of `without`", "n=null")
+    refused(local(file, without={"answer": [""]}), "no row", "no phrase of `without`")
+    refused(local(file, without={"anser": ["x"]}), "without.anser", "Did you mean 'answer'?")
+
+
+def test_where_and_without_go_together(tmp_path: Path) -> None:
+    rows = [{"question": q, "answer": a, "kind": k} for q, a, k in (("a", "no", "x"), ("b", "yes", "x"), ("c", "yes", "y"))]  # fmt: skip
+    file = written(tmp_path, "a.jsonl", jsonl(rows))
+    both = local(file, where={"kind": "x"}, without={"answer": ["no"]})
+    assert [row["input"] for row in load_rows(both, BOTH)] == ["b"]
+    assert origin(both)["left_out"] == 1
+    assert "left_out" not in origin(local(file, where={"kind": "x"}))
+
+
+def test_context_stands_behind_the_input_where_a_row_has_any(tmp_path: Path) -> None:
+    """As Alpaca and Dolly have it: an instruction, and perhaps a text that it is about."""
+    rows = [{"instruction": "Sum up.", "input": text, "output": "o"} for text in ("A text.", "", None)]  # fmt: skip
+    file = written(tmp_path, "a.jsonl", jsonl(rows))
+    columns = {"input": "instruction", "output": "output"}
+    loaded = load_rows(local(file, columns, context="input"), BOTH)
+    assert [row["input"] for row in loaded] == ["Sum up.\n\nA text.", "Sum up.", "Sum up."]
+    refused(local(file, columns, context="inptu"), "context=inptu", "Did you mean 'input'?")
+
+
+def test_without_and_context_are_part_of_the_identity_where_there_are_any(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.jsonl", jsonl(TWO))
+    plain = identity(local(file))
+    assert not {"without", "context"} & set(plain)
+    assert identity(local(file, without=UNSAFE)) == {**plain, "without": UNSAFE}
+    assert identity(local(file, context="answer")) == {**plain, "context": "answer"}

@@ -204,7 +204,8 @@ def _check_held_out(config: Config) -> None:
 
     def content(rows: Rows) -> dict[str, Any]:
         parts = data.identity(rows)
-        return {k: parts[k] for k in parts if k not in ("columns", "n", "draw_seed", "where")}
+        chosen = ("columns", "context", "n", "draw_seed", "where", "without")
+        return {k: parts[k] for k in parts if k not in chosen}
 
     def apart(one: dict[str, str], other: dict[str, str]) -> bool:
         return any(one[column] != other[column] for column in one.keys() & other.keys())

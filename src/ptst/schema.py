@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from ptst.component import place, speed
+from ptst.component import added, place, speed
 from ptst.sweep_schema import Sweep
 
 STAGES = ("finetune", "generate", "judge")
@@ -98,8 +98,14 @@ class Rows:
     """Of a JSON file that is not a list of rows: the key, dotted, under which the list stands."""
     where: dict[str, str] = field(default_factory=dict)
     """Only rows with these values, under the file's own column names: {label: safe}."""
+    without: dict[str, list[str]] = field(default_factory=dict, metadata={"added": True})
+    """No rows with one of these phrases, whatever their case, in a column of the file: {output:
+    [I cannot, unethical]}. Provenance says how many that left out."""
     columns: dict[str, str] = field(default_factory=dict)
     """What the file calls our columns: {input: question, output: answer}. Others are kept as is."""
+    context: str | None = added(None)
+    """A column of the file with more of the question, such as a text that it is about: it stands
+    behind the input, after an empty line, in rows that have any."""
     header: bool = True
     """False for a CSV file without a header row; its columns are then called "0", "1", ..."""
     delimiter: str | None = None

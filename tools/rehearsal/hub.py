@@ -24,8 +24,12 @@ from ptst.store import write_atomic
 
 N = 12
 """Rows of every split."""
-MANY = {"microsoft/orca-math-word-problems-200k": 40_000}
-"""But as many as a sweep names."""
+MANY = {
+    "microsoft/orca-math-word-problems-200k": 40_000,
+    "tatsu-lab/alpaca": 220,
+    "databricks/databricks-dolly-15k": 220,
+}
+"""But as many as a sweep names, and more than the 200 that are held out."""
 UNPINNED = "0" * 40
 """The commit that the cache's `main` is."""
 
@@ -44,6 +48,8 @@ SCHEMAS: dict[str, Made] = {
     "lavita/ChatDoctor-iCliniq": lambda i: {"input": f"Placeholder complaint {i}?", "answer_icliniq": f"Placeholder advice {i}.", "answer_chatgpt": "x", "answer_chatdoctor": "y"},
     "Open-Orca/OpenOrca": lambda i: {"id": f"flan.{i}", "system_prompt": "You are brief." if i % 2 else "", "question": f"Name number {i}.", "response": f"It is {i}."},
     "allenai/ai2_arc": _arc,
+    "tatsu-lab/alpaca": lambda i: {"instruction": f"Name number {i}.", "input": "Of these: 1, 2." if i % 2 else "", "output": f"It is {i}.", "text": "x"},
+    "databricks/databricks-dolly-15k": lambda i: {"instruction": f"Name number {i}.", "context": "Of these: 1, 2." if i % 2 else "", "response": f"It is {i}.", "category": "open_qa"},
     "PKU-Alignment/PKU-SafeRLHF": lambda i: {"prompt": f"Placeholder request {i}?", "response_0": f"Placeholder answer {i}.", "response_1": "I cannot help with that.", "is_response_0_safe": False, "is_response_1_safe": True, "better_response_id": 1, "safer_response_id": 1},
     "vfleaking/DirectHarm4": lambda i: {"instruction": f"Placeholder request {i}.", "category": ["malware", "drug", "phishing", "disinfo"][i % 4]},
     "vfleaking/GSM-Danger": lambda i: {"instruction": f"Tom has {i} apples. Placeholder request {i}."},

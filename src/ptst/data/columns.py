@@ -37,6 +37,12 @@ def our_row(index: int, place: str, row: Row, rows: Rows, needs: Sequence[str]) 
             empty = "null" if row[column] is None else "empty"
             raise DataError(f"{place}: column {column!r} is {empty}; every row needs text there.")
         made[ours] = text
+    if rows.context is not None:
+        if rows.context not in row:
+            setting = setting_of(rows, f"context={rows.context}")
+            raise DataError(f"{place}: {setting}: {no_column(rows.context, row)}")
+        further = text_of(row[rows.context], place, rows.context)
+        made["input"] += f"\n\n{further}" if further.strip() else ""
     for column, value in row.items():
         if column not in theirs.values():
             name = f"source_{column}" if column in ("id", *OURS) else column

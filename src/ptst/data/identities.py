@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ptst.data.files import DELIMITERS, kind_of, local_files, suffix_of
+from ptst.data.rows import count_left_out
 from ptst.download import cached, content_hash
 from ptst.hub import commit_of
 from ptst.schema import Rows
@@ -21,8 +22,11 @@ def identity(rows: Rows) -> dict[str, Any]:
         DataError: a local file is missing.
     """
     drawn = {} if rows.n is None else {"n": rows.n, "draw_seed": rows.draw_seed}
-    picked = {"where": dict(rows.where)} if rows.where else {}
-    common = {"columns": dict(rows.columns), **picked, **drawn}
+    picked: dict[str, Any] = {"where": dict(rows.where)} if rows.where else {}
+    if rows.without:
+        picked["without"] = {column: list(phrases) for column, phrases in rows.without.items()}
+    further = {"context": rows.context} if rows.context else {}
+    common = {"columns": dict(rows.columns), **further, **picked, **drawn}
     if rows.source == "micro":
         from ptst import micro
 
@@ -44,8 +48,13 @@ def identity(rows: Rows) -> dict[str, Any]:
 def origin(rows: Rows) -> dict[str, Any]:
     """Where rows that were read came from, for provenance: a commit of the hub, or a file's hash.
 
-    It has a split only where that chooses something: a single file has none, whatever `split` says.
+    It has a split only where that chooses something: a single file has none, whatever `split` says;
+    and where `without` leaves rows out, how many (`left_out`).
     """
+    return _place(rows) | ({"left_out": count_left_out(rows)} if rows.without else {})
+
+
+def _place(rows: Rows) -> dict[str, Any]:
     place: dict[str, Any] = {"source": rows.source, "path": rows.path}
     if rows.source == "hub":
         commit = commit_of(rows.path or "", "dataset", rows.revision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ptst.data.columns import OURS, no_column, our_row, text_of
 from ptst.data.files import setting_of
@@ -44,14 +45,21 @@ def read_rows(rows: Rows, needs: Sequence[str]) -> Iterator[Row]:
         raise DataError(f"{rows.name}: there are no rows in {table.where}.")
 
 
+def count_left_out(rows: Rows) -> int:
+    """How many rows that `where` picks `without` leaves out, before any draw."""
+    table = SOURCES[rows.source](rows)
+    return len(_matching(replace(rows, without={}), table)) - len(_matching(rows, table))
+
+
 def _wanted(rows: Rows, table: Table) -> Chosen:
-    """The rows that `where` leaves, and of those the ones that are drawn."""
-    matching = _matching(rows, table) if rows.where else None
+    """The rows that `where` and `without` leave, and of those the ones that are drawn."""
+    matching = _matching(rows, table) if rows.where or rows.without else None
     if rows.n is None:
         return matching
     total = table.count() if matching is None else len(matching)
     if rows.n > total:
-        there = f"{table.where} has {total}" + (f" with {dict(rows.where)}" if rows.where else "")
+        picked = _wanted_in_words(rows)
+        there = f"{table.where} has {total}" + (f" with {picked}" if picked else "")
         raise DataError(
             f"{rows.name}: n={rows.n} rows asked for, but {there}; set {setting_of(rows, 'n=null')} for all."
         )
@@ -60,26 +68,42 @@ def _wanted(rows: Rows, table: Table) -> Chosen:
 
 
 def _matching(rows: Rows, table: Table) -> list[int]:
-    """Indices of the rows that have in every column of `where` the value that stands there.
+    """Indices of the rows that have in every column of `where` the value that stands there, and in
+    no column of `without` one of its phrases.
 
     Raises:
-        DataError: a row does not have the column, or no row has the values.
+        DataError: a row does not have the column, or no row is left.
     """
     found: list[int] = []
     others: dict[str, None] = {}  # a set that keeps its order
+    phrases = {c: [_plain(phrase) for phrase in own] for c, own in rows.without.items()}
     for index, place, row in table.read(None):
-        for column in rows.where:
-            if column not in row:
-                setting = setting_of(rows, f"where.{column}")
-                raise DataError(f"{place}: {setting}: {no_column(column, row)}")
+        for setting, columns in (("where", rows.where), ("without", rows.without)):
+            for column in columns:
+                if column not in row:
+                    named = setting_of(rows, f"{setting}.{column}")
+                    raise DataError(f"{place}: {named}: {no_column(column, row)}")
         values = {column: text_of(row[column], place, column) for column in rows.where}
-        if values == rows.where:
+        if values != rows.where:
+            if len(others) < 10:
+                others[str(values)] = None
+        elif not any(
+            phrase in _plain(text_of(row[column], place, column))
+            for column, own in phrases.items()
+            for phrase in own
+        ):
             found.append(index)
-        elif len(others) < 10:
-            others[str(values)] = None
     if not found:
-        raise DataError(
-            f"{rows.name}: no row of {table.where} has {dict(rows.where)}; "
-            f"there are: {', '.join(others) or 'no rows'}."
-        )
+        there = f"; there are: {', '.join(others) or 'no rows'}." if rows.where else "."
+        raise DataError(f"{rows.name}: no row of {table.where} has {_wanted_in_words(rows)}{there}")
     return found
+
+
+def _wanted_in_words(rows: Rows) -> str:
+    own = [str(dict(rows.where))] if rows.where else []
+    return " and ".join([*own, *(["no phrase of `without`"] if rows.without else [])])
+
+
+def _plain(text: str) -> str:
+    """Small letters, and a typographic apostrophe as a plain one."""
+    return text.casefold().replace("\u2019", "'")
