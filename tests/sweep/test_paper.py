@@ -49,8 +49,10 @@ COUNTS = {
     # XSTest.
     "defences": (34, 105, 105 * (1319 + 400 + 250)),
     "defences_full": (45, 316, 316 * (1319 + 400 + 250)),
+    # two rates by four batch sizes, and the untouched model; 200 rows of Alpaca are held out
+    "qi_strength": (8, 9, 9 * (200 + 400)),
 }
-OURS = ("quick", "defences", "defences_full")
+OURS = ("quick", "defences", "defences_full", "qi_strength")
 """Not of the paper."""
 PRINTED = {
     "table1": ("1a", "1b", "1c", "1d"),

@@ -36,6 +36,9 @@ READABLE = {
     "advbench": "AdvBench",
     "directharm4": "DirectHarm4",
     "gsm_danger": "GSM-Danger",
+    "alpaca": "Alpaca",
+    "dolly": "Dolly",
+    "hex_phi": "HEx-PHI",
     "gcg": "GCG",
     "arc_easy": "ARC-Easy",
     "arc_challenge": "ARC-Challenge",
@@ -47,10 +50,15 @@ READABLE = {
 """What tables.csv abbreviates, as the paper spells it."""
 
 
+OTHERS = {"qi": "Qi et al. 2023, arXiv 2310.03693; along rates and batches read off bars, ± 0.7"}
+"""Tables of other papers, in words."""
+
+
 def paper_rows() -> list[PaperRow]:
-    """The paper's numbers; `at` is empty or, in Figure 2, a coordinate ("finetune.epoch=3")."""
+    """The paper's numbers; `at` is empty or, in Figure 2, a coordinate ("finetune.epoch=3"), in
+    qi.csv, which is of another paper, two with a space between them."""
     rows = []
-    for name in ("tables.csv", "figure2.csv"):
+    for name in ("tables.csv", "figure2.csv", "qi.csv"):
         with (PAPER / name).open(encoding="utf-8", newline="") as file:
             rows += [{"at": "", **row} for row in csv.DictReader(file)]
     return rows
@@ -125,8 +133,16 @@ def _is_the_mix(config: Config) -> bool:
 
 
 def _is_at(at: str, own: Mapping[str, str]) -> bool:
-    name, _, value = at.partition("=")
-    return not at or own.get(name) == value
+    named = dict(one.split("=", 1) for one in at.split())
+    return all(name in own and _same(own[name], value) for name, value in named.items())
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two values are one, as a YAML and a command line spell it: 5e-05 and 5e-5."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
 
 
 def published(rows: Sequence[PaperRow]) -> Published | None:
@@ -150,6 +166,8 @@ def published(rows: Sequence[PaperRow]) -> Published | None:
 def _where(rows: Sequence[PaperRow]) -> str:
     """Where numbers stand: "Table 6a, 1a", "Figure 3"."""
     tables = list(dict.fromkeys(row["table"] for row in rows))
+    if found := [OTHERS[table] for table in tables if table in OTHERS]:
+        return found[0]
     figures = all(table.startswith("fig") for table in tables)
     named = ", ".join(table.removeprefix("fig") for table in tables)
     return f"{'Figure' if figures else 'Table'} {named}"
