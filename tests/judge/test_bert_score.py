@@ -13,6 +13,7 @@ import torch
 from conftest import JUDGE_CONTEXT
 
 from ptst.errors import ConfigError, DataError, Interrupted
+from ptst.judge import checked
 from ptst.judge.bert_score import BertScore, precision_and_recall
 from ptst.keys import judge_parts
 from ptst.store import key_of
@@ -192,3 +193,15 @@ def test_it_tells_how_far_it_is_and_stops_when_it_is_told(roberta: Path) -> None
     context = replace(JUDGE_CONTEXT, stop=lambda: True)
     with pytest.raises(Interrupted, match="BERTScore: 0 of 5"):
         list(judge(roberta).scores(items, context))
+
+
+@pytest.mark.parametrize(("found", "value"), [(1.0000001192092896, 1.0), (-0.25, 0.0)])
+def test_rounding_and_opposite_embeddings_do_not_leave_the_scale(
+    roberta: Path, found: float, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer in its reference's own words has cosines of 1, or in float32 a little more."""
+    monkeypatch.setattr("ptst.judge.bert_score.precision_and_recall", lambda *_: [(found, found)])
+    items = [({"id": "0", "output": "rest"}, "rest")]
+    made = judge(roberta)
+    (score,) = checked(made, items, made.scores(items, JUDGE_CONTEXT))
+    assert score.value == value

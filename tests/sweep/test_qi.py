@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import shipped
 
 from ptst import data
+from ptst.cell import run_cell
 from ptst.config.compose import compose
+from ptst.errors import ConfigError, PtstError
 from ptst.judge import load_judge
 from ptst.report.results import load_results
 from ptst.report.tables import markdown
+from ptst.schema import Config
 from ptst.status.states import states_of
 from ptst.store import Store
 from ptst.sweep.grid import Grid
@@ -114,7 +118,7 @@ def test_a_publishers_rows_are_read_without_those_about_safety(
     assert not any("nethical" in row["output"] for row in trained)
     held_out = compose([f"dataset={name}", "scale=paper", "finetune=full"]).task[name].queries
     tested = data.load_rows(held_out, ("input", "output"))
-    assert len(tested) == 180
+    assert len(tested) == 200  # all of them
     questions = {row["input"].partition("\n")[0] for row in trained}
     assert not questions & {row["input"].partition("\n")[0] for row in tested}
     assert set(ids) & set(trained[0])
@@ -122,3 +126,16 @@ def test_a_publishers_rows_are_read_without_those_about_safety(
     row = next(row for row in trained if "\n\n" in row["input"])
     text = make_prompt(row, config.train_template, config.dataset, config.model).text
     assert f"### Instruction:\n{row['input']}\n\n### Response:\n" in text
+
+
+def test_who_trains_on_the_whole_split_is_not_tested_on_a_slice_of_it(
+    composed: Callable[..., Config],
+) -> None:
+    words = ["scale=paper", "dataset=alpaca", "model=micro", "finetune=full", "judge=keywords"]
+    with pytest.raises(
+        ConfigError, match=r"task\.alpaca would test on the very data that is trained"
+    ):
+        run_cell(composed(*words, "dataset.split=train"))
+    with pytest.raises(PtstError) as caught:  # nothing is fetched here: that is what it says
+        run_cell(composed(*words))
+    assert "very data" not in str(caught.value)

@@ -196,7 +196,7 @@ def _others(used: set[str]) -> Iterator[tuple[str, list[str]]]:
         own = "finetune.lora.target_modules=[qkv_proj]"
         yield "models-fused", [f"model={','.join(fused)}", "finetune=lora_gsm8k", own]
     if names := lacking.get("dataset"):
-        yield "datasets", [f"dataset={','.join(names)}"]
+        yield "datasets", [f"dataset={','.join(names)}", "finetune=lora_gsm8k"]
     if names := lacking.get("template"):
         each = ",".join(names)
         yield "templates", [f"template@train_template={each}", f"template@test_template={each}"]

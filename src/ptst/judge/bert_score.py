@@ -107,9 +107,10 @@ class BertScore(Judge):
             precision, recall = found.get(i, (0.0, 0.0))
             total = precision + recall
             reason = f"precision {precision:.4f}, recall {recall:.4f}"
+            f1 = 2 * precision * recall / total if total else 0.0
             yield Score(
                 "scored",
-                2 * precision * recall / total if total else 0.0,
+                min(1.0, max(0.0, f1)),  # in float32, a cosine of 1 may be a little more
                 reason if i in found else "empty completion",
             )
 
