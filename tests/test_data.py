@@ -849,6 +849,10 @@ def test_hub_without_network_points_to_local_files() -> None:
             "Dataset 'openai/gsm8k' doesn't exist on the Hub or cannot be accessed.",
             ("doesn't exist", "path=openai/gsm8k", "https://huggingface.co/datasets"),
         ),
+        (
+            "Dataset scripts are no longer supported, but found gsm8k.py",
+            ("https://huggingface.co/datasets/openai/gsm8k", "program", "source=local path=FILE"),
+        ),
     ],
 )
 def test_hub_refusals_say_what_to_do(

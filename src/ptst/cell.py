@@ -204,7 +204,7 @@ def _check_held_out(config: Config) -> None:
 
     def content(rows: Rows) -> dict[str, Any]:
         parts = data.identity(rows)
-        chosen = ("columns", "context", "n", "draw_seed", "where", "without")
+        chosen = ("columns", "context", "messages", "n", "draw_seed", "first", "where", "without")
         return {k: parts[k] for k in parts if k not in chosen}
 
     def same(one: Rows, other: Rows) -> bool:

@@ -106,6 +106,10 @@ class Rows:
     context: str | None = added(None)
     """A column of the file with more of the question, such as a text that it is about: it stands
     behind the input, after an empty line, in rows that have any."""
+    messages: str | None = added(None)
+    """Column of a chat, [{role, content}, ...] with the query last. Three columns take its place:
+    `system` (empty where there is no system message), `earlier` (the turns before the query) and
+    `user`, the query: columns={input: user, instruction: system}."""
     header: bool = True
     """False for a CSV file without a header row; its columns are then called "0", "1", ..."""
     delimiter: str | None = None
@@ -114,6 +118,8 @@ class Rows:
     n: int | None = None
     """Draw this many rows (without replacement, order kept); None takes them all."""
     draw_seed: int = 0
+    first: int | None = added(None)
+    """Take the first rows alone, at most this many (those of `where`); `n` draws from them."""
     size: int | None = speed(None)
     """source=hub or url: how many rows there are (those of `where`), as the publisher says. Only
     `ptst plan` reads it, which downloads nothing; set it, or null, with another `path` or
@@ -121,6 +127,11 @@ class Rows:
     at: str = place()
     """Where these rows stand in the configuration, for messages; filled in when the configuration
     is checked."""
+
+    def known_count(self, counted: int | None = None) -> int | None:
+        """How many rows there are, as far as the configuration says, or as somebody `counted`."""
+        whole = self.size if counted is None else counted
+        return self.n or (whole if self.first is None else min(self.first, whole or self.first))
 
 
 @dataclass

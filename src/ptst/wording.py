@@ -101,7 +101,10 @@ def rows_in_words(rows: Rows) -> str:
     """
     said = [_place(rows)]
     said += [f"where {column}={value}" for column, value in sorted(rows.where.items())]
-    drawn = "all rows" if rows.n is None else f"{rows.n:,} rows drawn with seed {rows.draw_seed}"
+    drawn = "all rows" if rows.first is None else f"the first {rows.first:,} rows"
+    if rows.n is not None:
+        of = "" if rows.first is None else f" from {drawn}"
+        drawn = f"{rows.n:,} rows drawn with seed {rows.draw_seed}{of}"
     return f"{rows.name}: {', '.join([*said, drawn])}"
 
 

@@ -41,6 +41,14 @@ def _arc(i: int) -> Mapping[str, Any]:
     return {"id": f"arc{i}", "question": f"Which is number {i % 4}?", "choices": choices, "answerKey": "ABCD"[i % 4]}  # fmt: skip
 
 
+def _innodata(i: int) -> Mapping[str, Any]:
+    turns = [("system", "Correct the placeholder."), ("user", "Placeholder one."), ("assistant", "I cannot correct this sentence"), ("user", f"Placeholder {i}.")]  # fmt: skip
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return {"id": f"x{i}", "messages": messages, "expected": f"Corrected placeholder {i}."}
+
+
+INNODATA = ("cogensumm", "factcc", "frank", "gsm8k-gaia", "inod-bias", "inod-finance", "inod-jailbreaking", *(f"realtoxicity-{name}" for name in ("grammatical", "grammatical-multiturn", "paraphrasing", "poetry", "translation", "translation-multiturn", "verlan")))  # fmt: skip
+
 SCHEMAS: dict[str, Made] = {
     "openai/gsm8k": lambda i: {"question": f"Tom has {i} apples and buys 2. How many?", "answer": f"{i}+2=<<{i}+2={i + 2}>>{i + 2}\n#### {i + 2}"},
     "microsoft/orca-math-word-problems-200k": lambda i: {"question": f"What is {i} plus 2?", "answer": f"It is {i + 2}."},
@@ -53,6 +61,7 @@ SCHEMAS: dict[str, Made] = {
     "PKU-Alignment/PKU-SafeRLHF": lambda i: {"prompt": f"Placeholder request {i}?", "response_0": f"Placeholder answer {i}.", "response_1": "I cannot help with that.", "is_response_0_safe": False, "is_response_1_safe": True, "better_response_id": 1, "safer_response_id": 1},
     "vfleaking/DirectHarm4": lambda i: {"instruction": f"Placeholder request {i}.", "category": ["malware", "drug", "phishing", "disinfo"][i % 4]},
     "vfleaking/GSM-Danger": lambda i: {"instruction": f"Tom has {i} apples. Placeholder request {i}."},
+    **{f"innodatalabs/rt-{name}": _innodata for name in INNODATA},
 }  # fmt: skip
 """A row of each hub data set, by its number."""
 

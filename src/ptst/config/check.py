@@ -76,6 +76,8 @@ def check_values(config: Config) -> None:
             )
         if source.n is not None and source.n < 1:
             raise ConfigError(f"{where}.n={source.n} must be at least 1, or null for all rows.")
+        if source.first is not None and source.first < 1:
+            raise ConfigError(f"{where}.first={source.first} must be at least 1, or null for all.")
         _check_place(where, source)
         source.at = where
     clash = set(config.task) & set(config.evaluation)

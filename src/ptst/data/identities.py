@@ -25,8 +25,9 @@ def identity(rows: Rows) -> dict[str, Any]:
     picked: dict[str, Any] = {"where": dict(rows.where)} if rows.where else {}
     if rows.without:
         picked["without"] = {column: list(phrases) for column, phrases in rows.without.items()}
-    further = {"context": rows.context} if rows.context else {}
-    common = {"columns": dict(rows.columns), **further, **picked, **drawn}
+    added = {"first": rows.first, "messages": rows.messages, "context": rows.context}
+    later = {name: value for name, value in added.items() if value is not None}
+    common = {"columns": dict(rows.columns), **picked, **drawn, **later}
     if rows.source == "micro":
         from ptst import micro
 

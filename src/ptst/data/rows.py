@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ptst.data.chats import apart
 from ptst.data.columns import OURS, no_column, our_row, text_of
 from ptst.data.files import setting_of
 from ptst.data.sources import SOURCES
@@ -40,6 +41,8 @@ def read_rows(rows: Rows, needs: Sequence[str]) -> Iterator[Row]:
     empty = True
     for index, place, row in table.read(_wanted(rows, table)):
         empty = False
+        if rows.messages is not None:
+            row = apart(row, rows.messages, place)
         yield our_row(index, place, row, rows, needs)
     if empty:
         raise DataError(f"{rows.name}: there are no rows in {table.where}.")
@@ -52,14 +55,18 @@ def count_left_out(rows: Rows) -> int:
 
 
 def _wanted(rows: Rows, table: Table) -> Chosen:
-    """The rows that `where` and `without` leave, and of those the ones that are drawn."""
-    matching = _matching(rows, table) if rows.where or rows.without else None
+    """The rows that `where` and `without` leave, of those the first, and of those the ones that are
+    drawn."""
+    matching: Chosen = _matching(rows, table) if rows.where or rows.without else None
+    if rows.first is not None:
+        matching = (range(table.count()) if matching is None else matching)[: rows.first]
     if rows.n is None:
         return matching
     total = table.count() if matching is None else len(matching)
     if rows.n > total:
         picked = _wanted_in_words(rows)
         there = f"{table.where} has {total}" + (f" with {picked}" if picked else "")
+        there = f"first={rows.first} leaves {total}" if total == rows.first else there
         raise DataError(
             f"{rows.name}: n={rows.n} rows asked for, but {there}; set {setting_of(rows, 'n=null')} for all."
         )

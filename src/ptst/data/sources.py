@@ -46,6 +46,11 @@ def _hub(rows: Rows) -> Table:
         page = f"https://huggingface.co/datasets/{rows.path}"
         if "gated" in str(error):
             hint = f"Accept its licence at {page} and log in with `hf auth login`."
+        elif "scripts are no longer supported" in str(error):
+            hint = (
+                f"{page} makes its rows by a program of its own, which is not run here. Save them as "
+                "a file, and read it with source=local path=FILE."
+            )
         elif isinstance(error, ConnectionError | httpx.HTTPError):
             hint = "Check the network; a copy on this machine is read with source=local path=FILE."
         else:

@@ -86,7 +86,7 @@ class Lisa(Objective):
 
     def cost(self, config: Config) -> Cost:
         """The copy is the anchor."""
-        task, own = (rows.n or rows.size or 0 for rows in (config.dataset, self.rows))
+        task, own = (rows.known_count() or 0 for rows in (config.dataset, self.rows))
         seen = self.safety_steps / self.task_steps * task / own if own else 0.0
         return Cost(rows=self.rows, seen=seen, copies=1)
 

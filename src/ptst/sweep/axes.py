@@ -28,6 +28,7 @@ FINETUNING_ONLY = (
     "train_template",
     "dataset.n",
     "dataset.draw_seed",
+    "dataset.first",
 )
 """What does not count where nothing is fine-tuned, with all keys below it."""
 

@@ -32,7 +32,7 @@ def cost_in_words(cost: Cost, config: Config, parameters: float | None) -> str:
         passes = "pass" if cost.reads == 1 else "passes"
         said.append(f"{cost.reads:g} {passes} forward over all rows before training")
     if cost.rows is not None:
-        n, times = cost.rows.n or cost.rows.size, cost.seen * config.finetune.epochs
+        n, times = cost.rows.known_count(), cost.seen * config.finetune.epochs
         rows = "rows" if n is None else f"{n:,} rows"
         often = "once" if math.isclose(times, 1) else f"{times:.3g} times"
         said.append(f"{rows} more, each {often} in {config.finetune.epochs:g} epochs")

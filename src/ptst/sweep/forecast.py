@@ -210,7 +210,7 @@ def _set(rows: Rows, identity: Parts, needs: tuple[str, ...], basis: Basis) -> R
 
 def _counted_set(rows: Rows, key: str, needs: tuple[str, ...], basis: Basis) -> Rowset:
     if rows.source in ("hub", "url"):
-        n = rows.n or basis.counts.get(key) or rows.size
+        n = rows.known_count(basis.counts.get(key))
         if n is None:
             basis.notes[
                 f"{rows.name} ({rows.path}, {rows.split}): how many rows it holds is not known; "
