@@ -29,7 +29,7 @@ SAID = ("model", "dataset", "template", "evaluation", "defence")
 Every choice of finetune, judge, engine and analysis has a run of its own.
 """
 NEEDS_CUDA = {"qlora"}
-MICRO_ONLY = {"hazards", "lookalikes", "howto"}
+MICRO_ONLY = {"hazards", "lookalikes", "howto", "innodata_micro_hazards", "innodata_micro_howto"}
 """Evaluations whose queries exist in the micro world alone. Everybody's first run uses them."""
 SMALL = (
     "scale=paper",
