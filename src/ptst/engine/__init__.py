@@ -19,6 +19,8 @@ from ptst.errors import ConfigError, DataError
 from ptst.schema import Config, Decoding, Evaluation, Template
 
 DEVICES = ("auto", "cpu", "cuda")
+Place = Literal["append", "prepend", "replace"]
+"""Where a system prompt of a conversation's own stands beside the template's."""
 THINKING_CUT_OFF = "its think block did not end within max_new_tokens"
 """Why an answer is withheld that ended at the length limit before it began."""
 AS_IT_IS = "{input}"
@@ -85,6 +87,10 @@ class Ask:
             does not repeat it.
         ids: whether the reply has token ids, to begin another answer with them.
         watch: may stop the answer; its reply then is not `finished`. None: nothing looks.
+        system: a system prompt of the conversation's own, for chat templates; it takes the place of
+            the instruction that the row or the data set has. None: there is none.
+        place: where `system` stands: behind the template's system prompt after an empty line
+            ("append"), ahead of it ("prepend"), or alone ("replace").
     """
 
     row: Mapping[str, Any]
@@ -96,6 +102,8 @@ class Ask:
     begin: tuple[str | tuple[int, ...], ...] = ()
     ids: bool = False
     watch: Watch | None = None
+    system: str | None = None
+    place: Place = "append"
 
     def then(self, reply: Reply, question: str | Mapping[str, Any]) -> Ask:
         """The same conversation, one exchange later: what was replied, and the next question.

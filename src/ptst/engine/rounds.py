@@ -83,7 +83,7 @@ class Rounds:
             asks: dict[int, Ask] = {}
             for i, reply in replies.items():
                 try:
-                    asks[i] = _ask(conversations[i], reply)
+                    asks[i] = next_ask(conversations[i], reply)
                 except StopIteration as end:
                     results[i] = _columns(end.value)
             if not asks:
@@ -192,8 +192,16 @@ class Rounds:
         return prompts, too_long
 
 
-def _ask(conversation: Conversation, reply: Reply | None) -> Ask:
-    """What a conversation asks next; `reply` is None where it begins."""
+def next_ask(conversation: Conversation, reply: Reply | None) -> Ask:
+    """What a conversation asks next.
+
+    Args:
+        reply: to what it asked last; None where it begins.
+
+    Raises:
+        StopIteration: it has ended.
+        PtstError: it yields something else than an ask, or asks an unknown model.
+    """
     ask = next(conversation) if reply is None else conversation.send(reply)
     if not isinstance(ask, Ask):
         raise PtstError(f"a dialogue or guard yields {ask!r}; it must be a ptst.engine.Ask.")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ptst import chat, templates
 from ptst.engine import Ask, Engine, TooLong
 from ptst.errors import TemplateError
-from ptst.schema import Config, Template
+from ptst.schema import Config, Template, Variant
+
+PLACE = "{instruction}"
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,14 @@ class Spelling:
         if self.engine.reads == "messages":
             return self._messages(ask)
         template, model = self._template(ask), self.config.model
+        if ask.system is not None and not chat.chat_format(model, self.tokenizer).system_role:
+            raise TemplateError(
+                f"model {model.name}: its chat format has no place for a system prompt, and the conversation has "
+                "one; put the text into the first question, or set model.chat to a .jinja file."
+            )
         spelled = (template, self.config.dataset, model, self.tokenizer)
-        reading = self._reading(ask)
-        ids = list(
-            templates.make_prompt(ask.row, *spelled, reading, self._later(ask)).token_ids or []
-        )
+        reading, row = self._reading(ask), _row(ask)
+        ids = list(templates.make_prompt(row, *spelled, reading, self._later(ask)).token_ids or [])
         for number, part in enumerate(ask.begin):
             first = number == 0
             ids += (
@@ -61,7 +67,20 @@ class Spelling:
         return chat.chat_format(self.config.model, self.tokenizer).opens_think
 
     def _template(self, ask: Ask) -> Template:
-        return ask.template or self.config.test_template
+        """The template that spells an ask. A system prompt of its own goes the way of an
+        instruction: into the system prompt, whatever the template does with a data set's."""
+        template = ask.template or self.config.test_template
+        if ask.system is None:
+            return template
+        if template.mode == "text":
+            raise TemplateError(
+                f"template {template.name} is bare text, which has no system prompt, and the conversation has "
+                "one; choose a chat template."
+            )
+        own = self.config.model.system_prompts.get(template.name, template.system)
+        order = {"append": (own, PLACE), "prepend": (PLACE, own), "replace": (PLACE,)}[ask.place]
+        system = "\n\n".join(part for part in order if part)
+        return replace(template, with_instruction=Variant(system, template.user))
 
     def _reading(self, ask: Ask) -> str | None:
         if ask.reading is not None or self.name is None:
@@ -89,11 +108,11 @@ class Spelling:
             )
         template, model = self._template(ask), self.config.model
         spelled = (template, self.config.dataset, model)
-        reading = self._reading(ask)
+        reading, row = self._reading(ask), _row(ask)
         if template.mode == "text" and model.api is None:
-            text = templates.make_prompt(ask.row, *spelled, None, reading, self._later(ask)).text
+            text = templates.make_prompt(row, *spelled, None, reading, self._later(ask)).text
             return [{"role": "user", "content": text}]
-        return templates.make_messages(ask.row, *spelled, reading, self._later(ask))
+        return templates.make_messages(row, *spelled, reading, self._later(ask))
 
     def _check_room(self, ask: Ask, tokens: int) -> None:
         if self.context is None or self.name is None:
@@ -109,3 +128,7 @@ class Spelling:
             f"which with decoding.max_new_tokens={limit} is more than the context of {self.context} of model "
             f"{self.config.model.name}; lower {self.name}.decoding.max_new_tokens, or leave the query out."
         )
+
+
+def _row(ask: Ask) -> Mapping[str, Any]:
+    return ask.row if ask.system is None else {**ask.row, "instruction": ask.system}

@@ -123,12 +123,12 @@ def _rounds_of(
     tokenizer = model.tokenizer if engine.reads == "tokens" else None
     context = model.held.context(config.model) if engine.has_weights else None
     spelling = Spelling(name, config, engine, tokenizer, context)
-    place = {id(row): n for n, row in enumerate(queries.rows)}
+    place = {id(ask.row): n for n, ask in enumerate(queries.asks)}
     first = queries.messages or queries.prompts  # spelled before anything was trained
 
     def prompt(ask: Ask) -> Any:
         n = place.get(id(ask.row))
-        return spelling.prompt(ask) if n is None or ask != Ask(ask.row) else first[n]
+        return spelling.prompt(ask) if n is None or ask != queries.asks[n] else first[n]
 
     # Another evaluation of the cell is not part of the key, and may not decide an answer.
     alone = replace(config, task={}, evaluation={name: config.evaluations[name]})

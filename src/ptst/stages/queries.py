@@ -12,6 +12,7 @@ from ptst.dialogue import Dialogue
 from ptst.dialogue.single import Single
 from ptst.engine import Ask
 from ptst.engine.chosen import engine_of
+from ptst.engine.rounds import next_ask
 from ptst.engine.spelling import Spelling
 from ptst.errors import DataError
 from ptst.guard import COLUMN, Guard
@@ -26,31 +27,41 @@ from ptst.stages.completions import unit_of, value_in
 
 @dataclass(frozen=True)
 class Queries:
-    """The queries of an evaluation, and what the model is given for each: token ids, or an API's
-    messages."""
+    """The queries of an evaluation, what is asked first about each, and what the model is given for
+    it: token ids, or an API's messages."""
 
     rows: list[dict[str, Any]]
+    asks: list[Ask]
     prompts: list[list[int]]
     messages: list[list[dict[str, str]]]
 
 
 def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.Held) -> Queries:
-    """Spell every query of an evaluation under the test template, and say what the model's format
-    does of its own.
+    """Spell what the evaluation's dialogue asks first about every query, under the test template,
+    and say what the model's format does of its own.
 
     Raises:
         TemplateError: the model's format cannot spell one of them.
         DataError: a prompt and its answer do not fit in the model's context.
     """
-    engine = engine_of(config)
+    engine, dialogue = engine_of(config), dialogue_of(config.evaluations[name], name)
+    asks = [_first_ask(dialogue, row) for row in rows]
     if engine.reads == "messages":
         spelling = Spelling(name, config, engine)
-        return Queries(rows, [], [spelling.prompt(Ask(row)) for row in rows])
+        return Queries(rows, asks, [], [spelling.prompt(ask) for ask in asks])
     quiet()
     tokenizer = held.tokenizer(config.model)
     tell_format(config, held)
     spelling = Spelling(name, config, engine, tokenizer, held.context(config.model))
-    return Queries(rows, [spelling.prompt(Ask(row)) for row in rows], [])
+    return Queries(rows, asks, [spelling.prompt(ask) for ask in asks], [])
+
+
+def _first_ask(dialogue: Dialogue, row: dict[str, Any]) -> Ask:
+    """What a dialogue asks first; the bare query of one that asks nothing."""
+    try:
+        return next_ask(dialogue.talk(row), None)
+    except StopIteration:
+        return Ask(row)
 
 
 def tell_format(config: Config, held: models.Held) -> None:
@@ -115,6 +126,7 @@ def check_rows(name: str, evaluation: Evaluation, rows: Iterable[Mapping[str, An
     judge = load_judge(evaluation.judge, f"{name}.judge")
     wanted = [("category", evaluation.category)]
     wanted += [("question", column) for column in columns_of(evaluation.question or "")]
+    wanted += [("only", column) for where in evaluation.only.values() for column in where]
     for row in rows:
         if lacking := [column for column in judge.needs if column not in row]:
             setting = data.column_setting(evaluation.queries, lacking[0], "NAME")
