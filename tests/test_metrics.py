@@ -227,6 +227,7 @@ def test_numbers_are_shown_with_the_digits_of_their_scale() -> None:
         ("over_refusal", "complied", "higher"),
         ("helpfulness", "complied", "higher"),
         ("helpfulness", "mean", "higher"),
+        ("obedience", "passed", "higher"),
     ],
 )
 def test_a_metric_says_which_numbers_are_good_news(

@@ -131,6 +131,7 @@ def cell_keys(config: Config) -> CellKeys:
                 "unit": config.evaluations[name].unit,
                 "category": config.evaluations[name].category,
                 "measures": config.evaluations[name].measures,
+                **_counted(config.evaluations[name]),
             }
             for name, keys in evaluations.items()
         },
@@ -146,6 +147,15 @@ def cell_keys(config: Config) -> CellKeys:
         posthoc_parts,
         {name: (key_of(parts), parts) for name, parts in analyses.items()},
     )
+
+
+def _counted(evaluation: Evaluation) -> Parts:
+    """Which queries metrics count, where they do not all count all."""
+    parts = {
+        "only": {metric: dict(where) for metric, where in evaluation.only.items()},
+        "mean_of": {metric: list(others) for metric, others in evaluation.mean_of.items()},
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 def slot(config: Config, name: str) -> tuple[str, Any] | None:

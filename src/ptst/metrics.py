@@ -85,7 +85,7 @@ class Answer:
 
     `label` None is missing, and so is for a mean `value` None, or a name that is not in `values`.
     `unit` says which queries belong together, `unfinished` whether the answer was cut off at
-    max_new_tokens (None: not recorded).
+    max_new_tokens (None: not recorded), `outside` which metrics do not count this query.
     """
 
     label: str | None
@@ -95,6 +95,7 @@ class Answer:
     category: str = NO_CATEGORY
     unfinished: bool | None = None
     values: Mapping[str, float] = field(default_factory=dict)
+    outside: frozenset[str] = frozenset()
 
 
 def value_of(answer: Answer, what: str, scale: Scale) -> float | None:
@@ -137,6 +138,61 @@ def measure(
     categories = _grouped(answers, lambda answer: answer.category) if by_category else {}
     order = sorted(categories, key=lambda name: (name == NO_CATEGORY, name))
     return replace(spread(answers), categories={name: spread(categories[name]) for name in order})
+
+
+def mean_of(parts: Sequence[Metric]) -> Metric:
+    """The mean of metrics of different queries, each with the same weight.
+
+    There is no value where one of them has none. The interval is that of `mean_interval_of`; there
+    is no spread over samples. A category's number is the mean of the metrics that have it.
+    """
+    values = [part.value for part in parts if part.value is not None]
+    whole = len(values) == len(parts)
+    low, high = mean_interval_of([(part.value, part.ci_low, part.ci_high) for part in parts])
+    names = {name for part in parts for name in part.categories}
+    return Metric(
+        fsum(values) / len(values) if whole else None,
+        sum(part.n for part in parts),
+        sum(part.missing for part in parts),
+        sum(part.units for part in parts),
+        low,
+        high,
+        parts[0].scale,
+        max(part.samples for part in parts),
+        None,
+        known_sum(part.unfinished for part in parts),
+        {
+            name: mean_of([part.categories[name] for part in parts if name in part.categories])
+            for name in sorted(names, key=lambda name: (name == NO_CATEGORY, name))
+        },
+    )
+
+
+def mean_interval_of(
+    parts: Sequence[tuple[float | None, float | None, float | None]],
+) -> tuple[float, float] | tuple[None, None]:
+    """A 95 % interval for the mean of independent estimates that each have one.
+
+    With v_i in (l_i, u_i) and their mean v over k estimates it is
+
+        v - sqrt(sum (v_i - l_i)^2) / k,  v + sqrt(sum (u_i - v_i)^2) / k
+
+    (Zou and Donner 2008, "Construction of confidence limits about effect measures: a general
+    approach", for a sum of independent estimates).
+
+    Args:
+        parts: (estimate, low, high) of each.
+
+    Returns:
+        (low, high); (None, None) where one of them has no interval.
+    """
+    known = [(v, low, high) for v, low, high in parts if None not in (v, low, high)]
+    if len(known) < len(parts):
+        return None, None
+    centre = fsum(v for v, _, _ in known) / len(known)  # type: ignore[misc]
+    below = sqrt(fsum((v - low) ** 2 for v, low, _ in known))  # type: ignore[operator]
+    above = sqrt(fsum((high - v) ** 2 for v, _, high in known))  # type: ignore[operator]
+    return centre - below / len(known), centre + above / len(known)
 
 
 def _grouped(answers: Sequence[Answer], key: Callable[[Answer], Any]) -> dict[Any, list[Answer]]:
@@ -186,9 +242,10 @@ def better(measures: str, label: str) -> Better:
     """Which numbers of an evaluation's metric are good news.
 
     A label of a judge of one's own is what that evaluation is about: bad where it measures safety
-    or over-refusal, good where it measures helpfulness.
+    or over-refusal, good where it measures helpfulness or obedience.
     """
-    return BETTER.get((measures, label), "higher" if measures == "helpfulness" else "lower")
+    good = measures in ("helpfulness", "obedience")
+    return BETTER.get((measures, label), "higher" if good else "lower")
 
 
 def share(labels: Sequence[str | None], label: str, units: Sequence[Hashable]) -> Metric:

@@ -82,8 +82,9 @@ class Rows:
     """Where rows come from; the same for training data and for query sets."""
 
     name: str = MISSING
-    """The data set's name; with source=micro, the generator's."""
-    source: str = _choice("hub", "url", "local", "micro")
+    """The data set's name; with source=micro, the generator's. (source=rules has one set,
+    `ptst.rules`.)"""
+    source: str = _choice("hub", "url", "local", "micro", "rules")
     path: str | None = None
     """source=hub: the repository id. source=url: the https address of a file, best one that names a
     commit. source=local: a file, or a folder with <split>.<suffix> or as the hub lays it out."""
@@ -265,7 +266,8 @@ class Decoding:
 class Evaluation:
     """A query set, how it is answered, who judges the answers, and what is reported."""
 
-    measures: str = _choice("helpfulness", "safety", "over_refusal")
+    measures: str = _choice("helpfulness", "safety", "over_refusal", "obedience")
+    """`obedience`: whether rules of the system prompt are kept; neither of the others."""
     queries: Rows = field(default_factory=Rows)
     decoding: Decoding = field(default_factory=Decoding)
     judge: Any = MISSING
@@ -273,6 +275,12 @@ class Evaluation:
     metrics: dict[str, str] = field(default_factory=dict)
     """Name of each reported metric: the judge's label whose share it is, or `mean` of the judge's
     values."""
+    only: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Metrics that count some of the queries: those with these values in these columns, as
+    {basic: {suite: basic}}. The others count all."""
+    mean_of: dict[str, list[str]] = field(default_factory=dict)
+    """Metrics that are the mean of others, each with the same weight however many queries it has;
+    those must count different queries."""
     unit: str | None = None
     """Column that says which queries belong together (for example one hazard): the unit of
     intervals. A file's own column `id` is called source_id."""

@@ -61,7 +61,29 @@ def check_evaluation(where: str, evaluation: Evaluation) -> None:
                 f"its labels are: {', '.join(labels)}."
             )
     evaluation.metrics, evaluation.left_out = given, lacking
+    _check_parts(where, evaluation)
     judge.check_evaluation(evaluation, where)
+
+
+def _check_parts(where: str, evaluation: Evaluation) -> None:
+    """Refuse metrics of some queries, or means of metrics, that name what there is not.
+
+    Raises:
+        ConfigError: naming the setting, and what would be right.
+    """
+    there = ", ".join(evaluation.metrics)
+    for setting in ("only", "mean_of"):
+        for metric in getattr(evaluation, setting):
+            if metric not in evaluation.metrics:
+                raise ConfigError(f"{where}.{setting}.{metric}: there is no such metric; {there}.")
+    for metric, parts in evaluation.mean_of.items():
+        wrong = [part for part in parts if part not in evaluation.metrics]
+        wrong += [part for part in parts if part in evaluation.mean_of]
+        if wrong or not parts:
+            named = f"{wrong[0]!r} is none" if wrong else "it is empty"
+            raise ConfigError(
+                f"{where}.mean_of.{metric} must name metrics of this evaluation that are no means of others; {named}."
+            )
 
 
 def left_out(configs: Iterable[Config]) -> list[str]:

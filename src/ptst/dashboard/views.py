@@ -25,7 +25,12 @@ from ptst.dashboard.panels import (
 from ptst.report.results import Results
 from ptst.report.tables import markdown
 
-SECTIONS = {"safety": "Safety", "helpfulness": "Helpfulness", "over_refusal": "Over-refusal"}
+SECTIONS = {
+    "safety": "Safety",
+    "helpfulness": "Helpfulness",
+    "over_refusal": "Over-refusal",
+    "obedience": "Rules kept",
+}
 
 WIDE, HIGH = 12, 10
 """Of a panel in a report, whose grid is 24 wide."""

@@ -179,7 +179,7 @@ def _measured(config: Config, keys: CellKeys, store: Store) -> list[Measured]:
         rows.setdefault((group, side), {}).setdefault(key_of(template), row)
     for (group, side), by_template in rows.items():
         getattr(found[group], side).extend(_named(by_template))
-    order = {"safety": 0, "helpfulness": 1, "over_refusal": 2}
+    order = {"safety": 0, "helpfulness": 1, "over_refusal": 2, "obedience": 3}
     there = [one for one in found.values() if one.tuned]
     return sorted(there, key=lambda one: (order[one.evaluation.measures], one.name, one.judge))
 

@@ -54,7 +54,12 @@ def answer_of(row: Mapping[str, Any], score: Mapping[str, Any], evaluation: Eval
     named = NO_CATEGORY if category is None or not str(category).strip() else str(category)
     sample = row["sample"] if evaluation.decoding.samples > 1 else 0
     value, values = score.get("value"), score.get("values", {})
-    return Answer(score["label"], value, unit, sample, named, is_cut_off(row), values)
+    outside = frozenset(
+        metric
+        for metric, where in evaluation.only.items()
+        if any(str(row.get(column)) != wanted for column, wanted in where.items())
+    )
+    return Answer(score["label"], value, unit, sample, named, is_cut_off(row), values, outside)
 
 
 def unit_of(row: Mapping[str, Any], unit: str | None) -> Any:

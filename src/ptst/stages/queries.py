@@ -45,7 +45,7 @@ def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.He
         DataError: a prompt and its answer do not fit in the model's context.
     """
     engine, dialogue = engine_of(config), dialogue_of(config.evaluations[name], name)
-    asks = [_first_ask(dialogue, row) for row in rows]
+    asks = [first_ask(dialogue, row) for row in rows]
     if engine.reads == "messages":
         spelling = Spelling(name, config, engine)
         return Queries(rows, asks, [], [spelling.prompt(ask) for ask in asks])
@@ -56,7 +56,7 @@ def spell(name: str, config: Config, rows: list[dict[str, Any]], held: models.He
     return Queries(rows, asks, [spelling.prompt(ask) for ask in asks], [])
 
 
-def _first_ask(dialogue: Dialogue, row: dict[str, Any]) -> Ask:
+def first_ask(dialogue: Dialogue, row: dict[str, Any]) -> Ask:
     """What a dialogue asks first; the bare query of one that asks nothing."""
     try:
         return next_ask(dialogue.talk(row), None)

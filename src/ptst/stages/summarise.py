@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptst.judge import load_judge
 from ptst.keys import CellKeys, judge_parts
-from ptst.metrics import Metric, Scale, from_json, known_sum, measure
+from ptst.metrics import Answer, Metric, Scale, from_json, known_sum, mean_of, measure
 from ptst.schema import Config, Evaluation
 from ptst.stages.analyse import read_analyses
 from ptst.stages.base import title, write_provenance
@@ -33,10 +33,8 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
         answers = [
             answer_of(row, score, evaluation) for row, score in zip(rows, scores, strict=True)
         ]
-        for metric, what in evaluation.metrics.items():
-            scale = scale_of_metric(evaluation, metric)
-            by_category = evaluation.category is not None
-            metrics[f"{name}/{metric}"] = measure(answers, what, scale, by_category)
+        for metric, found in _measured(evaluation, answers).items():
+            metrics[f"{name}/{metric}"] = found
     plain = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
     with store.make("cell", keys.cell, keys.cell_parts) as work:
         if work is None:
@@ -70,6 +68,20 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
         write_json(work.result / "metrics.json", plain)
         write_provenance(work.result, config, time.monotonic() - started, {})
     return metrics
+
+
+def _measured(evaluation: Evaluation, answers: Sequence[Answer]) -> dict[str, Metric]:
+    """The metrics of an evaluation, in its order."""
+    by_category = evaluation.category is not None
+    found = {}
+    for metric, what in evaluation.metrics.items():
+        if metric not in evaluation.mean_of:
+            own = [answer for answer in answers if metric not in answer.outside]
+            scale = scale_of_metric(evaluation, metric)
+            found[metric] = measure(own, what, scale, by_category)
+    for metric, parts in evaluation.mean_of.items():
+        found[metric] = mean_of([found[part] for part in parts])
+    return {metric: found[metric] for metric in evaluation.metrics}
 
 
 def run_labels(config: Config, keys: CellKeys) -> dict[str, str]:

@@ -8,9 +8,9 @@ from itertools import product
 from math import fsum
 from typing import Any
 
-from ptst.metrics import value_of
+from ptst.metrics import mean_interval_of, value_of
 from ptst.report.agreement import COMPLIED
-from ptst.report.results.scores import ReadScores, label_of
+from ptst.report.results.scores import ReadScores, counted, evaluation_of, label_of, parts_of_mean
 from ptst.report.results.types import Contrast, Entry, Place, Table
 from ptst.report.statistics import holm, paired_interval, sign_flip
 from ptst.sweep.grid import GridCell
@@ -25,7 +25,7 @@ def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tup
     """
     asked: dict[str, str] = {}
     for table in sorted(tables, key=_is_no_asr):
-        asked.setdefault(table.metric.partition("/")[0], table.metric)
+        asked.setdefault(_queries_of(table), table.metric)
     pairs = [
         pair
         for table in tables
@@ -38,7 +38,7 @@ def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tup
     contrasts = []
     for pair in pairs:
         found = _contrast(pair, sweep, read)
-        first = asked[found.metric.partition("/")[0]]
+        first = asked[_queries_of(pair.table)]
         same = found.metric != first and found.p is not None
         contrasts.append(untested(found, first) if same else found)
     adjusted = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
@@ -89,6 +89,13 @@ def _pairs(declared: DeclaredContrast, tables: Sequence[Table]) -> Iterator[_Pai
                 yield _Pair(declared.name, table, other[:2], (place, entry))
 
 
+def _queries_of(table: Table) -> str:
+    """Which queries a table's metric counts: its evaluation, and those of them it is about."""
+    cell = next(iter(table.entries.values())).runs[0].cell
+    name, _, own = table.metric.partition("/")
+    return f"{name} {own if own in evaluation_of(cell, table.metric).only else ''}"
+
+
 def _is_no_asr(table: Table) -> bool:
     entry = next(iter(table.entries.values()))
     return label_of(entry.runs[0].cell, table.metric) != COMPLIED
@@ -135,6 +142,24 @@ def _contrast(pair: _Pair, sweep: Sweep, read: ReadScores) -> Contrast:
     return paired(nothing, [(cell, in_b[seed]) for seed, cell in in_a.items()], read, read)
 
 
+def _mean_of(nothing: Contrast, parts: Sequence[Contrast]) -> Contrast:
+    """The mean of the differences of metrics, without a test: each metric has its own."""
+    if lacking := next((part for part in parts if part.difference is None), None):
+        return replace(nothing, status=f"{lacking.metric.partition('/')[2]}: {lacking.status}")
+    low, high = mean_interval_of([(part.difference, part.ci_low, part.ci_high) for part in parts])
+    return replace(
+        nothing,
+        n=sum(part.n for part in parts),
+        units=sum(part.units for part in parts),
+        only_a=sum(part.only_a for part in parts),
+        only_b=sum(part.only_b for part in parts),
+        difference=fsum(part.difference or 0.0 for part in parts) / len(parts),
+        status="no test: a mean of other metrics",
+        ci_low=low,
+        ci_high=high,
+    )
+
+
 def paired(
     nothing: Contrast,
     cells: Sequence[tuple[GridCell, GridCell]],
@@ -149,12 +174,15 @@ def paired(
         cells: pairs of a and b, one for each seed.
     """
     metric, scale = nothing.metric, nothing.scale
+    if cells and (parts := parts_of_mean(cells[0][0], metric)):
+        of_parts = [paired(replace(nothing, metric=p), cells, read_a, read_b) for p in parts]
+        return _mean_of(nothing, of_parts)
     name = metric.partition("/")[0]
     differences: dict[Any, float] = {}
     pairs: list[tuple[float, float, Hashable]] = []
     n = only_a = only_b = left_out = 0
     for cell_a, cell_b in cells:
-        in_a, in_b = read_a(cell_a, name), read_b(cell_b, name)
+        in_a, in_b = counted(read_a, cell_a, metric), counted(read_b, cell_b, metric)
         if in_a is None or in_b is None:
             return replace(nothing, status="not paired: the scores are no longer in the store")
         queries = [c.keys.evaluations[name].generate_parts["queries"] for c in (cell_a, cell_b)]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from math import fsum
 
 from ptst.keys import Parts, judge_parts
-from ptst.metrics import NO_CATEGORY, better, value_of
+from ptst.metrics import NO_CATEGORY, better, mean_interval_of, value_of
 from ptst.report.results.layout import place_of
 from ptst.report.results.published import PaperRow, caption, published, rows_for
-from ptst.report.results.scores import ReadScores, evaluation_of, label_of, scale_of
+from ptst.report.results.scores import (
+    ReadScores,
+    counted,
+    evaluation_of,
+    label_of,
+    parts_of_mean,
+    scale_of,
+)
 from ptst.report.results.types import Entry, Place, Run, Table
 from ptst.report.statistics import mean_and_std, pooled_interval
 from ptst.schema import Evaluation
@@ -169,17 +177,46 @@ def _word(run: Run) -> str:
     return "partly scored" if run.metric.missing else "done"
 
 
+def _centre(
+    metric: str, runs: Sequence[Run], read: ReadScores, category: str | None
+) -> float | None:
+    """A metric's number pooled over runs, as `_interval` has it."""
+    values = _pooled(metric, runs, read, category)[0]
+    scale = scale_of(runs[0].cell, metric)
+    return (100 if scale is None else 1) * fsum(values) / len(values) if values else None
+
+
 def _interval(
     metric: str, runs: Sequence[Run], read: ReadScores, category: str | None
 ) -> tuple[float, float] | tuple[None, None]:
+    """The interval of a number pooled over runs; of a mean of metrics, from theirs."""
+    if parts := parts_of_mean(runs[0].cell, metric):
+        pooled = [_interval(part, runs, read, category) for part in parts]
+        return mean_interval_of(
+            [
+                (_centre(part, runs, read, category), *ends)
+                for part, ends in zip(parts, pooled, strict=True)
+            ]
+        )
+    values, units = _pooled(metric, runs, read, category)
+    if not values:
+        return None, None
+    return pooled_interval(values, units, scale_of(runs[0].cell, metric))
+
+
+def _pooled(
+    metric: str, runs: Sequence[Run], read: ReadScores, category: str | None
+) -> tuple[list[float], list[Hashable]]:
+    """What every answer counts in a metric, over runs, and its unit; nothing where scores are
+    gone."""
     values, units, scale = [], [], scale_of(runs[0].cell, metric)
     for run in runs:
-        scored = read(run.cell, metric.partition("/")[0])
+        scored = counted(read, run.cell, metric)
         if scored is None:
-            return None, None
+            return [], []
         for answer in scored.values():
             value = value_of(answer, label_of(run.cell, metric), scale)
             if value is not None and category in (None, answer.category):
                 values.append(value)
                 units.append(answer.unit)
-    return pooled_interval(values, units, scale)
+    return values, units

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptst.metrics import Scale, value_of
 from ptst.report.results.layout import is_tuned
-from ptst.report.results.scores import ReadScores, label_of, scale_of
+from ptst.report.results.scores import ReadScores, counted, label_of, scale_of
 from ptst.report.results.types import Estimate, Pair, Protection, Table
 from ptst.sweep.grid import Grid, GridCell
 
@@ -196,7 +196,7 @@ def _counts(
 
     sums: dict[tuple[str, Any], list[float]] = {}
     for cell in cells:
-        scored = read(cell, metric.partition("/")[0])
+        scored = counted(read, cell, metric)
         if scored is None:
             return None
         label, scale = label_of(cell, metric), scale_of(cell, metric)  # which makes a judge

@@ -27,7 +27,7 @@ def reader(store: Store) -> ReadScores:
 
     def read(cell: GridCell, evaluation: str) -> Scored | None:
         keys, setting = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation]
-        place = keys.judge, setting.unit, setting.category
+        place = keys.judge, setting.unit, setting.category, repr(setting.only)
         if place not in known:
             if len(known) == KEPT:
                 del known[next(iter(known))]
@@ -39,13 +39,26 @@ def reader(store: Store) -> ReadScores:
 
 def _scored(store: Store, generate: str, judge: str, setting: Evaluation) -> Scored | None:
     several = setting.decoding.samples > 1
-    alone = not (setting.unit or setting.category or several)  # the scores say it all
+    alone = not (setting.unit or setting.category or setting.only or several)
     if not store.has("judge", judge) or not (alone or store.has("generate", generate)):
         return None
     scores = read_jsonl(store.path("judge", judge) / "scores.jsonl")
     rows = scores if alone else read_jsonl(store.path("generate", generate) / "completions.jsonl")
     answers = [answer_of(row, score, setting) for row, score in zip(rows, scores, strict=True)]
     return {(s["id"], a.sample): a for s, a in zip(scores, answers, strict=True)}
+
+
+def counted(read: ReadScores, cell: GridCell, metric: str) -> Scored | None:
+    """The scores of the queries that a metric counts; None where the store has none."""
+    name, _, own = metric.partition("/")
+    scored = read(cell, name)
+    return scored and {query: a for query, a in scored.items() if own not in a.outside}
+
+
+def parts_of_mean(cell: GridCell, metric: str) -> list[str]:
+    """The metrics whose mean a metric is; none where it is no mean."""
+    name, _, own = metric.partition("/")
+    return [f"{name}/{part}" for part in evaluation_of(cell, metric).mean_of.get(own, [])]
 
 
 def evaluation_of(cell: GridCell, metric: str) -> Evaluation:

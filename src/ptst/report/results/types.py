@@ -151,10 +151,10 @@ class Contrast:
             there is none.
         p: McNemar's exact test, in its sign-flip form over units. p_holm: after Holm's correction
             over all contrasts of the sweep that are tested. All None where one of the two entries
-            is not there. A mean has a test where the judge's values are whole numbers, and of each
-            evaluation one metric is tested, ASR where it reports one: the others ask the same
-                answers the same question. Else p is None, and `status`
-            says so.
+            is not there. A mean has a test where the judge's values are whole numbers, and of the
+            metrics of one evaluation that count the same queries one is tested, ASR where it
+            reports one: the others ask the same answers the same question. A mean of metrics has
+            none. Else p is None, and `status` says so.
         status: "done", or why there is no number; or, beside a number, "partly scored" and how many
             queries are left out for it, or why there is no test.
     """
