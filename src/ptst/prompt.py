@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptst.data import read_rows
+from ptst.engine.chosen import engine_of
+from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError, PtstError
 from ptst.models import load_tokenizer
 from ptst.schema import Config
-from ptst.stages.queries import load_queries
+from ptst.stages.queries import dialogue_of, first_ask, load_queries
 from ptst.templates import end_of, make_prompt
 
 
@@ -50,7 +52,11 @@ def show_prompt(config: Config, question: str | None, what: str) -> ShownPrompt:
     template = config.train_template if what == "train" else config.test_template
     tokenizer, why = _tokenizer(config)
     reading = None if evaluation is None else evaluation.question
-    prompt = make_prompt(row, template, config.dataset, config.model, tokenizer, reading)
+    if evaluation is not None and question is None:  # as its dialogue begins
+        asked = first_ask(dialogue_of(evaluation, what), row)
+        prompt = Spelling(what, config, engine_of(config), tokenizer).shown(asked)
+    else:
+        prompt = make_prompt(row, template, config.dataset, config.model, tokenizer, reading)
     count = None if prompt.token_ids is None else len(prompt.token_ids)
     mask = "In training, the loss is the API's affair: on the last message, as far as is known."
     if config.model.api is None:

@@ -46,9 +46,7 @@ class Spelling:
                 f"model {model.name}: its chat format has no place for a system prompt, and the conversation has "
                 "one; put the text into the first question, or set model.chat to a .jinja file."
             )
-        spelled = (template, self.config.dataset, model, self.tokenizer)
-        reading, row = self._reading(ask), _row(ask)
-        ids = list(templates.make_prompt(row, *spelled, reading, self._later(ask)).token_ids or [])
+        ids = list(self.shown(ask).token_ids or [])
         for number, part in enumerate(ask.begin):
             first = number == 0
             ids += (
@@ -58,6 +56,12 @@ class Spelling:
             )
         self._check_room(ask, len(ids))
         return ids
+
+    def shown(self, ask: Ask) -> templates.Prompt:
+        """An ask's prompt as text, and with a tokenizer as token ids; what the answer begins with
+        is not in it."""
+        spelled = (self._template(ask), self.config.dataset, self.config.model, self.tokenizer)
+        return templates.make_prompt(_row(ask), *spelled, self._reading(ask), self._later(ask))
 
     def opens_think(self, ask: Ask) -> bool:
         """Whether the ask's prompt ends within a think block, so that its answer begins in one."""
