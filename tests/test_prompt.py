@@ -52,6 +52,15 @@ def test_ids_are_null_where_the_tokenizer_is_not_at_hand(
     assert "not on this machine" in str(made["why_no_ids"])
 
 
+def test_an_evaluations_first_query_is_shown_as_its_dialogue_begins(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = shown(capsys, "for=rules", "evaluation=[rules]")
+    text = str(made["text"])
+    assert text.startswith("[INST] <<SYS>>\nYou keep the secret") and "Question:" not in text
+    assert isinstance(made["token_ids"], list)
+
+
 def test_plain_output_keeps_the_prompt_alone_on_standard_output(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 ROOMS = [
-    "redact", "errors", "progress", "paths", "quiet", "hub", "metrics", "wandb_file", "micro", "download", "estimates", "provenance",
+    "redact", "errors", "progress", "paths", "quiet", "hub", "metrics", "wandb_file", "micro", "rules", "download", "estimates", "provenance",
     "store", "component", "sweep_schema", "schema", "reading",
     "chat", "models", "alignment", "templates", "data", "model_check",
     "api", "engine", "dialogue", "guard",

@@ -93,6 +93,14 @@ def test_an_evaluation_is_named_with_decoding_metrics_and_unit() -> None:
     assert words.endswith("unit: hazard")
 
 
+def test_an_evaluation_is_named_with_its_dialogue_and_the_queries_that_a_metric_counts() -> None:
+    words = evaluation_in_words(compose(["evaluation=[rules]"]).evaluation["rules"])
+    assert words.startswith("rules: ptst's own cases of rules, version 1, all rows; ")
+    assert "UnderRules version 1, rules_in=system, place=append, remove_" in words
+    assert "basic_helpful = share of 'passed' where suite=basic and kind=helpful, " in words
+    assert "score = mean of benign_harmless and benign_helpful and basic_harmless and" in words
+
+
 def test_a_recipe_is_named_with_what_is_mixed_in() -> None:
     words = recipe_in_words(
         compose(["finetune=safety_mix", "+template@finetune.mix.template=chat_llama"]).finetune

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from ptst import data
-from ptst.component import Component, parts_of
+from ptst.component import Component, load, parts_of
+from ptst.dialogue import Dialogue
 from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
 from ptst.judge import load_judge
@@ -111,6 +112,8 @@ def rows_in_words(rows: Rows) -> str:
 def _place(rows: Rows) -> str:
     if rows.source == "micro":
         return f"the micro world, version {data.identity(rows)['world']}, split {rows.split}"
+    if rows.source == "rules":
+        return f"ptst's own cases of rules, version {data.identity(rows)['rules']}"
     if rows.source == "hub":
         subset = f" {rows.subset}" if rows.subset else ""
         at = f"at {rows.revision}" if rows.revision else "at no pinned commit"
@@ -142,11 +145,17 @@ def evaluation_in_words(evaluation: Evaluation) -> str:
     """The queries of an evaluation, how they read and are answered, and what is counted."""
     said = [rows_in_words(evaluation.queries), decoding_in_words(evaluation.decoding)]
     said += [f"asked as {evaluation.question!r}"] if evaluation.question is not None else []
+    if evaluation.dialogue is not None:
+        said.append(component_in_words(load(evaluation.dialogue, "dialogue", Dialogue)))
     scales = load_judge(evaluation.judge, "judge").scales
     counted = {metric: f"share of {what!r}" for metric, what in evaluation.metrics.items()}
     for metric, what in evaluation.metrics.items():
         if what == MEAN or what in scales:
             counted[metric] = "mean value" if what == MEAN else f"mean of {what}"
+        if where := evaluation.only.get(metric):
+            counted[metric] += f" where {' and '.join(f'{k}={v}' for k, v in where.items())}"
+        if parts := evaluation.mean_of.get(metric):
+            counted[metric] = f"mean of {' and '.join(parts)}"
     said += [", ".join(f"{metric} = {what}" for metric, what in counted.items())]
     said += [f"unit: {evaluation.unit or 'the query'}"]
     return "; ".join(said)

@@ -53,8 +53,9 @@ COUNTS = {
     "defences_full": (45, 316, 316 * (1319 + 400 + 250)),
     # two rates by four batch sizes, and the untouched model; 200 rows of Alpaca are held out
     "qi_strength": (8, 9, 9 * (200 + 400)),
+    "rules": (3, 12, 12 * (1319 + 1425)),
 }
-OURS = ("quick", "defences", "defences_full", "qi_strength", "innodata")
+OURS = ("quick", "defences", "defences_full", "qi_strength", "innodata", "rules")
 """Not of the paper."""
 PRINTED = {
     "table1": ("1a", "1b", "1c", "1d"),
@@ -205,6 +206,7 @@ def test_every_sweep_runs_at_micro_scale_or_says_where_it_does(sweep: str) -> No
     names = {name for cell in grid.cells for name in cell.config.evaluations}
     own = {"hazards", "howto", "lookalikes"} if sweep.startswith("defences") else {"hazards"}
     own = {"innodata_micro_hazards", "innodata_micro_howto"} if sweep == "innodata" else own
+    own = {"rules"} if sweep == "rules" else own
     assert names == {grid.cells[0].config.dataset.name, *own}
     assert {f"{name}/" for name in names} <= {re.sub("/.*", "/", m) for m in grid.sweep.metrics}
 

@@ -1,4 +1,5 @@
-"""Rows to fine-tune on and queries to ask: from the hub, a file or URL, or the micro world.
+"""Rows to fine-tune on and queries to ask: from the hub, a file or URL, the micro world, or
+the cases of rules.
 
 Whatever a file calls its columns, a row here has `input` (the question), and where `columns` maps
 them `output` (the reference) and `instruction` (a system prompt of the row's own). All other

@@ -32,6 +32,10 @@ def identity(rows: Rows) -> dict[str, Any]:
         from ptst import micro
 
         return {"micro": rows.name, "split": rows.split, "world": micro.WORLD_VERSION, **common}
+    if rows.source == "rules":
+        from ptst.rules.cases import CASES_VERSION
+
+        return {"rules": CASES_VERSION, **common}
     if rows.source == "hub":
         place = {"path": rows.path, "subset": rows.subset, "revision": rows.revision}
         return {**place, "split": rows.split, **common}
@@ -66,6 +70,8 @@ def _place(rows: Rows) -> dict[str, Any]:
         split = {"split": rows.split} if Path(rows.path or "").expanduser().is_dir() else {}
         hashes = [content_hash(file) for file in local_files(rows)]
         return {**place, **split, "sha256": hashes if len(hashes) > 1 else hashes[0]}
+    if rows.source == "rules":
+        return {"source": "rules"}
     from ptst import micro
 
     own = {"source": "micro", "name": rows.name, "split": rows.split}

@@ -70,8 +70,22 @@ def _wanted(rows: Rows, table: Table) -> Chosen:
         raise DataError(
             f"{rows.name}: n={rows.n} rows asked for, but {there}; set {setting_of(rows, 'n=null')} for all."
         )
-    drawn = sorted(random.Random(rows.draw_seed).sample(range(total), rows.n))
+    rng = random.Random(rows.draw_seed)
+    if table.alike:
+        return _of_each_kind(table, matching, rows.n, rng)
+    drawn = sorted(rng.sample(range(total), rows.n))
     return drawn if matching is None else [matching[i] for i in drawn]
+
+
+def _of_each_kind(table: Table, among: Chosen, n: int, rng: random.Random) -> list[int]:
+    """Draw `n` rows, as many of each kind as of any other, up to one."""
+    kinds: dict[tuple[str, ...], list[int]] = {}
+    for index, _, row in table.read(among):
+        kinds.setdefault(tuple(str(row[column]) for column in table.alike), []).append(index)
+    shuffled = [rng.sample(own, len(own)) for own in kinds.values()]
+    rng.shuffle(shuffled)
+    turns = range(max(map(len, shuffled)))
+    return sorted([own[turn] for turn in turns for own in shuffled if turn < len(own)][:n])
 
 
 def _matching(rows: Rows, table: Table) -> list[int]:

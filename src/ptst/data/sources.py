@@ -1,4 +1,4 @@
-"""Where rows come from: the hub, files, the micro world."""
+"""Where rows come from: the hub, files, the micro world, the cases of rules."""
 
 from __future__ import annotations
 
@@ -95,9 +95,16 @@ def _from_files(rows: Rows) -> Table:
     return tables[0] if len(tables) == 1 else joined(str(files[0].parent), tables)
 
 
+def _rules(rows: Rows) -> Table:
+    from ptst import rules
+
+    return listed("the cases of rules", rules.rows, ("suite", "behaviour"))
+
+
 SOURCES: dict[str, Callable[[Rows], Table]] = {
     "hub": _hub,
     "url": _from_files,
     "local": _from_files,
     "micro": _micro,
+    "rules": _rules,
 }

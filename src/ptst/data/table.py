@@ -25,11 +25,14 @@ class Table:
         where: what a person calls the source.
         count: how many rows it has; makes no row where that can be told without.
         read: makes the chosen rows, from the first again at every call.
+        alike: columns that say which rows are of a kind: a draw takes as many of each kind, up to
+            one. Empty: each row is drawn like any other.
     """
 
     where: str
     count: Callable[[], int]
     read: Callable[[Chosen], Iterator[Placed]]
+    alike: tuple[str, ...] = ()
 
 
 def joined(where: str, tables: Sequence[Table]) -> Table:
@@ -50,7 +53,7 @@ def joined(where: str, tables: Sequence[Table]) -> Table:
     return Table(where, lambda: sum(table.count() for table in tables), read)
 
 
-def listed(where: str, load: Callable[[], list[Row]]) -> Table:
+def listed(where: str, load: Callable[[], list[Row]], alike: tuple[str, ...] = ()) -> Table:
     """The table of rows that have to be loaded all at once."""
     rows = cache(load)
 
@@ -58,7 +61,7 @@ def listed(where: str, load: Callable[[], list[Row]]) -> Table:
         for index, row in pick(rows(), chosen):
             yield index, f"{where}, row {index + 1}", row
 
-    return Table(where, lambda: len(rows()), read)
+    return Table(where, lambda: len(rows()), read, alike)
 
 
 def pick(items: Iterable[T], chosen: Chosen) -> Iterator[tuple[int, T]]:
