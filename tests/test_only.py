@@ -80,7 +80,7 @@ def test_a_metric_counts_the_queries_of_its_values_alone() -> None:
 
 
 def entries(words: list[str], tmp_path: Path) -> dict[str, Entry]:
-    """Of a grid of one place: its entries, by metric."""
+    """Of a grid of one place: its entries, by metric, and those of categories, by both."""
     grid = expand([*words, f"paths.store={tmp_path}/store"])
     for cell in grid.cells:
         run_cell(cell.config)
@@ -88,7 +88,11 @@ def entries(words: list[str], tmp_path: Path) -> dict[str, Entry]:
     results = load_results(grid, store, states_of(grid, store))
     found = {}
     for table in results.tables:
-        (found[table.metric.partition("/")[2]],) = table.entries.values()
+        metric = table.metric.partition("/")[2]
+        (found[metric],) = table.entries.values()
+        if table.by_category:
+            parts = table.by_category.entries.items()
+            found |= {f"{metric} {category}": entry for (_, category), entry in parts}
     return found
 
 
@@ -111,6 +115,8 @@ def test_over_training_seeds_the_interval_is_that_of_the_parts_pooled(tmp_path: 
     words = [*tiny, "evaluation.hazards.queries.n=24", *PARTS, "tracking=none", "seed=0,1"]
     found = entries(words, tmp_path)
     toxin, beast, both = found["toxin"], found["beast"], found["both"]
+    same = found["refused toxin"]  # the same answers, counted as a category
+    assert (toxin.n, toxin.ci_low, toxin.ci_high) == (same.n, same.ci_low, same.ci_high)
     assert len(both.runs) == 2 and toxin.n + beast.n == both.n < found["neither"].n
     assert both.mean and both.ci_low
     assert both.mean - both.ci_low == pytest.approx(reach(toxin, beast))

@@ -84,7 +84,7 @@ class Spelling:
         own = self.config.model.system_prompts.get(template.name, template.system)
         order = {"append": (own, PLACE), "prepend": (PLACE, own), "replace": (PLACE,)}[ask.place]
         system = "\n\n".join(part for part in order if part)
-        return replace(template, with_instruction=Variant(system, template.user))
+        return replace(template, with_instruction=Variant(system))
 
     def _reading(self, ask: Ask) -> str | None:
         if ask.reading is not None or self.name is None:
