@@ -18,7 +18,8 @@ from ptst.metrics import Answer, from_json, mean_interval_of, mean_of, measure
 from ptst.report.results import load_results
 from ptst.report.results.contrasts import paired
 from ptst.report.results.scores import reader
-from ptst.report.results.types import Contrast, Entry
+from ptst.report.results.types import Contrast, Entry, Results
+from ptst.report.tables.captions import about_table
 from ptst.schema import Config
 from ptst.stages.completions import answer_of
 from ptst.status.states import states_of
@@ -79,13 +80,17 @@ def test_a_metric_counts_the_queries_of_its_values_alone() -> None:
     assert answer.outside == {"beast"}
 
 
-def entries(words: list[str], tmp_path: Path) -> dict[str, Entry]:
-    """Of a grid of one place: its entries, by metric, and those of categories, by both."""
+def results_of(words: list[str], tmp_path: Path) -> Results:
+    """The results of a grid of one place."""
     grid = expand([*words, f"paths.store={tmp_path}/store"])
     for cell in grid.cells:
         run_cell(cell.config)
     store = Store(tmp_path / "store")
-    results = load_results(grid, store, states_of(grid, store))
+    return load_results(grid, store, states_of(grid, store))
+
+
+def entries(results: Results) -> dict[str, Entry]:
+    """The entries by metric, and those of categories by metric and category."""
     found = {}
     for table in results.tables:
         metric = table.metric.partition("/")[2]
@@ -102,7 +107,10 @@ def reach(*parts: Entry) -> float:
 
 
 def test_from_the_yaml_to_the_report(tmp_path: Path) -> None:
-    found = entries([*CANNED, *PARTS], tmp_path)
+    results = results_of([*CANNED, *PARTS], tmp_path)
+    (told,) = (about_table(t)[0] for t in results.tables if t.metric == "hazards/both")
+    assert "95 % interval: of a mean of 2 numbers from theirs, Wilson, by hazard" in told
+    found = entries(results)
     toxin, beast, both = found["toxin"], found["beast"], found["both"]
     assert 0 < toxin.n < found["refused"].n and both.n == toxin.n + beast.n
     assert toxin.mean and beast.mean and both.mean and both.ci_low
@@ -113,7 +121,7 @@ def test_from_the_yaml_to_the_report(tmp_path: Path) -> None:
 def test_over_training_seeds_the_interval_is_that_of_the_parts_pooled(tmp_path: Path) -> None:
     tiny = [word for word in TINY if "hazards.queries" not in word]
     words = [*tiny, "evaluation.hazards.queries.n=24", *PARTS, "tracking=none", "seed=0,1"]
-    found = entries(words, tmp_path)
+    found = entries(results_of(words, tmp_path))
     toxin, beast, both = found["toxin"], found["beast"], found["both"]
     same = found["refused toxin"]  # the same answers, counted as a category
     assert (toxin.n, toxin.ci_low, toxin.ci_high) == (same.n, same.ci_low, same.ci_high)

@@ -81,6 +81,8 @@ def about_table(table: Table, world: bool = True) -> list[str]:
             kinds.append(f"mean ± standard deviation of {' or '.join(map(str, counts))} {seeds}")
     if any(entry.std is None for entry in numbers):
         interval = "Wilson" if table.scale is None else "Student's t"
+        if parts := evaluation.mean_of.get(table.metric.partition("/")[2]):
+            interval = f"of a mean of {len(parts)} numbers from theirs, {interval}"
         kinds.append(f"one run (95 % interval: {interval}, by {evaluation.unit or 'query'})")
     words = scale_in_words(table.scale).capitalize()
     said = [f"{words}. Ours: {_made_with(table)}", *([", or ".join(kinds)] if kinds else [])]
