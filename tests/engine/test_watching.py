@@ -30,9 +30,9 @@ class StopAt:
     def __init__(self, step: int) -> None:
         self.step, self.seen = step, list[Any]()
 
-    def stops(self, hidden: Any, step: int) -> Any:
+    def look(self, hidden: Any, step: int) -> tuple[Any, Any]:
         self.seen.append(hidden)
-        return torch.full((len(hidden),), step >= self.step)
+        return torch.full((len(hidden),), step >= self.step), None
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,62 @@ def test_what_reads_messages_begins_no_answer_and_is_not_looked_into(tmp_path: P
         spelling.prompt(Ask({"input": "Go."}, begin=("Well",)))
     with pytest.raises(ConfigError, match="Parrot lets nothing look"):
         rounds_of(tmp_path, Parrot()).replies([Ask({"input": "a"}, watch=StopAt(1))], "batches")
+
+
+class Notes:
+    """Stops rows whose first state is high, and notes that of every token."""
+
+    def __init__(self, limit: float = 1e9) -> None:
+        self.limit = limit
+
+    def look(self, hidden: Any, step: int) -> tuple[Any, Any]:
+        return hidden[:, 0] > self.limit, hidden[:, 0].double()
+
+
+def noted(tested: Any, scratch: Path, watch: Any, **changed: Any) -> list[Any]:
+    scratch.mkdir(exist_ok=True)
+    asks = [Ask({"input": text}, ids=True, watch=watch) for text in QUESTIONS]
+    return runner(tested, scratch, **changed).replies(asks, "batches")
+
+
+@pytest.mark.parametrize("size, share", [(64, True), (64, False), (2, True), (1, False)])
+def test_what_is_noted_stands_beside_its_token_whoever_is_in_the_batch(
+    tested: Any, tmp_path: Path, size: int, share: bool
+) -> None:
+    engine = {**tested.config.engine, "batch_size": size, "share_prefix": share}
+    made = noted(tested, tmp_path, Notes(), engine=engine)
+    spelling = Spelling(None, tested.config, engine_of(tested.config), tested.tokenizer)
+    for text, reply in zip(QUESTIONS, made, strict=True):
+        prompt = spelling.prompt(Ask({"input": text}))
+        with torch.inference_mode():
+            ids = torch.tensor([[*prompt, *reply.ids]])
+            states = tested.model.model(ids).last_hidden_state[0, len(prompt) - 1 : -1, 0]
+        assert reply.seen == pytest.approx(states.tolist(), abs=1e-4)
+    assert len({len(reply.ids) for reply in made}) > 1  # rows that end before others
+    median = sorted(made[0].seen)[len(made[0].seen) // 2]
+    stopped = noted(tested, tmp_path / "stopped", Notes(median), engine=engine)
+    for whole, part in zip(made, stopped, strict=True):
+        first = next((n for n, x in enumerate(whole.seen, 1) if x > median), len(whole.ids))
+        assert part.ids == whole.ids[:first] and len(part.seen) == first
+        assert part.finished == (whole.finished and first == len(whole.ids))
+
+
+def test_halves_and_a_journal_keep_what_was_noted(
+    tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = noted(tested, tmp_path / "whole", Notes())
+    generate, failed = tested.model.generate, list[int]()
+
+    def too_large(input_ids: Any, **given: Any) -> Any:
+        if len(input_ids) > 1 and "stopping_criteria" in given:
+            failed.append(len(input_ids))
+            raise MemoryError
+        return generate(input_ids=input_ids, **given)
+
+    monkeypatch.setattr(tested.model, "generate", too_large)
+    halved = noted(tested, tmp_path / "halved", Notes())
+    assert failed == [3, 2] and [r.ids for r in halved] == [r.ids for r in whole]
+    for one, other in zip(halved, whole, strict=True):
+        assert one.seen == pytest.approx(other.seen, abs=1e-4)
+    monkeypatch.setattr(tested.model, "generate", None)
+    assert noted(tested, tmp_path / "halved", Notes()) == halved  # from the journal, to the bit

@@ -42,6 +42,7 @@ class Completion:
         finished: whether it ended before max_new_tokens.
         withheld: why there is no answer (an API's content filter); "" for every answer there is.
         ids: the token ids of the text, the end left out; empty where there are none.
+        seen: what a watch noted, a number for each of `ids`; empty where it noted nothing.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Completion:
     finished: bool
     withheld: str = ""
     ids: tuple[int, ...] = ()
+    seen: tuple[float, ...] = ()
 
 
 class TooLong(DataError):
@@ -58,8 +60,10 @@ class TooLong(DataError):
 class Watch(Protocol):
     """Looks into a model while it writes, and may stop it."""
 
-    def stops(self, hidden: Any, step: int) -> Any:
-        """Which rows of a batch to stop now.
+    def look(self, hidden: Any, step: int) -> tuple[Any, Any]:
+        """Which rows of a batch to stop now, and what to note of each.
+
+        Called at every token: what waits for a GPU here slows all answers down.
 
         Args:
             hidden: the last layer's states behind the final norm, of which the newest token was
@@ -68,7 +72,8 @@ class Watch(Protocol):
                 no account.
 
         Returns:
-            Booleans, a tensor [rows]. The newest token is the last of a row that is stopped.
+            Booleans, a tensor [rows]: the newest token is the last of a row that is stopped. And
+            numbers, a tensor [rows], which are kept with the answer (`Reply.seen`); or None.
         """
 
 
@@ -138,6 +143,7 @@ class Reply:
         thinking: what stood in its think block; None where there was none.
         withheld: why there is no answer.
         ids: as `Completion.ids`.
+        seen: as `Completion.seen`.
         reason: why a guard put it in the place of the model's answer; "" where none did.
         score: how suspicious a guard found the model's answer, the higher the more; None where no
             guard gave a score. A guard that compares it with a threshold gives it for every answer,
@@ -150,6 +156,7 @@ class Reply:
     thinking: str | None = None
     withheld: str = ""
     ids: tuple[int, ...] = ()
+    seen: tuple[float, ...] = ()
     reason: str = ""
     score: float | None = None
 
@@ -186,6 +193,7 @@ def read_reply(completion: Completion, opened: bool) -> Reply:
         thinking,
         withheld,
         completion.ids,
+        completion.seen,
     )
 
 

@@ -178,11 +178,12 @@ def _answer(
             **watched.arguments,
         )
     answers = {}
+    steps, seen = watched.steps, watched.seen or [()] * len(batch)
     for number, (i, ids) in enumerate(zip(batch, output[:, width:].tolist(), strict=True)):
-        ids = ids[: watched.steps.get(number)]
+        ids = ids[: steps.get(number)]
         end = next((k for k, token in enumerate(ids) if token in ends), None)
-        kept = ids if end is None else ids[:end]
-        answers[i] = Completion(
-            decode(kept, tokenizer), len(kept) + (end is not None), end is not None, "", tuple(kept)
-        )
+        kept = tuple(ids if end is None else ids[:end])
+        ended, noted = end is not None, seen[number][: len(kept)]
+        text = decode(kept, tokenizer)
+        answers[i] = Completion(text, len(kept) + ended, ended, "", kept, noted)
     return answers

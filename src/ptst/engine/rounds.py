@@ -231,8 +231,11 @@ def _plain(completion: Completion, ask: Ask) -> dict[str, Any]:
     values = dataclasses.asdict(completion)
     if not ask.ids:
         del values["ids"]
+    if not completion.seen:
+        del values["seen"]
     return values
 
 
 def _completion(values: Mapping[str, Any]) -> Completion:
-    return Completion(**{**values, "ids": tuple(values.get("ids", ()))})
+    sequences = {name: tuple(values.get(name, ())) for name in ("ids", "seen")}
+    return Completion(**{**values, **sequences})

@@ -13,15 +13,41 @@ from ptst.engine import Watch
 
 @dataclass
 class Watched:
-    """What a watch did in one batch.
+    """What a watch did in one batch. Tensors stay where they are until somebody reads them.
 
     Attributes:
         arguments: what generate() needs for it.
-        steps: of each row that was stopped, by its number: how many tokens it has.
+        stopped: of each step, which rows were stopped; tensors [rows].
+        noted: of each step, what was noted; tensors [rows].
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
-    steps: dict[int, int] = field(default_factory=dict)
+    stopped: list[Any] = field(default_factory=list)
+    noted: list[Any] = field(default_factory=list)
+
+    @property
+    def steps(self) -> dict[int, int]:
+        """Of each row that was stopped, by its number: how many tokens it has."""
+        steps: dict[int, int] = {}
+        for step, rows in enumerate(_read(self.stopped), 1):
+            for row in (row for row, stopped in enumerate(rows) if stopped):
+                steps.setdefault(row, step)
+        return steps
+
+    @property
+    def seen(self) -> list[tuple[float, ...]]:
+        """Of each row, what was noted at each step; nothing where nothing was."""
+        return list(zip(*_read(self.noted), strict=True))
+
+
+def _read(steps: list[Any]) -> list[list[Any]]:
+    """Tensors of steps as lists: one transfer for all of them."""
+    if not steps:
+        return []
+    import torch
+
+    rows: list[list[Any]] = torch.stack(steps).tolist()
+    return rows
 
 
 @contextmanager
@@ -31,8 +57,6 @@ def watching(model: Any, watch: Watch | None) -> Iterator[Watched]:
     if watch is None:
         yield watched
         return
-    import torch
-
     newest: list[Any] = []
     steps = count(1)
 
@@ -40,11 +64,11 @@ def watching(model: Any, watch: Watch | None) -> Iterator[Watched]:
         newest[:] = [output[0][:, -1]]
 
     def stops(input_ids: Any, scores: Any, **_: Any) -> Any:
-        step = next(steps)
-        stopped = torch.as_tensor(watch.stops(newest[0], step), device=input_ids.device).bool()
-        for row in stopped.nonzero().flatten().tolist():
-            watched.steps.setdefault(row, step)
-        return stopped
+        stopped, noted = watch.look(newest[0], next(steps))
+        watched.stopped.append(stopped)
+        if noted is not None:
+            watched.noted.append(noted)
+        return stopped.to(input_ids.device)
 
     watched.arguments = {"stopping_criteria": [stops]}
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
