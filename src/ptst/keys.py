@@ -210,8 +210,11 @@ def named_parts(node: Mapping[str, Any], where: str, kind: type[Component]) -> P
     Raises:
         ConfigError: `node` makes none.
     """
-    made = load(node, where, kind)
-    return {**component_parts(made, node["_target_"]), "version": made.version}
+    return _named(load(node, where, kind), node)
+
+
+def _named(component: Component, node: Mapping[str, Any]) -> Parts:
+    return {**component_parts(component, node["_target_"]), "version": component.version}
 
 
 def _tuned(config: Config, finetune: str | None, finetune_parts: Parts) -> Parts:
@@ -230,9 +233,12 @@ def _posthoc_parts(config: Config, model: Parts) -> Parts:
 
 
 def _analysis_parts(config: Config, name: str, model: Parts) -> Parts:
-    own = named_parts(config.analysis[name], f"analysis.{name}", Analysis)
-    base = models.identity(config.model)
-    return {"format": ANALYSE_FORMAT, "model": model, "base": base, "analysis": own}
+    node = config.analysis[name]
+    analysis = load(node, f"analysis.{name}", Analysis)
+    own, base = _named(analysis, node), models.identity(config.model)
+    parts = {"format": ANALYSE_FORMAT, "model": model, "base": base, "analysis": own}
+    cell = analysis.parts(config)
+    return {**parts, "cell": cell} if cell else parts
 
 
 def tested_epoch(recipe: Finetune) -> int | None:
@@ -294,7 +300,8 @@ def _generate_parts(config: Config, name: str, model: Parts) -> Parts:
     if evaluation.dialogue is not None:
         parts["dialogue"] = named_parts(evaluation.dialogue, f"{name}.dialogue", Dialogue)
     if filled := slot(config, "guard"):
-        parts["guard"] = named_parts(filled[1], f"defence.{filled[0]}.guard", Guard)
+        guard = load(filled[1], f"defence.{filled[0]}.guard", Guard)
+        parts["guard"] = {**_named(guard, filled[1]), **guard.parts(config)}
     return parts
 
 

@@ -212,6 +212,9 @@ class Tested(Protocol):
     def name_at_api(self) -> str:
         """What it is called at its API."""
 
+    def untuned(self) -> Tested:
+        """The model before it was fine-tuned. What is loaded of this one is loaded again."""
+
 
 class Session:
     """An opened engine. Override `one`; or `plan` and `answer` where prompts are answered together.

@@ -14,11 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ptst.component import Component
+from ptst.component import Component, Parts
 from ptst.dialogue import Talk
 from ptst.engine import Ask, Reply, Tested
 from ptst.engine.rounds import Rounds
 from ptst.errors import PtstError
+from ptst.schema import Config, Decoding
 
 COLUMN = "guard"
 """The column that keeps what a guard did, one entry for each ask of the dialogue."""
@@ -29,6 +30,18 @@ AskAll = Callable[[Sequence[Ask]], list[Reply]]
 
 class Guard(Component):
     """Stands around every ask of a dialogue."""
+
+    def parts(self, config: Config) -> Parts:
+        """What of the cell decides what it does, beside what the key of completions has anyway."""
+        return {}
+
+    def enter(self, config: Config, decoding: Decoding) -> None:
+        """Be told where it stands, first of all.
+
+        Args:
+            config: the cell.
+            decoding: of the evaluation's queries: of an ask that has none of its own.
+        """
 
     def prepare(self, ask: AskAll, tested: Tested, folder: Path) -> dict[str, Any]:
         """Calibrate, or train a probe, before the queries are asked. The guard keeps what it finds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,6 +62,8 @@ def generate(
                 watch(work.maker)
 
             rounds = _rounds_of(name, config, engine, queries, model, work, tell, stop)
+            if guard:
+                guard.enter(config, evaluation.decoding)
             prepares = prepared(guard, rounds, model) if guard else {}
             for sample in range(samples):
                 talks = [dialogue.talk(row) for row in rows]
@@ -128,7 +131,8 @@ def _rounds_of(
 
     def prompt(ask: Ask) -> Any:
         n = place.get(id(ask.row))
-        return spelling.prompt(ask) if n is None or ask != queries.asks[n] else first[n]
+        asked = replace(ask, ids=False, watch=None)  # what no prompt depends on
+        return spelling.prompt(ask) if n is None or asked != queries.asks[n] else first[n]
 
     # Another evaluation of the cell is not part of the key, and may not decide an answer.
     alone = replace(config, task={}, evaluation={name: config.evaluations[name]})
