@@ -198,6 +198,13 @@ def components_of(config: Config) -> dict[str, Component]:
     }
 
 
+def analyses_of(config: Config) -> dict[str, Component]:
+    """The chosen analyses by name."""
+    return {
+        name: load(node, f"analysis.{name}", Analysis) for name, node in config.analysis.items()
+    }
+
+
 def rows_of(component: Component) -> list[Rows]:
     """The rows that a component's fields name, beside the data set's."""
     values = (getattr(component, f.name) for f in fields(component))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from ptst.data import KINDS, OURS, SUFFIXES
 from ptst.dialogue import Dialogue
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError
-from ptst.keys import components_of, rows_of
+from ptst.keys import analyses_of, components_of, rows_of
 from ptst.schema import STAGES, Config, Rows, Template
 from ptst.templates import check_template
 
@@ -65,7 +65,7 @@ def check_values(config: Config) -> None:
         rows["finetune.mix.rows"] = mix.rows
         if mix.template:
             check_template(mix.template, "finetune.mix.template", config.dataset)
-    rows |= _check_fields_of_defences(config)
+    rows |= _check_fields_of_components(config)
     engine_of(config).check(config)
     for where, source in rows.items():
         unknown = sorted(set(source.columns) - set(OURS))
@@ -87,14 +87,14 @@ def check_values(config: Config) -> None:
         check_template(getattr(config, mount), mount, config.dataset)
 
 
-def _check_fields_of_defences(config: Config) -> dict[str, Rows]:
-    """Refuse templates and rows that a defence's components name and nobody can read.
+def _check_fields_of_components(config: Config) -> dict[str, Rows]:
+    """Refuse templates and rows that components of defences, or analyses, name and nobody can read.
 
     Returns:
         The rows, by their place.
     """
     found: dict[str, Rows] = {}
-    for component in components_of(config).values():
+    for component in [*components_of(config).values(), *analyses_of(config).values()]:
         for name, value in vars(component).items():
             where = f"{component.where}.{name}"
             if isinstance(value, Rows | Template):

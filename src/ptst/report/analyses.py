@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ptst.store import Store, read_json
 from ptst.sweep.grid import Grid
-
-HEAD = ("model", "value", "number")
 
 
 @dataclass(frozen=True)
@@ -29,28 +27,59 @@ class Found:
     number: float | None
     key: str
 
-    @property
-    def in_words(self) -> tuple[str, str, str]:
-        """The three columns of `HEAD`."""
-        own = dict(self.coordinates)
-        train, seed = own.pop("train_template", ""), own.pop("seed", None)
-        words = [own.pop("model", ""), train, *(f"{key} {value}" for key, value in own.items())]
-        words += [f"seed {seed}"] if seed is not None else []
-        number = "missing" if self.number is None else f"{self.number:.4g}"
-        return ", ".join(filter(None, words)), self.value, number
+
+def analysis_tables(found: Sequence[Found]) -> list[list[tuple[str, ...]]]:
+    """A table for each analysis: its heads, and a line for each model, or for each pair of
+    templates."""
+    shared = _shared(found)
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for one in found:
+        analysis, _, value = one.value.partition("/")
+        lines = tables.setdefault(analysis, {})
+        own = {c: v for c, v in one.coordinates.items() if c not in shared}
+        line = lines.setdefault(f"{_place(own)} {one.key}", {"": _place(own)})
+        line[value] = "missing" if one.number is None else f"{one.number:.4g}"
+    return [_table(analysis, list(lines.values())) for analysis, lines in tables.items()]
+
+
+def _table(analysis: str, lines: Sequence[dict[str, str]]) -> list[tuple[str, ...]]:
+    """Heads and lines; a value that a line does not have is missing there."""
+    values = list(dict.fromkeys(value for line in lines for value in line if value))
+    head = [(analysis, *values)] if values else [(analysis, "values")]
+    rows = [(line[""], *(line.get(value, "missing") for value in values)) for line in lines]
+    return head + (rows if values else [(line[""], "missing") for line in lines])
+
+
+def _shared(found: Sequence[Found]) -> set[str]:
+    """Coordinates, but for the templates, that are the same wherever something was trained."""
+    places = [one.coordinates for one in found]
+    trained = [place for place in places if place.get("finetune") != "none"] or places
+    names = {name for place in places for name in place} - {"train_template", "test_template"}
+    return {name for name in names if len({place.get(name) for place in trained}) == 1}
+
+
+def _place(own: Mapping[str, str]) -> str:
+    """Coordinates in words: "chat_vanilla → chat_llama, seed 0"."""
+    rest = dict(own)
+    ends = [rest.pop(name) for name in ("train_template", "test_template") if name in rest]
+    words = [rest.pop("model", ""), " → ".join(ends)]
+    words += [f"{name} {value}" for name, value in rest.items()]
+    return ", ".join(filter(None, words)) or "the model"
 
 
 def analyses_of(grid: Grid, store: Store) -> list[Found]:
     """All values of a grid's analyses, in the order of its cells."""
     common: dict[tuple[str, str], dict[str, str]] = {}
     for cell in grid.cells:
-        for name, (key, _) in cell.keys.analyses.items():
-            own = common.setdefault((name, key), dict(cell.coordinates))
+        for name, (key, parts) in cell.keys.analyses.items():
+            place = dict(cell.coordinates)
+            if "test_template" not in parts.get("cell", {}):
+                place.pop("test_template", None)
+            own = common.setdefault((name, key), place)
             for coordinate in [c for c in own if cell.coordinates.get(c) != own[c]]:
                 del own[coordinate]
     found: list[Found] = []
     for (name, key), coordinates in common.items():
-        coordinates.pop("test_template", None)
         if not store.has("analyse", key) or store.damage("analyse", key):
             found.append(Found(coordinates, name, None, key))
             continue

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptst.metrics import shown
-from ptst.report.analyses import HEAD
+from ptst.report.analyses import analysis_tables
 from ptst.report.pictures import (
     ALONG,
     LOSS,
@@ -103,7 +103,7 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         ],
         protections=protection_lines(results.protections),
         frontiers=[_image(pictures, name) for name in frontier_names(results)],
-        analyses=[HEAD, *(one.in_words for one in results.analyses)] if results.analyses else [],
+        analyses=analysis_tables(results.analyses),
         along=_image(pictures, ALONG),
         loss=_image(pictures, LOSS),
         judged={

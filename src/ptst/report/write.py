@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ptst.report.analyses import analyses_csv, analysis_tables
 from ptst.report.results import Results
 from ptst.report.results.published import PAPER
 from ptst.store import Store, fingerprint, key_of, read_json, write_atomic, write_bytes, write_json
@@ -25,7 +26,6 @@ def write_report(results: Results, store: Store) -> Path:
     key = _key(results, made)
     if _is_there(folder, key):
         return folder
-    from ptst.report.analyses import analyses_csv
     from ptst.report.page import page
     from ptst.report.pictures import draw_all
     from ptst.report.rows import write_rows
@@ -79,9 +79,7 @@ def _key(results: Results, made: Mapping[str, int | None]) -> str:
             "code": [fingerprint(file) for file in code],
             "audit": [table.audit for table in results.tables],
             "paper": fingerprint(PAPER),
-            **(
-                {"analyses": found} if (found := [one.in_words for one in results.analyses]) else {}
-            ),
+            **({"analyses": found} if (found := analysis_tables(results.analyses)) else {}),
         }
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from ptst.report.analyses import HEAD
+from ptst.report.analyses import analysis_tables
 from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
 from ptst.report.tables.captions import (
@@ -38,9 +38,9 @@ def markdown(results: Results) -> str:
         for table in results.tables:
             if chosen := contrasts_of(results, table):
                 parts += _contrasts(table, chosen)
-    if results.analyses:
-        lines = [HEAD, ("---", "---", "---:"), *(one.in_words for one in results.analyses)]
-        parts += ["## Analyses", _table(lines)]
+    parts += ["## Analyses"] if results.analyses else []
+    for head, *lines in analysis_tables(results.analyses):
+        parts.append(_table([head, ("---", *["---:"] * (len(head) - 1)), *lines]))
     return "\n\n".join(parts) + "\n"
 
 

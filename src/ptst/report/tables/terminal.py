@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ptst.report.analyses import HEAD
+from ptst.report.analyses import analysis_tables
 from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
 from ptst.report.tables.captions import (
@@ -47,11 +47,10 @@ def show(results: Results, out: Console) -> None:
             out.print(_contrasts(chosen))
     if results.contrasts:
         out.print(Text(test_note(results.contrasts), "dim"))
-    if results.analyses:
-        out.print()
-        out.print(Text("Analyses", "bold"))
-        found = [one.in_words for one in results.analyses]
-        out.print(*_listed(HEAD, found, out.width), sep="\n")
+    for place, (heads, *found) in enumerate(analysis_tables(results.analyses)):
+        out.print(Text("" if place else "\nAnalyses", "bold"))
+        broken = [heads[0], *(head.replace("_", "\n") for head in heads[1:])]
+        out.print(*_listed(broken, found, out.width), sep="\n")
     out.print()
     for line in state_lines(results):
         out.print(Text(line, "yellow"))
