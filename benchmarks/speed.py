@@ -5,8 +5,9 @@
 1. Fine-tuning: tokens/s through TRL, over those of a plain PyTorch loop on the same batches.
 2. Generation: 200 chat_llama queries, the fixed-batch way (eight prompts in file order, padded to
    the longest of the set, every prompt prefilled whole) over ours, in seconds.
-3. A grid of 1,005 cells and one of 3,005, planned: seconds, over each other, and peak memory.
-4. A repeated cell (all in the store), `ptst --help` and an error, in seconds; peak memory of a
+3. The same queries with SafeNudge's probe looking on, which never fires, over without it.
+4. A grid of 1,005 cells and one of 3,005, planned: seconds, over each other, and peak memory.
+5. A repeated cell (all in the store), `ptst --help` and an error, in seconds; peak memory of a
    cell.
 
 Prints JSON; nothing here is a test.
@@ -39,6 +40,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "fine_tuning": {t: fine_tuning(t, rounds) for t in ("chat_vanilla", "chat_llama")},
         "generation": generation(rounds),
+        "safenudge": safenudge(rounds),
         "grid": grid(),
         "process": process(rounds),
     }
@@ -173,6 +175,63 @@ def generation(rounds: int) -> dict[str, float]:
         "fixed_batches_s": round(statistics.median(slow), 3),
         "same_answers_of_200": same,
         **ratio("times_faster", slow, fast),
+    }
+
+
+def safenudge(rounds: int, *words: str) -> dict[str, float]:
+    """Seconds for 200 queries, unguarded and under the guard at a tau that nothing reaches.
+
+    Args:
+        words: overrides, for another model.
+    """
+    from types import SimpleNamespace
+
+    from ptst import data
+    from ptst.component import load
+    from ptst.config.compose import compose
+    from ptst.dialogue.single import Single
+    from ptst.engine.chosen import engine_of
+    from ptst.engine.rounds import Rounds
+    from ptst.engine.spelling import Spelling
+    from ptst.guard import Guard, guarded
+    from ptst.models import load_model, load_tokenizer
+
+    own = ["defence=[safenudge]", "defence.safenudge.guard.tau=1.1", "finetune=none"]
+    few = ["evaluation.hazards.queries.n=200", *words]
+    config = compose(["template@test_template=chat_llama", *own, *few])
+    model: Any = SimpleNamespace(
+        model=load_model(config.model, "cpu"), tokenizer=load_tokenizer(config.model)
+    )
+    model.untuned = lambda: model
+    decoding, engine = config.evaluation["hazards"].decoding, engine_of(config)
+    rows = data.load_rows(config.evaluation["hazards"].queries, ("input",))
+    guard = load(config.defence["safenudge"].guard, "defence.safenudge.guard", Guard)
+    guard.enter(config, decoding)
+    answers: dict[bool, list[str]] = {}
+
+    def seconds(watched: bool) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            session = engine.open(model, config, lambda: False)
+            spelling = Spelling("hazards", config, engine, model.tokenizer)
+            runner = Rounds(
+                "generate", decoding, spelling.prompt, spelling.opens_think, lambda _: session,
+                Path(folder), lambda done, total: None, lambda: False,
+            )  # fmt: skip
+            start = time.perf_counter()
+            talks = [Single().talk(row) for row in rows]
+            if watched:
+                talks = [guarded(t, guard, row) for t, row in zip(talks, rows, strict=True)]
+            answers[watched] = [row["completion"] for row in runner.run(talks)]
+            return time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory() as folder:
+        guard.prepare(lambda asks: [], model, Path(folder))
+    slow, fast = in_turns(lambda: seconds(True), lambda: seconds(False), rounds)
+    return {
+        "unguarded_s": round(statistics.median(fast), 3),
+        "guarded_s": round(statistics.median(slow), 3),
+        "same_answers": answers[True] == answers[False],
+        **ratio("guarded_over_unguarded", slow, fast),
     }
 
 
