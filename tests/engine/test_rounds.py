@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from talks import Parrot, rounds_of
 from ptst.config.compose import compose
 from ptst.dialogue.follow_up import FollowUp
 from ptst.dialogue.single import Single
-from ptst.engine import Ask, TooLong
+from ptst.engine import Ask, TooLong, question
 from ptst.engine.batches import complete, plan_batches
 from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
@@ -163,6 +164,7 @@ def made_of(folder: Path) -> Parrot:
 
 KILLED = """
 import os, sys
+from dataclasses import replace
 from pathlib import Path
 from talks import Parrot, rounds_of
 from test_rounds import ROWS
@@ -241,3 +243,32 @@ def test_a_dialogue_that_breaks_the_rules_is_told_so(
 
     with pytest.raises(PtstError, match=said):
         rounds_of(tmp_path, Parrot()).run([talk()])
+
+
+def test_equal_asks_of_a_round_are_answered_once_where_they_say_so(tmp_path: Path) -> None:
+    def talk(row: dict[str, Any], once: bool) -> Any:
+        yield Ask(row)
+        reply = yield replace(question("again"), once=once)
+        return reply.columns
+
+    for once, asked in ((True, 1), (False, 5)):
+        (folder := tmp_path / str(once)).mkdir()
+        told: list[tuple[int, int]] = []
+        session = Parrot()
+        run = rounds_of(folder, session, told=told)
+        made = run.run([talk(row, once) for row in ROWS])
+        assert [row["completion"] for row in made] == ["AGAIN"] * 5
+        assert session.questions.count("again") == asked
+        assert told[-1] == (5 + asked, 5 + asked)
+        kept = rounds_of(folder, session).run([talk(row, once) for row in ROWS])
+        assert kept == made and session.questions.count("again") == asked
+
+
+def test_an_ask_that_differs_in_anything_is_not_the_same(tmp_path: Path) -> None:
+    one = replace(question("x"), once=True)
+    asks = [one, replace(one, begin=("a.",)), replace(one, decoding=Decoding(max_new_tokens=3))]
+    asks += [replace(one, model="untuned"), question("y"), one]
+    tested, untuned = Parrot(), Parrot()
+    replies = rounds_of(tmp_path, tested, untuned).replies(asks, "own")
+    assert [reply.text for reply in replies] == ["X", "X", "X", "X", "Y", "X"]
+    assert tested.questions == ["x", "x", "x", "y"] and untuned.questions == ["x"]

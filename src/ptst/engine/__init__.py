@@ -96,6 +96,8 @@ class Ask:
             the instruction that the row or the data set has. None: there is none.
         place: where `system` stands: behind the template's system prompt after an empty line
             ("append"), ahead of it ("prepend"), or alone ("replace").
+        once: whether equal asks of a round are answered together, once: what is greedy and about no
+            query in particular need not be asked again. (Asks of queries are never equal.)
     """
 
     row: Mapping[str, Any]
@@ -109,6 +111,7 @@ class Ask:
     watch: Watch | None = None
     system: str | None = None
     place: Place = "append"
+    once: bool = False
 
     def then(self, reply: Reply, question: str | Mapping[str, Any]) -> Ask:
         """The same conversation, one exchange later: what was replied, and the next question.

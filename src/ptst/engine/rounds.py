@@ -108,8 +108,10 @@ class Rounds:
         self, asks: Mapping[int, Ask], journal: str, name: str, sample: int
     ) -> dict[int, Reply]:
         """The reply to one ask of each row; those alike in model, decoding and watch together."""
+        same = _same(asks)
+        self.total -= sum(same[i] != i for i in asks)
         groups: dict[tuple[str, str, int], list[int]] = {}
-        for i, ask in asks.items():
+        for i, ask in ((i, ask) for i, ask in asks.items() if same[i] == i):
             groups.setdefault((ask.model, repr(ask.decoding), id(ask.watch)), []).append(i)
         found: dict[int, Completion] = {}
         journals = set()
@@ -123,7 +125,7 @@ class Rounds:
             journals.add(path)
         for path in journals:
             self.halved += sum(line.get("halved", 0) for line in read_jsonl(path))
-        return {i: read_reply(found[i], self.opens_think(ask)) for i, ask in asks.items()}
+        return {i: read_reply(found[same[i]], self.opens_think(ask)) for i, ask in asks.items()}
 
     def _opened(self, model: str) -> Session:
         if self.session is None or model != self.model:
@@ -210,6 +212,15 @@ def next_ask(conversation: Conversation, reply: Reply | None) -> Ask:
             f"a dialogue or guard asks model={ask.model!r}; it may be tested or untuned."
         )
     return ask
+
+
+def _same(asks: Mapping[int, Ask]) -> dict[int, int]:
+    """For each row the first one whose reply is its own, too: an equal ask, to be answered once."""
+    first: dict[tuple[str, int], int] = {}
+    return {
+        i: first.setdefault((repr(ask), id(ask.watch)), i) if ask.once else i
+        for i, ask in asks.items()
+    }
 
 
 def _columns(value: Any) -> dict[str, Any]:
