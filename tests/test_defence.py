@@ -34,8 +34,12 @@ NORM = "analysis=[norm_of_change]"
 
 
 def words_for(group: str, name: str) -> list[str]:
-    """What chooses a component: one that needs the base of a model is used with one that has it."""
-    return [f"{group}=[{name}]", *model_for(CONF / group / f"{name}.yaml")]
+    """What chooses a component: one that needs the base of a model is used with one that has it,
+    and one that calibrates itself does so on a few rows."""
+    path = CONF / group / f"{name}.yaml"
+    few = f"defence.{name}.guard.rows.n=6"
+    calibrates = f"rows@{name}.guard" in path.read_text(encoding="utf-8")
+    return [f"{group}=[{name}]", *model_for(path), *([few] if calibrates else [])]
 
 
 def nodes(group: str) -> list[tuple[list[str], str, Any]]:

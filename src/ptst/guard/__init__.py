@@ -98,12 +98,15 @@ def guarded(talk: Talk, guard: Guard, row: Mapping[str, Any]) -> Talk:
 
 
 def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """What a guard did: answers that it gave, how many it replaced, and what it asked models."""
+    """What a guard did: answers that it gave, how many it replaced, and what it asked models; where
+    it scores answers, how many it gave none."""
     kept = [entry for row in rows for entry in row[COLUMN]]
+    scored = sum("score" in entry for entry in kept)
     return {
         "answers": len(kept),
         "replaced": sum(entry["replaced"] for entry in kept),
         "asked": sum(len(entry["asked"]) for entry in kept),
+        **({"without_score": len(kept) - scored} if scored else {}),
     }
 
 
