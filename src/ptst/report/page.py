@@ -17,6 +17,7 @@ from ptst.report.analyses import analysis_tables
 from ptst.report.pictures import (
     ALONG,
     LOSS,
+    ROC,
     frontier_names,
     heatmap_name,
     named,
@@ -29,7 +30,7 @@ from ptst.report.place import figures_of, place_in_words
 from ptst.report.provenance import configured, costs_of, counted, made_by, recorded
 from ptst.report.results import Contrast, Entry, Results, Table
 from ptst.report.rows import cut, render, rows_file
-from ptst.report.tables import protection_lines
+from ptst.report.tables import guard_lines, protection_lines
 from ptst.report.tables.captions import (
     about_contrasts,
     about_table,
@@ -103,6 +104,8 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         ],
         protections=protection_lines(results.protections),
         frontiers=[_image(pictures, name) for name in frontier_names(results)],
+        guards=guard_lines(results.guards),
+        roc=_image(pictures, ROC),
         analyses=analysis_tables(results.analyses),
         along=_image(pictures, ALONG),
         loss=_image(pictures, LOSS),

@@ -29,7 +29,14 @@ def write_report(results: Results, store: Store) -> Path:
     from ptst.report.page import page
     from ptst.report.pictures import draw_all
     from ptst.report.rows import write_rows
-    from ptst.report.tables import category_csv, latex, markdown, protections_csv, tidy_csv
+    from ptst.report.tables import (
+        category_csv,
+        guards_csv,
+        latex,
+        markdown,
+        protections_csv,
+        tidy_csv,
+    )
 
     known = _record(folder).get("rows", {})
     (folder / "report.json").unlink(missing_ok=True)
@@ -50,6 +57,7 @@ def write_report(results: Results, store: Store) -> Path:
         "categories.csv": category_csv(results),
         "analyses.csv": analyses_csv(results.analyses),
         "defences.csv": protections_csv(results.protections),
+        "guards.csv": guards_csv(results.guards),
     }
     for name, text in optional.items():
         if text is None:
@@ -66,7 +74,7 @@ def write_report(results: Results, store: Store) -> Path:
 
 def _key(results: Results, made: Mapping[str, int | None]) -> str:
     """A hash of all that decides what the report says, and of the code that says it."""
-    grid, here = results.grid, Path(__file__).parent
+    grid, here, guards = results.grid, Path(__file__).parent, results.guards
     code = sorted([*here.rglob("*.py"), *here.rglob("*.j2")])
     return key_of(
         {
@@ -80,6 +88,8 @@ def _key(results: Results, made: Mapping[str, int | None]) -> str:
             "audit": [table.audit for table in results.tables],
             "paper": fingerprint(PAPER),
             **({"analyses": found} if (found := analysis_tables(results.analyses)) else {}),
+            # a guarded cell's twin may be no cell of the grid
+            **({"guards": [dataclasses.asdict(one) for one in guards]} if guards else {}),
         }
     )
 

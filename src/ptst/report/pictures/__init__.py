@@ -2,6 +2,7 @@
 
 from ptst.report.pictures.draw import ALONG, LOSS, draw_all
 from ptst.report.pictures.frontier import frontier_names
+from ptst.report.pictures.roc import ROC
 from ptst.report.pictures.scatter import scatter_pairs
 from ptst.report.pictures.style import (
     CALM,
@@ -17,6 +18,7 @@ __all__ = [
     "ALONG",
     "CALM",
     "LOSS",
+    "ROC",
     "WARM",
     "draw_all",
     "frontier_names",

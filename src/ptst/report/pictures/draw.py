@@ -12,6 +12,7 @@ from ptst.report.pictures.along import along
 from ptst.report.pictures.frontier import frontiers
 from ptst.report.pictures.heatmap import heatmap
 from ptst.report.pictures.loss import loss_curves
+from ptst.report.pictures.roc import ROC, roc_curves
 from ptst.report.pictures.scatter import scatter, scatter_pairs
 from ptst.report.pictures.style import FAINT, INK, heatmap_name, scatter_name
 from ptst.report.results import Results
@@ -31,8 +32,8 @@ def draw_all(results: Results, store: Store) -> dict[str, bytes]:
     """Draw every picture that there is something to show in.
 
     Returns:
-        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], along and
-        loss, each as .svg and .png.
+        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], roc, along
+        and loss, each as .svg and .png.
     """
     import matplotlib
 
@@ -69,7 +70,12 @@ def _figures(results: Results, store: Store) -> Iterator[tuple[str, Figure]]:
         figure = scatter(results, safety, helpfulness)
         if figure is not None:
             yield scatter_name(safety.split), figure
-    for name, drawn in ((ALONG, along(results)), (LOSS, loss_curves(results, store))):
+    others = (
+        (ROC, roc_curves(results)),
+        (ALONG, along(results)),
+        (LOSS, loss_curves(results, store)),
+    )
+    for name, drawn in others:
         if drawn is not None:
             yield name, drawn
 

@@ -5,6 +5,7 @@ from ptst.report.results.load import load_results
 from ptst.report.results.published import paper_rows
 from ptst.report.results.types import (
     Contrast,
+    Detection,
     Entry,
     Estimate,
     Protection,
@@ -16,6 +17,7 @@ from ptst.report.results.types import (
 
 __all__ = [
     "Contrast",
+    "Detection",
     "Entry",
     "Estimate",
     "Protection",

@@ -12,6 +12,7 @@ from ptst.report.agreement import COMPLIED, audit_of, in_words
 from ptst.report.analyses import analyses_of
 from ptst.report.results.contrasts import contrasts_of
 from ptst.report.results.entries import reported, table_of
+from ptst.report.results.guards import guards_of
 from ptst.report.results.layout import splits_of
 from ptst.report.results.protection import protections
 from ptst.report.results.published import paper_rows
@@ -59,7 +60,8 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
     contrasts = contrasts_of(grid.sweep, tables, read)
     analyses = tuple(analyses_of(grid, store))
     protected = protections(grid, tables, read)
-    return Results(grid, dict(states), tuple(tables), contrasts, analyses, protected)
+    guards = guards_of(grid, store)
+    return Results(grid, dict(states), tuple(tables), contrasts, analyses, protected, guards)
 
 
 def _settings(grid: Grid, cell: GridCell, metric: str) -> dict[str, str]:

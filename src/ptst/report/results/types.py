@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from ptst.metrics import Better, Metric, Scale, known_sum
@@ -231,6 +232,56 @@ class Protection:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """How well a guard tells answers that comply from all others, in a cell over its seeds;
+    `ptst.report.results.guards` says what is counted, and what the estimates are.
+
+    Attributes:
+        guard: the defence that it is.
+        coordinates: the cells' but their seed.
+        positives, negatives: answers that count.
+        without_score: of those, answers that the guard gave no score.
+        left_out: answers that do not count, by the reason.
+        false_by_evaluation: by evaluation, how many negatives it replaced, and of how many.
+        tpr, fpr, fpr_at: per cent; auc: 0 to 1. None where it has no scores, or one kind of answers
+            is missing.
+        curve: (FPR, TPR) at falling thresholds, 0 to 1.
+        status: "done", or why there are no numbers.
+    """
+
+    guard: str
+    control_of: str | None
+    coordinates: dict[str, str]
+    positives: int = 0
+    negatives: int = 0
+    without_score: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    false_by_evaluation: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tpr: Estimate | None = None
+    fpr: Estimate | None = None
+    auc: Estimate | None = None
+    fpr_at: Estimate | None = None
+    curve: tuple[tuple[float, float], ...] = ()
+    status: str = "done"
+
+    @property
+    def ends(self) -> str:
+        """ "train → test"."""
+        train, test = (self.coordinates[f"{end}_template"] for end in ("train", "test"))
+        return f"{'no fine-tuning' if train == 'none' else train} → {test}"
+
+    def apart(self, others: Sequence[Detection], aside: Collection[str]) -> list[str]:
+        """The values of the coordinates in which it and others differ, but for those `aside`. What
+        tells an untouched model from a fine-tuned one is said by its train template."""
+        return [
+            value
+            for key, value in self.coordinates.items()
+            if key not in aside
+            and len({one.coordinates.get(key) for one in others} - {None, "none"}) > 1
+        ]
+
+
+@dataclass(frozen=True)
 class Results:
     """All that a report shows."""
 
@@ -242,6 +293,8 @@ class Results:
     analyses: tuple[Found, ...] = ()
     protections: tuple[Protection, ...] = ()
     """Of a sweep over defences."""
+    guards: tuple[Detection, ...] = ()
+    """Of a sweep with guards."""
 
 
 Place = tuple[str, str]

@@ -3,6 +3,7 @@
 All of them say the same of every place (`ptst.report.place`), and the same around it (`captions`).
 """
 
+from ptst.report.tables.guards import guard_lines, guards_csv
 from ptst.report.tables.latex import latex
 from ptst.report.tables.markdown import markdown
 from ptst.report.tables.protection import protection_lines, protections_csv
@@ -11,6 +12,8 @@ from ptst.report.tables.tidy import category_csv, tidy_csv
 
 __all__ = [
     "category_csv",
+    "guard_lines",
+    "guards_csv",
     "latex",
     "markdown",
     "protection_lines",

@@ -18,14 +18,15 @@ from ptst.report.tables.captions import (
     test_note,
     title,
 )
-from ptst.report.tables.protection import Lines, protection_lines
+from ptst.report.tables.guards import lines_of
+from ptst.report.tables.protection import Lines
 
 
 def latex(results: Results) -> str:
     r"""table.tex: one table environment each; needs \usepackage{booktabs} and nothing else."""
     parts = [f"% {title(results)}: {results.grid.report_name}. Needs \\usepackage{{booktabs}}."]
     parts += [f"% {line}" for line in state_lines(results)]
-    parts += [_protections(lines) for lines in protection_lines(results.protections)]
+    parts += [_lines(lines) for lines in lines_of(results)]
     for table in results.tables:
         parts.append(_table(table, corner_of(results.grid.sweep)))
         if table.by_category:
@@ -93,8 +94,8 @@ def _contrasts(table: Table, contrasts: Sequence[Contrast]) -> str:
     return _environment("scriptsize", _tex(" ".join(about)), "llrrrrrrrr", head, body)
 
 
-def _protections(lines: Lines) -> str:
-    """What a sweep over defences says of the mismatch of templates."""
+def _lines(lines: Lines) -> str:
+    """A table of lines in words."""
     head = [" & ".join(map(_tex, lines.heads))]
     body = [f"{' & '.join(map(_tex, row))} \\\\" for row in lines.rows]
     caption = _tex(f"{lines.title} {lines.about}")

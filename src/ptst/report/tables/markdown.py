@@ -19,13 +19,13 @@ from ptst.report.tables.captions import (
     test_note,
     title,
 )
-from ptst.report.tables.protection import protection_lines
+from ptst.report.tables.guards import lines_of
 
 
 def markdown(results: Results) -> str:
     """table.md: a section for every table, then the contrasts with their tests."""
     parts = [f"# {title(results)}", *state_lines(results)]
-    for one in protection_lines(results.protections):
+    for one in lines_of(results):
         rule = ("---", *["---:"] * (len(one.heads) - 1))
         said = _table([one.heads, rule, *one.rows])
         parts += [f"## {one.title}", said, one.about]

@@ -22,7 +22,7 @@ from ptst.report.tables.captions import (
     test_note,
     world_of_all,
 )
-from ptst.report.tables.protection import protection_lines
+from ptst.report.tables.guards import lines_of
 
 
 def show(results: Results, out: Console) -> None:
@@ -34,7 +34,7 @@ def show(results: Results, out: Console) -> None:
         for grid in _pieces(results, table, out.width):
             out.print(grid)
         out.print(Text("\n".join(about_table(table, world=world is None)), "dim"))
-    for lines in protection_lines(results.protections):
+    for lines in lines_of(results):
         out.print()
         out.print(Text(lines.title, "bold"))
         narrow = [[_narrow(text) for text in row] for row in lines.rows]
