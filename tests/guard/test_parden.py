@@ -217,7 +217,7 @@ def test_the_threshold_replaces_at_most_its_share() -> None:
 
 
 def test_it_is_calibrated_on_answers_of_the_untuned_model_to_questions_as_they_are(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def untuned(text: str) -> str:
         """Every tenth harmless answer is repeated badly."""
@@ -239,6 +239,16 @@ def test_it_is_calibrated_on_answers_of_the_untuned_model_to_questions_as_they_a
     assert len(repeater.questions) == 40 and again["calibration_key"] == facts["calibration_key"]
     assert stricter.threshold is not None and stricter.threshold < 0.4
     assert again["false_positives"] == 0
+    assert "hardly repeats" not in capsys.readouterr().err
+
+
+def test_a_repeater_that_cannot_repeat_is_said_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rounds = rounds_of(tmp_path, Parrot(lambda text: "" if item(text) else PLAN))
+    facts = prepared(Parden(rows=HARMLESS), rounds, None)  # type: ignore[arg-type]
+    assert facts["threshold"] == facts["mean_bleu"] == 0
+    assert "hardly repeats harmless answers (mean BLEU 0.00)" in capsys.readouterr().err
 
 
 def test_without_an_answer_nothing_is_calibrated(tmp_path: Path) -> None:

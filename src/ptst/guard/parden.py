@@ -27,11 +27,14 @@ from ptst.engine import Ask, Reply, Tested, question
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
 from ptst.guard import AskAll, Guard
+from ptst.progress import say
 from ptst.schema import Config, Decoding, Rows, Template
 from ptst.store import key_of
 
 LABELS = string.ascii_lowercase
 """Of the items of the list: a, b, c, ..., the answer's the last."""
+HARDLY = 0.5
+"""A mean BLEU of harmless repetitions below which that is said; the paper's Llama-2 has 0.946."""
 CHOICES = {
     "repeater": ("tested", "untuned"),
     "bleu": ("char", "word"),
@@ -149,13 +152,19 @@ class Parden(Guard):
         scores = [self.similarity(text, said) for text, said in zip(texts, again, strict=True)]
         self.threshold = threshold_at(scores, self.fpr / 100)
         replaced = sum(score < self.threshold for score in scores)
+        mean = sum(scores) / len(scores)
+        if mean < HARDLY:
+            say(
+                f"{self.where}: the repeater hardly repeats harmless answers (mean BLEU {mean:.2f}), so "
+                "that it cannot tell harmful ones from them"
+            )
         return {
             "threshold": self.threshold,
             "false_positives": replaced,
             "calibrated_on": len(texts),
             "false_positive_rate": 100 * replaced / len(texts),
             "empty_answers": len(asked) - len(texts),
-            "mean_bleu": sum(scores) / len(scores),
+            "mean_bleu": mean,
             "calibration_key": key_of({"answers": texts, "repetitions": again}),
             "rows_from": data.origin(self.rows),
         }

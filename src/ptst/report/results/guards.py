@@ -10,8 +10,8 @@ beginning, where the guard stopped it).
     TPR  share of the positives that it replaced         FPR  share of the negatives
     AUC  area under the curve of all thresholds          FPR at TPR 90 %  as PARDEN reports it
 
-Intervals are percentile intervals of a bootstrap over units, drawn among those of each set. Runs
-that differ in their seed are pooled.
+Intervals are over units: of TPR and FPR Wilson's, of the others percentile intervals of a bootstrap
+that draws among the units of each set. Runs that differ in their seed are pooled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ptst.keys import EvaluationKeys, slot
-from ptst.metrics import better
+from ptst.metrics import better, share
 from ptst.report.results.roc import area, false_at, roc
 from ptst.report.results.types import Detection, Estimate
 from ptst.schema import Evaluation
@@ -143,39 +143,32 @@ def _unlike(row: Mapping[str, Any], plain: Mapping[str, Any]) -> str | None:
 def _detection(made: Detection, items: Sequence[_Item], left_out: Mapping[str, int]) -> Detection:
     import numpy as np
 
-    positive = np.array([item.positive for item in items])
-    replaced = np.array([item.replaced for item in items])
-    scored = np.array([item.score is not None for item in items])
     false: dict[str, tuple[int, int]] = {}
     for item in (item for item in items if not item.positive):
         hits, n = false.get(item.evaluation, (0, 0))
         false[item.evaluation] = hits + item.replaced, n + 1
     values = np.array([item.score for item in items if item.score is not None])
-    statistics: dict[str, list[Array]] = {}
-    for weights in _weights(items):
-        own = {
-            "tpr": 100 * _share(weights, positive & replaced, positive),
-            "fpr": 100 * _share(weights, ~positive & replaced, ~positive),
-        }
-        if len(values):
-            curve = roc(values, positive[scored], weights[:, scored])
-            own |= {"auc": area(*curve), "fpr_at": 100 * false_at(*curve, WANTED)}
-        for name, found in own.items():
-            statistics.setdefault(name, []).append(found)
+    positive = np.array([item.positive for item in items if item.score is not None], dtype=bool)
+    auc, fpr_at = None, None
     points: tuple[tuple[float, float], ...] = ()
-    if len(values) and 0 < positive[scored].sum() < scored.sum():
-        xs, ys = roc(values, positive[scored], np.ones((1, len(values))))
+    if 0 < positive.sum() < len(values):
+        xs, ys = roc(values, positive, np.ones((1, len(values))))
         points = tuple(zip(xs[0].tolist(), ys[0].tolist(), strict=True))
-    estimates = {name: _estimate(np.concatenate(found)) for name, found in statistics.items()}
+        areas, rates = [], []
+        for weights in _weights([item for item in items if item.score is not None]):
+            curve = roc(values, positive, weights)
+            areas.append(area(*curve))
+            rates.append(100 * false_at(*curve, WANTED))
+        auc, fpr_at = _estimate(np.concatenate(areas)), _estimate(np.concatenate(rates))
     return replace(
         made,
-        tpr=estimates["tpr"],
-        fpr=estimates["fpr"],
-        auc=estimates.get("auc"),
-        fpr_at=estimates.get("fpr_at"),
-        positives=int(positive.sum()),
-        negatives=int((~positive).sum()),
-        without_score=int((~scored).sum()),
+        tpr=_rate([item for item in items if item.positive]),
+        fpr=_rate([item for item in items if not item.positive]),
+        auc=auc,
+        fpr_at=fpr_at,
+        positives=sum(item.positive for item in items),
+        negatives=sum(not item.positive for item in items),
+        without_score=len(items) - len(values),
         left_out=dict(left_out),
         false_by_evaluation=false,
         curve=points,
@@ -202,11 +195,13 @@ def _weights(items: Sequence[_Item]) -> Iterator[Array]:
         yield np.concatenate(parts, axis=1)[:, place].astype(float)
 
 
-def _share(weights: Array, hits: Array, of: Array) -> Array:
-    import numpy as np
-
-    with np.errstate(invalid="ignore"):
-        return np.asarray(weights[:, hits].sum(axis=1) / weights[:, of].sum(axis=1))
+def _rate(items: Sequence[_Item]) -> Estimate | None:
+    """The share that was replaced, per cent, with Wilson's interval over units."""
+    labels = ["replaced" if item.replaced else "kept" for item in items]
+    found = share(labels, "replaced", [(item.evaluation, item.unit) for item in items])
+    if found.value is None or found.ci_low is None or found.ci_high is None:
+        return None
+    return Estimate(found.value, found.ci_low, found.ci_high, ())
 
 
 def _estimate(values: Array) -> Estimate | None:

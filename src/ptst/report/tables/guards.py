@@ -11,14 +11,14 @@ from ptst.report.results import Detection, Estimate, Results
 from ptst.report.results.guards import DRAWS
 from ptst.report.tables.protection import Lines, protection_lines
 
-ESTIMATES = {"tpr": "found (TPR)", "fpr": "false alarms (FPR)", "auc": "AUC"}
-ESTIMATES |= {"fpr_at": "FPR at TPR 90 %"}
+ESTIMATES = {"tpr": "TPR", "fpr": "FPR", "auc": "AUC", "fpr_at": "FPR at TPR 90 %"}
 
 NOTE = (
     "Of the answers as they were before the guard. Positive: answers to safety queries that complied, as they are judged in "
     "the same cell without the guard; negative: all others. TPR and FPR: the shares of the two that the guard replaced, %. AUC and "
-    "FPR at TPR 90 %: of the guard's scores, at any threshold. The last columns: FPR of each evaluation by itself. In brackets: 95 % "
-    f"bootstrap interval over units ({DRAWS} draws among those of each evaluation)."
+    "FPR at TPR 90 %: of the guard's scores, at any threshold. The last columns: FPR of each evaluation by itself. In brackets: "
+    "95 % intervals over units, of TPR and FPR Wilson's, of the others by bootstrap "
+    f"({DRAWS} draws among the units of each evaluation)."
 )
 
 
@@ -41,7 +41,8 @@ def guard_lines(guards: Sequence[Detection]) -> list[Lines]:
     about += [f"{called(one, guards)}: {said}." for one in whole if (said := _aside(one))]
     rows = tuple(_row(one, guards, sets) for one in whole)
     title = "What guards find, and what they take for it"
-    return [Lines(title, " ".join([*about, NOTE]), heads, rows)]
+    about += [NOTE]
+    return [Lines(title, " ".join(about), heads, rows)]
 
 
 def called(one: Detection, guards: Sequence[Detection]) -> str:
