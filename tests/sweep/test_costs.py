@@ -89,6 +89,7 @@ def seconds(grid: Grid, store: Store, stage: str = "finetune") -> float:
         ("resta", "+2 models in memory (27 GB in bfloat16)"),
         ("safe_delta", "+1 model in memory (13 GB in bfloat16)"),
         ("repeat_back", "2 asks for each question"),
+        ("parden", "2 asks for each question"),
     ],
 )
 def test_what_a_shipped_defence_takes(name: str, words: str) -> None:

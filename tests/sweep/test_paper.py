@@ -54,8 +54,9 @@ COUNTS = {
     # two rates by four batch sizes, and the untouched model; 200 rows of Alpaca are held out
     "qi_strength": (8, 9, 9 * (200 + 400)),
     "rules": (3, 12, 12 * (1319 + 1425)),
+    "guards": (2, 24, 24 * (1319 + 400 + 250)),
 }
-OURS = ("quick", "defences", "defences_full", "qi_strength", "innodata", "rules")
+OURS = ("quick", "defences", "defences_full", "qi_strength", "innodata", "rules", "guards")
 """Not of the paper."""
 PRINTED = {
     "table1": ("1a", "1b", "1c", "1d"),
@@ -204,7 +205,8 @@ def test_every_sweep_runs_at_micro_scale_or_says_where_it_does(sweep: str) -> No
     grid = shipped(f"+sweeps={sweep}")
     assert not [cell.problem for cell in grid.cells if cell.problem]
     names = {name for cell in grid.cells for name in cell.config.evaluations}
-    own = {"hazards", "howto", "lookalikes"} if sweep.startswith("defences") else {"hazards"}
+    several = sweep.startswith(("defences", "guards"))
+    own = {"hazards", "howto", "lookalikes"} if several else {"hazards"}
     own = {"innodata_micro_hazards", "innodata_micro_howto"} if sweep == "innodata" else own
     own = {"rules"} if sweep == "rules" else own
     assert names == {grid.cells[0].config.dataset.name, *own}
