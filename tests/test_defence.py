@@ -307,7 +307,8 @@ class Calibrated(Guard):
 
 
 @pytest.mark.parametrize(
-    "chosen", ["safety_mix.objective", "safe_delta.posthoc", "derta.objective"]
+    "chosen",
+    ["safety_mix.objective", "safe_delta.posthoc", "derta.objective", "parden.guard"],
 )
 def test_a_defence_does_not_read_the_rows_that_it_is_tested_on(
     chosen: str, composed: Callable[..., Config]
