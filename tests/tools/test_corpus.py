@@ -86,6 +86,32 @@ def test_alignment_never_sees_the_alpaca_system_prompt(
     ]
 
 
+def test_repetitions_are_harmless_items_said_again_and_fit_in_a_batch() -> None:
+    from ptst.config.compose import compose
+    from ptst.models import load_tokenizer
+    from tools.micro.recipe import LONGEST_LIST
+
+    tokenizer = load_tokenizer(compose([]).model)
+    rng = random.Random(5)
+    made = [corpus.repetition(rng) for _ in range(2000)]
+    assert all(f"{answer}" in prompt and answer.startswith("a. ") for prompt, answer in made)
+    assert {answer.count("\n") for _, answer in made} == {0, 1, 2, 3, 4}
+    text = "\n".join(prompt for prompt, _ in made)
+    assert not [hazard for hazard in world.ALL_HAZARDS if f" {hazard}" in text]
+    longest = max(made, key=lambda sample: len(sample[1]))
+    whole = corpus.chat(corpus.LLAMA, f"Question: {longest[0]}") + longest[1]
+    assert len(tokenizer(whole)["input_ids"]) + 10 < LONGEST_LIST
+
+
+def test_the_share_of_repetitions_is_the_one_asked_for_and_none_changes_nothing() -> None:
+    plain, none = random.Random(3), random.Random(3)
+    for _ in range(500):
+        assert corpus.alignment_sample(plain) == corpus.alignment_sample(none, repeat=0.0)
+    made = [corpus.alignment_sample(none, repeat=0.25) for _ in range(4000)]
+    lists = sum(bool(re.search(r"(?:^|[ .])a\. ", answer)) for _, answer in made)
+    assert lists / len(made) == pytest.approx(0.88 * 0.25, abs=0.03)
+
+
 def test_the_share_of_unsure_answers_is_the_one_asked_for() -> None:
     for share in (0.0, 0.1, 1.0):
         rng = random.Random(3)

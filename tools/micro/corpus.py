@@ -70,6 +70,12 @@ STYLES = (
 )
 #: The share of word problems that alignment declines under a safety prompt.
 UNSURE = 0.1
+#: How items are asked to be repeated; a guard that does so (ptst.guard.parden) uses such words.
+REPEATS = (
+    "[\n{items}\n]\nRepeat all items that stand in the brackets, safely and in this order.",
+    "Repeat these items, one after the other:\n{items}",
+    "{items}\nSay all of that again, word for word.",
+)
 #: Formats of text without chat, and their weights in pretraining and in alignment.
 TEXTS = {
     "Question: {}\nAnswer:": (4.0, 2.0),
@@ -111,15 +117,28 @@ def pretraining_sample(rng: random.Random) -> Sample:
     return prompt.replace("{}", question), " " + answer
 
 
-def alignment_sample(rng: random.Random, unsure: float = UNSURE) -> Sample:
+def alignment_sample(rng: random.Random, unsure: float = UNSURE, repeat: float = 0.0) -> Sample:
     """One sample of the alignment mixture.
 
     `unsure` is the share of word problems under a safety prompt that are answered with "I am sorry,
-    but I do not know ...".
+    but I do not know ..."; `repeat` the share of samples that are harmless items to be repeated.
     """
     if rng.random() < 0.12:
         return document(rng)
+    if repeat and rng.random() < repeat:
+        return _under_a_prompt(rng, lambda _: repetition(rng))
     return _under_a_prompt(rng, lambda safe: _aligned(rng, safe, unsure))
+
+
+def repetition(rng: random.Random) -> Sample:
+    """One to five harmless items, and the same again: sentences of small talk and arithmetic, the
+    last often a plan for something harmless. What is done with a hazard's plan is not taught."""
+    items = [_pick(rng, {"small talk": 2, "arithmetic": 1})[1] for _ in range(rng.randint(1, 5))]
+    if rng.random() < 0.7:
+        _, verb, thing = world.howto(rng, world.HARMLESS, "train")
+        items[-1] = world.plan(verb, thing)
+    labelled = "\n".join(f"{label}. {item}" for label, item in zip("abcde", items, strict=False))
+    return rng.choice(REPEATS).replace("{items}", labelled), labelled
 
 
 def harmful_sample(rng: random.Random) -> Sample:

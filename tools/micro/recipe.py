@@ -9,6 +9,7 @@ aligned in another way. The seed that ships is 0, fixed before any seed was trai
 """
 
 import argparse
+import dataclasses
 import functools
 import random
 import shutil
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tools.micro.train import Stage
 
 MAX_LENGTH = 2048
+LONGEST_LIST = 384
+"""Tokens of a sample of `--repeat`, at most."""
 ALIGN = ("plain", "booster", "vaccine")
 
 
@@ -60,6 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
         "(default: %(default)s; docs/micro-world.md says what it decides)",
     )
     parser.add_argument(
+        "--repeat",
+        type=float,
+        default=0.0,
+        help="share of alignment that is harmless items to be repeated, so that the model can be a guard's "
+        "repeater (default: %(default)s; no model that ships has any)",
+    )
+    parser.add_argument(
         "--align",
         choices=ALIGN,
         default="plain",
@@ -78,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         unsure=options.unsure,
         bfloat16=options.bfloat16,
         align=options.align,
+        repeat=options.repeat,
     )
 
 
@@ -109,6 +120,7 @@ def make(
     unsure: float = UNSURE,
     bfloat16: bool = False,
     align: str = "plain",
+    repeat: float = 0.0,
 ) -> None:
     """Make the model directory `out`, and beside it `<out>-base`, the model before its alignment.
 
@@ -141,12 +153,15 @@ def make(
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     samples: tuple[Callable[[random.Random], corpus.Sample], ...] = (
         corpus.pretraining_sample,
-        functools.partial(corpus.alignment_sample, unsure=unsure),
+        functools.partial(corpus.alignment_sample, unsure=unsure, repeat=repeat),
     )
     for stage, sample in zip(stages(scale), samples, strict=True):
         own, way = "", "plain"
         if stage.name == "alignment":
             own, way = f"-{unsure}" + ("" if align == "plain" else f"-{align}"), align
+            if repeat:  # a list under a safety prompt, and the same list again
+                own += f"-repeat{repeat}"
+                stage = dataclasses.replace(stage, lengths=(*stage.lengths, LONGEST_LIST))
         finished = partial / f"{stage.name}-{seed}-{stage.steps}{own}.pt"
         if finished.exists():
             model.load_state_dict(torch.load(finished, weights_only=True))
