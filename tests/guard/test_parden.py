@@ -18,6 +18,7 @@ from ptst.component import load
 from ptst.config.compose import compose
 from ptst.dialogue.single import Single
 from ptst.engine import Ask, Reply
+from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.engine.transformers import Transformers
 from ptst.errors import ConfigError, PtstError
@@ -278,6 +279,31 @@ def test_a_cell_keeps_scores_and_the_calibration(composed: Callable[..., Config]
     assert facts["calibrated_on"] == 6 and facts["false_positives"] == 0
     for entry in entries:
         assert entry["replaced"] == (1 - entry["score"] < facts["threshold"] - 1e-12)
+
+
+def test_what_was_asked_for_a_calibration_is_not_asked_again(
+    composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by another evaluation or cell, or by a guard with another threshold of the same rows."""
+    own = "defence.parden.guard"
+    words = [*TINY, "defence=[parden]", f"{own}.rows.n=6", f"{own}.max_new_tokens=12"]
+    words += ["finetune=none", "evaluation.hazards.queries.n=4", "task.gsm8k.queries.n=2"]
+
+    def facts(*more: str) -> dict[str, Any]:
+        config = composed(*words, *more)
+        key = run_cell(config).keys.evaluations["hazards"].generate
+        return read_json(Store(Path(config.paths.store)).path("generate", key) / "provenance.json")
+
+    calls: list[int] = []
+    replies = Rounds.replies
+    counting = lambda self, asks, journal: calls.append(len(asks)) or replies(self, asks, journal)  # noqa: E731
+    monkeypatch.setattr(Rounds, "replies", counting)
+    first = facts()["guard"]
+    assert calls == [6, 6]
+    again = facts("evaluation.hazards.queries.n=5", f"{own}.fpr=50")["guard"]
+    assert calls == [6, 6] and again["calibration_key"] == first["calibration_key"]
+    facts("template@test_template=chat_llama")
+    assert calls == [6, 6, 6, 6]
 
 
 def test_rows_count_where_the_threshold_is_calibrated() -> None:

@@ -10,6 +10,7 @@ class Twice(Guard):
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ptst.engine import Ask, Reply, Tested
 from ptst.engine.rounds import Rounds
 from ptst.errors import PtstError
 from ptst.schema import Config, Decoding
+from ptst.store import read_jsonl, write_jsonl
 
 COLUMN = "guard"
 """The column that keeps what a guard did, one entry for each ask of the dialogue."""
@@ -74,12 +76,31 @@ class Guard(Component):
         raise NotImplementedError
 
 
-def prepared(guard: Guard, rounds: Rounds, tested: Tested) -> dict[str, Any]:
-    """Prepare a guard; what it asks is kept in the journals of the conversations to come."""
+def prepared(
+    guard: Guard,
+    rounds: Rounds,
+    tested: Tested,
+    kept: Callable[[Sequence[Ask]], Path] | None = None,
+) -> dict[str, Any]:
+    """Prepare a guard.
+
+    Args:
+        kept: the file for the replies to what it asks. It is named by all that decides them, so
+            that another evaluation or cell finds it, and what it asks there is not asked again.
+            None: they are kept in the journals of the conversations to come, and no longer.
+    """
     calls = count()
-    return guard.prepare(
-        lambda asks: rounds.replies(asks, f"prepare{next(calls)}"), tested, rounds.scratch
-    )
+
+    def ask(asks: Sequence[Ask]) -> list[Reply]:
+        journal, path = f"prepare{next(calls)}", kept(asks) if kept else None
+        if path and path.is_file():
+            return [Reply(**{**row, "ids": tuple(row["ids"])}) for row in read_jsonl(path)]
+        replies = rounds.replies(asks, journal)
+        if path and not any(one.watch for one in asks):  # what a watch saw has no name
+            write_jsonl(path, map(asdict, replies))
+        return replies
+
+    return guard.prepare(ask, tested, rounds.scratch)
 
 
 def guarded(talk: Talk, guard: Guard, row: Mapping[str, Any]) -> Talk:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ptst import data, models
-from ptst.engine import Ask, Engine, Session
+from ptst.engine import Ask, Engine, Session, TooLong
 from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
@@ -63,7 +64,8 @@ def generate(
             rounds = _rounds_of(name, config, engine, queries, model, work, tell, stop)
             if guard:
                 guard.enter(config, evaluation.decoding)
-            prepares = prepared(guard, rounds, model) if guard else {}
+            kept = _kept(name, config, engine, rounds, keys, store)
+            prepares = prepared(guard, rounds, model, kept) if guard else {}
             for sample in range(samples):
                 talks = [dialogue.talk(row) for row in rows]
                 if guard:
@@ -109,6 +111,33 @@ def _facts(
         **engine.facts(config),
         **({"halved_for_memory": rounds.halved} if engine.reads == "tokens" else {}),
     }
+
+
+def _kept(
+    name: str, config: Config, engine: Engine, rounds: Rounds, keys: EvaluationKeys, store: Store
+) -> Callable[[Sequence[Ask]], Path]:
+    """Names the file of the store for the replies to what a guard asks before the queries.
+
+    Most guards ask the untuned model about the same rows in every evaluation of every cell.
+    """
+    evaluation = config.evaluations[name]
+
+    def asked(ask: Ask) -> list[Any]:
+        decoding = ask.decoding or evaluation.decoding
+        how = engine.parts(config, replace(evaluation, decoding=decoding))
+        try:
+            prompt = rounds.prompt(ask)
+        except TooLong as error:
+            prompt = str(error)
+        return [ask.model, prompt, ask.ids, how]
+
+    def path(asks: Sequence[Ask]) -> Path:
+        own = {"untuned": models.identity(config.model), "tested": keys.generate_parts["model"]}
+        named = {which: own[which] for which in sorted({ask.model for ask in asks})}
+        parts = {"format": 1, "models": named, "asked": [asked(ask) for ask in asks]}
+        return store.root / "preparing" / f"{key_of(parts)}.jsonl"
+
+    return path
 
 
 def _rounds_of(
