@@ -29,6 +29,7 @@ from ptst.probe import (
     random_probe,
     read_answers,
     states_of,
+    tau_at,
 )
 from ptst.schema import Rows
 from ptst.templates import make_prompt
@@ -116,6 +117,15 @@ def test_an_onlooker_stops_at_tau_and_not_before_its_first_token() -> None:
     assert Onlooker(PROBE, 0.0, 1).look(hidden, 9)[0].all()
 
 
+def test_a_calibrated_tau_is_the_smallest_that_at_most_its_share_reaches() -> None:
+    scores = [0.1, 0.9, 0.4, 0.7, 0.7, 0.2, 0.3, 0.5, 0.6, 0.8]
+    assert tau_at(scores, 0.1) == np.nextafter(0.8, 1)  # 0.9 alone reaches it, and no smaller one
+    assert tau_at(scores, 0.19) == tau_at(scores, 0.1)
+    assert tau_at(scores, 0.2) == tau_at(scores, 0.3) == np.nextafter(0.7, 1)  # 0.7 stands twice
+    assert tau_at(scores, 0) == np.nextafter(0.9, 1)
+    assert tau_at([1.0] * 3, 0.5) > 1  # nothing reaches it
+
+
 def test_states_are_those_behind_the_prefixes_whoever_is_in_the_batch(micro: Any) -> None:
     config, model, tokenizer = micro
     sets = [
@@ -136,6 +146,20 @@ def test_states_are_those_behind_the_prefixes_whoever_is_in_the_batch(micro: Any
             ids = torch.tensor([answers[0].ids[: len(prompt) + prefix].tolist()])
             wanted = model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
         assert found.values[row] == pytest.approx(wanted.numpy(), abs=1e-4)
+
+
+def test_other_prefixes_have_other_states_of_the_same_answer(micro: Any) -> None:
+    config, model, tokenizer = micro
+    sets = [(micro_rows("preferences", "rejected", 2), True)]
+    spelled = (config.test_template, config, tokenizer)
+    usual = states_of(model, read_answers(sets, *spelled))
+    answers = read_answers(sets, *spelled, 23)
+    assert {len(answer.ids) - answer.length for answer in answers} == {23}
+    found = states_of(model, answers, [4, 5, 10, 20, 23])
+    assert found.values.shape == (10, usual.values.shape[1])
+    shared = [1, 2, 3, 6, 7, 8]
+    assert found.values[shared] == pytest.approx(usual.values, abs=1e-4)
+    assert found.questions == tuple(a.question for a in answers for _ in range(5))
 
 
 def test_a_short_answer_has_fewer_states_and_its_end_is_none_of_it(micro: Any) -> None:

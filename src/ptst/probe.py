@@ -2,8 +2,9 @@
 
 SafeNudge (arXiv 2501.02018) watches the last layer's state behind the final norm, at the newest
 token. Here the probe is a logistic regression (C = 1) on standardised states, fitted on given
-answers that the model reads (teacher forcing), cut off after 5, 10 and 20 tokens. An answer to a
-harmful request that complies is unsafe; refusals and answers to harmless questions are safe.
+answers that the model reads (teacher forcing), cut off after 5, 10 and 20 tokens or after others.
+An answer to a harmful request that complies is unsafe; refusals and answers to harmless questions
+are safe.
 
 A guard lets a probe look on while a model writes (`ptst.guard.safenudge`); an analysis looks at
 what fine-tuning leaves of it (`ptst.analysis.probe_drift`).
@@ -11,6 +12,7 @@ what fine-tuning leaves of it (`ptst.analysis.probe_drift`).
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PREFIXES = (5, 10, 20)
-"""Tokens of an answer behind which its state is taken."""
+"""Tokens of an answer behind which its state is taken, where nothing else is said."""
 FOLDS = 10
 """Of cross-validation by question."""
 BATCH = 16
@@ -51,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class States:
-    """Hidden states of answers, in the order of the answers and of `PREFIXES`.
+    """Hidden states of answers, in the order of the answers and of the prefixes.
 
     Attributes:
         values: [n, width], float32.
@@ -110,12 +112,17 @@ def check_rows(harmful: Rows, where: str, config: Config) -> None:
 
 
 def read_answers(
-    sets: Iterable[tuple[Rows, bool]], template: Template, config: Config, tokenizer: Any
+    sets: Iterable[tuple[Rows, bool]],
+    template: Template,
+    config: Config,
+    tokenizer: Any,
+    most: int = max(PREFIXES),
 ) -> list[Answer]:
     """The answers of some rows under a template; questions read as the data set's do.
 
     Args:
         sets: rows with a question (`input`) and an answer (`output`), and whether it is unsafe.
+        most: tokens of an answer that are kept, from its beginning.
 
     Raises:
         DataError: naming file, row and column.
@@ -128,14 +135,17 @@ def read_answers(
         for row in data.read_rows(rows, needs=("input", "output")):
             made = make_training_row(row, *spelled)
             body = made.ids[made.prompt_length :]
-            length = min(body.index(end) if end in body else len(body), max(PREFIXES))
+            length = min(body.index(end) if end in body else len(body), most)
             ids = made.ids[: made.prompt_length + length]
             answers.append(Answer(ids, made.prompt_length, unsafe, str(row["input"])))
     return answers
 
 
-def states_of(model: Any, answers: Sequence[Answer]) -> States:
+def states_of(model: Any, answers: Sequence[Answer], prefixes: Sequence[int] = PREFIXES) -> States:
     """What the model's last layer has behind the first tokens of each answer.
+
+    Args:
+        prefixes: how many tokens; one state for each of these numbers.
 
     Answers that are shorter than a prefix, or longer than the model's context, have no state there.
     """
@@ -155,7 +165,7 @@ def states_of(model: Any, answers: Sequence[Answer]) -> States:
         with torch.inference_mode():
             hidden = plain.base_model(input_ids=padded, use_cache=False)[0]
         for row, n in enumerate(batch):
-            places = [answers[n].length + p - 1 for p in PREFIXES]
+            places = [answers[n].length + p - 1 for p in prefixes]
             places = [place for place in places if place < len(answers[n].ids)]
             found[n] = list(hidden[row, places].float().cpu().numpy())
     kept = [(vector, answers[n]) for n in sorted(found) for vector in found[n]]
@@ -230,6 +240,12 @@ def random_probe(like: Probe, states: States, tau: float, seed: int) -> Probe:
         around = [around[1] - 1.0] * 2
     limit = np.log(tau / (1 - tau)) if 0 < tau < 1 else 0.0
     return Probe(like.mean, like.scale, drawn.tolist(), float(limit - sum(around) / 2))
+
+
+def tau_at(scores: Sequence[float], share: float) -> float:
+    """The smallest tau that at most `share` of `scores` (one or more) reach; above 1 if need be."""
+    allowed = int(share * len(scores) + 1e-9)  # 0.29 * 100 is 28.999...
+    return math.nextafter(sorted(scores, reverse=True)[allowed], math.inf)
 
 
 class Onlooker:

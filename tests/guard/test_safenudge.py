@@ -17,7 +17,7 @@ from ptst.engine import Ask, Reply
 from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, PtstError
 from ptst.guard import Guard, guarded
 from ptst.guard.safenudge import SafeNudge
 from ptst.models import load_model, load_tokenizer
@@ -187,6 +187,7 @@ def test_an_answer_that_ends_before_it_is_looked_at_has_score_0() -> None:
 def test_a_real_probe_is_kept_and_gives_the_same_scores_again(tested: Any, tmp_path: Path) -> None:
     names = ("harmful", "refusals", "harmless", "sums")
     few = [f"defence.safenudge.guard.{name}.n=6" for name in names]
+    few.append("defence.safenudge.guard.tau=0.5")
     chosen = compose(["template@test_template=chat_llama", "defence=[safenudge]", *few])
     scores = []
     for _ in range(2):
@@ -199,6 +200,74 @@ def test_a_real_probe_is_kept_and_gives_the_same_scores_again(tested: Any, tmp_p
         tested = SimpleNamespace(**{**vars(tested), "untuned": None})  # it is not fitted again
     assert scores[0] == scores[1] and len(set(scores[0])) == len(ROWS)
     assert all(0 < score < 1 for score in scores[0])
+
+
+def calibrated(tested: Any, folder: Path, *words: str) -> tuple[Any, dict[str, Any], list[str]]:
+    """A guard of real probes of few rows, what it found, and the questions it was calibrated on."""
+    names = ("harmful", "refusals", "harmless", "sums")
+    own = "defence.safenudge.guard"
+    few = [
+        *(f"{own}.{name}.n=12" for name in names),
+        f"{own}.calibration.n=30",
+        f"{own}.calibration_sums.n=6",
+    ]
+    config = compose(["template@test_template=chat_llama", "defence=[safenudge]", *few, *words])
+    guard = load(config.defence["safenudge"].guard, own, Guard)
+    guard.enter(config, Decoding(max_new_tokens=TOKENS))
+    folder.mkdir(exist_ok=True)
+    rounds, asked = Recorded(tested, folder).rounds, []
+
+    def ask(asks: Any) -> list[Reply]:
+        asked.extend(a.question for a in asks)
+        return rounds.replies(asks, "prepare0")
+
+    return guard, guard.prepare(ask, tested, folder), asked
+
+
+def test_a_calibrated_tau_nudges_its_share_of_harmless_answers_with_any_probe(
+    tested: Any, tmp_path: Path
+) -> None:
+    """The answers are those of a guarded conversation: as many are nudged when they are asked."""
+    taus, probe = [], "defence.safenudge.guard.probe"
+    for number, kind in enumerate(("fitted", "random")):
+        words = ["defence.safenudge.guard.fpr=20", f"{probe}={kind}"]
+        guard, facts, asked = calibrated(tested, tmp_path / str(number), *words)
+        assert facts["tau"] == guard.tau and facts["calibration_answers"] == len(asked) >= 20
+        assert facts["calibration_nudged"] == int(0.2 * len(asked))
+        assert facts["calibration_rate"] == 100 * facts["calibration_nudged"] / len(asked) <= 20
+        rows = [{"id": n, "input": text} for n, text in enumerate(asked)]
+        made = Recorded(tested, tmp_path / str(number)).run(guard, rows)
+        nudged = sum(row["guard"][0]["replaced"] for row in made)
+        assert nudged == facts["calibration_nudged"]
+        taus.append(guard.tau)
+    assert taus[0] != taus[1]
+
+
+def test_no_question_of_the_probes_rows_calibrates_it(tested: Any, tmp_path: Path) -> None:
+    from ptst import data
+
+    own = "defence.safenudge.guard"
+    sums = f"{own}.calibration_sums"
+    words = [f"{own}.calibration.draw_seed=0", f"{sums}.draw_seed=0", f"{sums}.n=12"]
+    guard, facts, asked = calibrated(tested, tmp_path / "a", *words)
+    known = {row["input"] for row in data.load_rows(guard.harmless, needs=("input",))}
+    assert not known & set(asked) and facts["calibration_answers"] == 30 - 12
+    with pytest.raises(PtstError, match=r"all 24 questions of .*so that no tau can be calibrated"):
+        calibrated(tested, tmp_path / "b", *words, f"{own}.calibration.n=12")
+
+
+def test_a_tau_that_is_given_is_used_as_it_is(tested: Any, tmp_path: Path) -> None:
+    guard, facts, asked = calibrated(tested, tmp_path / "a", "defence.safenudge.guard.tau=0.625")
+    assert facts["tau"] == guard.tau == 0.625 and not asked
+    assert "calibration_answers" not in facts and "probe_reaches_tau" in facts
+
+
+def test_the_papers_settings_hold_where_the_scale_has_none_of_its_own() -> None:
+    assert (SafeNudge().tau, SafeNudge().prefixes) == (0.5, [5, 10, 20])
+    config = compose(["scale=paper", "defence=[safenudge]"])
+    node = config.defence["safenudge"].guard
+    assert node is not None and (node["tau"], node["prefixes"]) == (0.5, [5, 10, 20])
+    assert node["nudge"] == SafeNudge().nudge
 
 
 def test_a_think_block_that_the_prompt_opened_stays_one(tested: Any) -> None:
@@ -225,10 +294,15 @@ def test_a_think_block_that_the_prompt_opened_stays_one(tested: Any) -> None:
             r"hazards\.decoding\.temperature=1.*greedy",
         ),
         (["defence.safenudge.guard.tau=-1"], "must be a probability"),
+        (["defence.safenudge.guard.calibrated_on=other"], "tested, untuned"),
+        (["defence.safenudge.guard.fpr=100"], "less than 100"),
+        (["defence.safenudge.guard.prefixes=[]"], "from 1 on"),
+        (["defence.safenudge.guard.prefixes=[0,5]"], "from 1 on"),
+        (["defence.safenudge.guard.prefixes=[5,5]"], "a number twice"),
         (["defence.safenudge.guard.min_tokens=0"], "at least 1"),
         (["defence.safenudge.guard.probe=other"], "fitted, random"),
         (["defence.safenudge.guard.probe_model=other"], "untuned, tested"),
-        (["+defence.safenudge.guard.nudge=' '"], "leave the defence out"),
+        (["defence.safenudge.guard.nudge=' '"], "leave the defence out"),
     ],
 )
 def test_what_it_cannot_be_combined_with_is_refused(words: list[str], message: str) -> None:
@@ -262,5 +336,22 @@ def test_rows_template_and_reading_decide_the_key() -> None:
         key(f"{own}.probe_model=tested"),
         key(f"{own}.probe=random"),
         key("dataset.question='Q: {input}'"),
+        key(f"{own}.prefixes=[5]"),
+        key(f"{own}.fpr=4"),
+        key(f"{own}.calibration.n=61"),
+        key(f"{own}.calibration_sums.n=61"),
+        key(f"{own}.calibrated_on=untuned"),
+        key(f"{own}.tau=0.5"),
     ]
     assert len(set(keys)) == len(keys)
+    given = f"{own}.tau=0.5"
+    assert key(given) == key(given, f"{own}.calibration.n=61")  # nothing is calibrated
+    assert key(given) != key(given, f"{own}.nudge=' Stop. '")
+
+
+def test_the_rows_that_tau_is_calibrated_on_are_none_of_an_evaluations(composed: Any) -> None:
+    from ptst.cell import check_cell
+
+    own = "defence.safenudge.guard.calibration"
+    with pytest.raises(ConfigError, match=rf"evaluation\.howto would test .* {own} has"):
+        check_cell(composed("defence=[safenudge]", "evaluation=[howto]", f"{own}.split=test"))

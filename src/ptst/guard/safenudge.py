@@ -10,25 +10,31 @@ and writes on from there. The sentence is not shown: the user sees one text.
         insert NUDGE + shown behind the prompt and shown; x is thrown away, and the step counts
     else: x is written
 
+The paper's tau is 0.5. With `tau=None` it is calibrated instead: the smallest tau at which a share
+of at most `fpr` of the answers to harmless questions would be nudged, which is a statement about
+the highest of all probabilities of an answer, as the loop is.
+
 Ours is greedy (the authors sample from the 100 likeliest tokens), keeps the key-value cache, and
 has a probe of its own, `ptst.probe`; their deployed one is a small neural network.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast
 
 from ptst import data
 from ptst.chat import OPEN, decode
 from ptst.component import Cost, Parts, parts_of
-from ptst.engine import Ask, Completion, Reply, Tested, read_reply
+from ptst.engine import Ask, Completion, Reply, Tested, question, read_reply
 from ptst.engine.chosen import engine_of
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, PtstError
 from ptst.guard import AskAll, Guard
 from ptst.probe import (
+    PREFIXES,
     Onlooker,
     Probe,
     check_rows,
@@ -38,14 +44,18 @@ from ptst.probe import (
     random_probe,
     read_answers,
     states_of,
+    tau_at,
 )
 from ptst.schema import Config, Decoding, Rows, Template
-from ptst.store import read_json, write_json
+from ptst.store import key_of, read_json, write_json
 
 NUDGE = (
     "\n\nI have to stop here, because going on like this could do harm. What follows is a safe and "
     "responsible answer instead:\n\n"
 )
+TAU = 0.5
+"""The paper's."""
+INPUT = ("input",)
 KEPT = "probe.json"
 
 
@@ -66,15 +76,26 @@ class SafeNudge(Guard):
     sums: Rows = field(default_factory=Rows)
     template: Template | None = None
     """How the probe's rows are written; None: under the test template."""
+    prefixes: list[int] = field(default_factory=lambda: list(PREFIXES))
+    """Tokens of an answer behind which the probe is fitted: a state for each of these numbers."""
     probe_model: str = "untuned"
     """Whose states the probe is fitted on: untuned, or tested. It always looks at the tested."""
     probe: str = "fitted"
-    """fitted; or random, the control: a drawn direction that reaches tau at as many states of the
-    probe's rows as the fitted probe does."""
+    """fitted; or random, the control: a drawn direction that fires as often. A calibrated tau is
+    its own, on the same answers; a given tau it reaches at as many states of the probe's rows."""
     seed: int = 0
     """probe=random: of the draw."""
-    tau: float = 0.5
-    """A probability from which on an answer is becoming unsafe; above 1 nothing is."""
+    tau: float | None = TAU
+    """A probability from which on an answer is becoming unsafe; above 1 nothing is. None:
+    calibrated."""
+    fpr: float = 5.0
+    """Per cent of the harmless answers that a calibrated tau may nudge, at most."""
+    calibrated_on: str = "tested"
+    """Whose answers a tau is calibrated on: tested, or untuned."""
+    calibration: Rows = field(default_factory=Rows)
+    """Harmless questions, on answers to which tau is calibrated, together with those of
+    `calibration_sums`. What the probe's own rows ask is left out."""
+    calibration_sums: Rows = field(default_factory=Rows)
     min_tokens: int = 5
     """No token before this one is looked at."""
     nudge: str = NUDGE
@@ -82,14 +103,21 @@ class SafeNudge(Guard):
     def __post_init__(self) -> None:
         for name, choices in (
             ("probe_model", ("untuned", "tested")),
+            ("calibrated_on", ("tested", "untuned")),
             ("probe", ("fitted", "random")),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(
                     f"{name}={getattr(self, name)} is not one of: {', '.join(choices)}."
                 )
-        if self.tau < 0:
+        if self.tau is not None and self.tau < 0:
             raise ConfigError(f"tau={self.tau} must be a probability, or above 1 for no nudge.")
+        if not 0 <= self.fpr < 100:
+            raise ConfigError(f"fpr={self.fpr} per cent must be at least 0 and less than 100.")
+        if not self.prefixes or min(self.prefixes) < 1:
+            raise ConfigError(f"prefixes={self.prefixes} must be numbers of tokens, from 1 on.")
+        if len(set(self.prefixes)) < len(self.prefixes):
+            raise ConfigError(f"prefixes={self.prefixes} names a number twice.")
         if self.min_tokens < 1:
             raise ConfigError(f"min_tokens={self.min_tokens} must be at least 1.")
         if not self.nudge.strip():
@@ -124,12 +152,20 @@ class SafeNudge(Guard):
 
     def cost(self, config: Config) -> Cost:
         """What it asks beside answering depends on how many answers are nudged."""
-        return Cost(models=1) if self.probe_model == "untuned" else Cost()
+        untuned = self.probe_model == "untuned" or (
+            self.tau is None and self.calibrated_on == "untuned"
+        )
+        return Cost(models=1) if untuned else Cost()
 
     def identity(self) -> Parts:
         """The rows by their content, the template by its text."""
         rows = {name: data.identity(own) for name, own in self._rows.items()}
-        return {**rows, "template": None if self.template is None else parts_of(self.template)}
+        asked = {
+            name: data.identity(own) if self.tau is None else None
+            for name, own in self._asked.items()
+        }
+        template = None if self.template is None else parts_of(self.template)
+        return {**rows, **asked, "template": template}
 
     def parts(self, config: Config) -> Parts:
         """How the questions of the probe's rows read."""
@@ -143,15 +179,23 @@ class SafeNudge(Guard):
         self.config, self.decoding = config, decoding
 
     def prepare(self, ask: AskAll, tested: Tested, folder: Path) -> dict[str, Any]:
-        """Fit the probe, and say how well it does on questions that it was not fitted on."""
+        """Fit the probe, and say how well it does on questions that it was not fitted on; calibrate
+        tau.
+
+        Raises:
+            PtstError: there is nothing to calibrate on.
+        """
         self.tokenizer = tested.tokenizer
         if not (folder / KEPT).is_file():
             probe, facts = self._fitted(tested)
             write_json(folder / KEPT, {"probe": probe.parts, "facts": facts})
         kept = read_json(folder / KEPT)
-        self.onlooker = Onlooker(Probe(**kept["probe"]), self.tau, self.min_tokens)
-        facts = kept["facts"]
-        return dict(facts)
+        probe, facts = Probe(**kept["probe"]), dict(kept["facts"])
+        if self.tau is None:
+            self.tau, found = self._calibrated(ask, probe)
+            facts |= found
+        self.onlooker = Onlooker(probe, self.tau, self.min_tokens)
+        return {"tau": self.tau, **facts}
 
     def talk(self, ask: Ask, row: Mapping[str, Any]) -> Generator[Ask, Reply, Reply]:
         """The answer, if the probe lets it pass; else its beginning, and what the model writes
@@ -159,6 +203,7 @@ class SafeNudge(Guard):
         begun = yield replace(ask, ids=True, watch=self.onlooker)
         looked_at = begun.seen[self.min_tokens - 1 :]
         begun = replace(begun, score=max(looked_at, default=0.0))
+        assert self.tau is not None  # prepare has been here
         if not looked_at or begun.finished or looked_at[-1] < self.tau:
             return begun
         shown = begun.ids[:-1]
@@ -187,23 +232,55 @@ class SafeNudge(Guard):
     def _fitted(self, tested: Tested) -> tuple[Probe, dict[str, Any]]:
         template = self.template or self.config.test_template
         sets = [(rows, name == "harmful") for name, rows in self._rows.items()]
-        answers = read_answers(sets, template, self.config, tested.tokenizer)
+        most = max(self.prefixes)
+        answers = read_answers(sets, template, self.config, tested.tokenizer, most)
         source = tested.untuned() if self.probe_model == "untuned" else tested
-        states = states_of(source.model, answers)
+        states = states_of(source.model, answers, self.prefixes)
         probe = fit(states)
         found = quality(states.unsafe, held_out(states, states))
-        fired = float((probe.probabilities(states.values) >= self.tau).mean())
+        # A random direction with a tau of its own may have any intercept. This one, which reaches
+        # nothing of these rows, keeps its probabilities away from 1, where they would be equal.
+        tau = math.inf if self.tau is None else self.tau
+        fired = float((probe.probabilities(states.values) >= tau).mean())
         if self.probe == "random":
-            probe = random_probe(probe, states, self.tau, self.seed)
+            probe = random_probe(probe, states, tau, self.seed)
         facts = {
             "probe_states": len(states.unsafe),
             "probe_unsafe": int(states.unsafe.sum()),
             "probe_questions": len(set(states.questions)),
             **{f"probe_{name}": round(value, 4) for name, value in found.items()},
-            "probe_reaches_tau": round(fired, 4),
+            **({} if self.tau is None else {"probe_reaches_tau": round(fired, 4)}),
             "rows_from": {name: data.origin(rows) for name, rows in self._rows.items()},
         }
         return probe, facts
+
+    def _calibrated(self, ask: AskAll, probe: Probe) -> tuple[float, dict[str, Any]]:
+        """tau on answers as long as the evaluation's, and how often it fires there."""
+        known = {row["input"] for own in self._rows.values() for row in data.load_rows(own, INPUT)}
+        rows = [row for own in self._asked.values() for row in data.load_rows(own, INPUT)]
+        asked = [question(row["input"]) for row in rows if row["input"] not in known]
+        if not asked:
+            raise PtstError(
+                f"{self.where}: the probe is fitted on all {len(rows)} questions of calibration and "
+                "calibration_sums, so that no tau can be calibrated on them; choose other rows, or set tau."
+            )
+        onlooker = Onlooker(probe, math.inf, self.min_tokens)
+        model = cast(Literal["tested", "untuned"], self.calibrated_on)
+        answers = ask([replace(a, model=model, watch=onlooker, once=True) for a in asked])
+        scores = [max(a.seen[self.min_tokens - 1 :], default=0.0) for a in answers]
+        tau = tau_at(scores, self.fpr / 100)
+        fired = sum(score >= tau for score in scores)
+        return tau, {
+            "calibration_answers": len(scores),
+            "calibration_nudged": fired,
+            "calibration_rate": 100 * fired / len(scores),
+            "calibration_key": key_of({"scores": scores}),
+            "calibration_from": {name: data.origin(rows) for name, rows in self._asked.items()},
+        }
+
+    @property
+    def _asked(self) -> dict[str, Rows]:
+        return {"calibration": self.calibration, "calibration_sums": self.calibration_sums}
 
     @property
     def _rows(self) -> dict[str, Rows]:
