@@ -252,6 +252,12 @@ def test_a_data_sets_own_task_follows_the_scale() -> None:
     )
 
 
+@pytest.mark.parametrize("others", ["", "directharm4,", "chatdoctor,"])
+def test_a_task_that_follows_the_scale_is_an_evaluation_beside_others(others: str) -> None:
+    made = compose(["scale=paper", f"evaluation=[{others}openorca]"])
+    assert list(made.evaluation) == [*filter(None, [others.rstrip(",")]), "arc_easy", "arc_challenge"]
+
+
 def test_a_dollar_brace_in_a_template_stays_as_it_is() -> None:
     made = compose([r"test_template.user='{question} \${oc.env:HOME}'"])
     assert made.test_template.user == "{question} ${oc.env:HOME}"
