@@ -54,7 +54,7 @@ COUNTS = {
     # two rates by four batch sizes, and the untouched model; 200 rows of Alpaca are held out
     "qi_strength": (8, 9, 9 * (200 + 400)),
     "rules": (3, 12, 12 * (1319 + 1425)),
-    "guards": (2, 24, 24 * (1319 + 400 + 250)),
+    "guards": (2, 36, 36 * (1319 + 400 + 250)),
 }
 OURS = ("quick", "defences", "defences_full", "qi_strength", "innodata", "rules", "guards")
 """Not of the paper."""
