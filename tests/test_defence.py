@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,9 +38,9 @@ def words_for(group: str, name: str) -> list[str]:
     """What chooses a component: one that needs the base of a model is used with one that has it,
     and one that calibrates itself does so on a few rows."""
     path = CONF / group / f"{name}.yaml"
-    few = f"defence.{name}.guard.rows.n=6"
-    calibrates = f"rows@{name}.guard" in path.read_text(encoding="utf-8")
-    return [f"{group}=[{name}]", *model_for(path), *([few] if calibrates else [])]
+    slots = re.findall(rf"rows@{name}\.guard\.(\w+):", path.read_text(encoding="utf-8"))
+    few = [f"defence.{name}.guard.{slot}.n=6" for slot in slots]
+    return [f"{group}=[{name}]", *model_for(path), *few]
 
 
 def nodes(group: str) -> list[tuple[list[str], str, Any]]:
