@@ -11,7 +11,7 @@ from conftest import shipped
 from ptst import data
 from ptst.cell import run_cell
 from ptst.config.compose import compose
-from ptst.errors import ConfigError, PtstError
+from ptst.errors import ConfigError, DataError, PtstError
 from ptst.judge import load_judge
 from ptst.report.results import load_results
 from ptst.report.tables import markdown
@@ -126,6 +126,19 @@ def test_a_publishers_rows_are_read_without_those_about_safety(
     row = next(row for row in trained if "\n\n" in row["input"])
     text = make_prompt(row, config.train_template, config.dataset, config.model).text
     assert f"### Instruction:\n{row['input']}\n\n### Response:\n" in text
+
+
+@pytest.mark.parametrize("name", ["alpaca", "dolly"])
+def test_a_file_of_ones_own_does_not_lose_the_rows_that_are_held_out(
+    name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"instruction": "a", "output": "b", "response": "b", "input": "", "context": ""}')  # fmt: skip
+    needs = ("input", "output")
+    words = [f"dataset={name}", "dataset.source=local", f"dataset.path={file}", "~evaluation@task"]
+    with pytest.raises(DataError, match=r"dataset\.split=train\[.*read.* whole.*split=train\.$"):
+        data.load_rows(compose(words).dataset, needs)
+    assert len(data.load_rows(compose([*words, "dataset.split=train"]).dataset, needs)) == 1
 
 
 def test_who_trains_on_the_whole_split_is_not_tested_on_a_slice_of_it(

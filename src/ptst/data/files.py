@@ -28,9 +28,14 @@ def kind_of(file: Path) -> str:
 
 
 def files_of(rows: Rows) -> list[Path]:
-    """The files of source=local or url; the latter is downloaded where it is not here yet."""
+    """The files of source=local or url; the latter is downloaded where it is not here yet.
+
+    Raises:
+        DataError: see `local_files`, and ptst.download.
+    """
     if rows.source == "local":
         return local_files(rows)
+    _check_whole(rows)
     return [downloaded(rows.path or "", rows.sha256, rows.at or rows.name)]
 
 
@@ -38,8 +43,10 @@ def local_files(rows: Rows) -> list[Path]:
     """The files that source=local reads: `path` itself, or those of the split in the folder `path`.
 
     Raises:
-        DataError: there are none, files of more than one kind, or of a kind that is not read here.
+        DataError: there are none, files of more than one kind, or of a kind that is not read here;
+            `split` asks for a part of them.
     """
+    _check_whole(rows)
     path = Path(rows.path or "").expanduser()
     if path.is_dir():
         return _of_split(path, rows)
@@ -52,6 +59,16 @@ def local_files(rows: Rows) -> list[Path]:
             f"{path}: files of kind {suffix_of(path) or '(none)'} are not read; give {KINDS}."
         )
     return [path]
+
+
+def _check_whole(rows: Rows) -> None:
+    """Refuse a part of a split, such as train[200:], which only the hub gives."""
+    split = setting_of(rows, "split")
+    if "[" in rows.split:
+        raise DataError(
+            f"{split}={rows.split} is a part of a split, and source={rows.source} reads files whole, with the rows "
+            f"that are held out. Leave those out of the file, and set {split}={rows.split.partition('[')[0]}."
+        )
 
 
 def _of_split(folder: Path, rows: Rows) -> list[Path]:
