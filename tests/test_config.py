@@ -255,7 +255,25 @@ def test_a_data_sets_own_task_follows_the_scale() -> None:
 @pytest.mark.parametrize("others", ["", "directharm4,", "chatdoctor,"])
 def test_a_task_that_follows_the_scale_is_an_evaluation_beside_others(others: str) -> None:
     made = compose(["scale=paper", f"evaluation=[{others}openorca]"])
-    assert list(made.evaluation) == [*filter(None, [others.rstrip(",")]), "arc_easy", "arc_challenge"]
+    assert list(made.evaluation) == [
+        *filter(None, [others.rstrip(",")]),
+        "arc_easy",
+        "arc_challenge",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "right"),
+    [
+        ("evaluation.rules.queries.n=10", r"evaluation=\[rules\]"),
+        ("task.dolly.queries.n=10", r"evaluation@task=dolly"),
+        ("defence.parden.guard.prefill=false", r"defence=\[parden\]"),
+        ("analysis.probe_drift.template=null", r"analysis=\[probe_drift\]"),
+    ],
+)
+def test_a_setting_of_what_is_not_chosen_says_how_it_is_chosen(override: str, right: str) -> None:
+    with pytest.raises(ConfigError, match=rf"is not chosen here: {right} does that"):
+        compose([override])
 
 
 def test_a_dollar_brace_in_a_template_stays_as_it_is() -> None:

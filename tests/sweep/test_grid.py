@@ -126,8 +126,8 @@ def test_table_1_is_composed_once_for_each_choice(
     real = hydra.compose
     monkeypatch.setattr(hydra, "compose", lambda *a, **k: composed.append(k) or real(*a, **k))
     expand(["+sweeps=table1", "tracking=none", *more])
-    # With a grid's own, and the untouched model's
-    assert len(composed) <= 1 + 4 + 4 + 1 + 4 + 1 + 3 * len(more)
+    # With the sweep file's, a grid's own, and the untouched model's
+    assert len(composed) <= 1 + 1 + 4 + 4 + 1 + 4 + 1 + 3 * len(more)
 
 
 def test_values_are_set_before_anything_is_resolved() -> None:
@@ -539,6 +539,17 @@ def test_so_it_is_where_a_grid_runs(
     assert multirun(own) == 0
     assert "lab-micro: 2 of 2 cells done" in capsys.readouterr().err
     assert expand(own).frozen.is_file()  # what `ptst status` reads, too
+
+
+def test_what_a_sweep_chooses_at_a_scale_can_be_set() -> None:
+    def asked(*overrides: str) -> set[int | None]:
+        cells = expand(["+sweeps=rules", *overrides]).cells
+        return {cell.config.evaluations["rules"].queries.n for cell in cells}
+
+    assert asked("evaluation.rules.queries.n=57") == {57}
+    assert asked("+evaluation.rules.queries.where.suite=basic") == {171}
+    assert asked("evaluation=[rules,hazards]", "evaluation.rules.queries.n=57") == {57}
+    assert asked("evaluation@task=gsm8k", "evaluation.rules.queries.n=57") == {57}
 
 
 @pytest.mark.parametrize(

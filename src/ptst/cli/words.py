@@ -81,7 +81,7 @@ def check_words(overrides: Sequence[str]) -> None:
             raise ConfigError(
                 f"{override} is not an override; ptst --help says which command takes it."
             )
-        if key.startswith("sweep.") and "sweeps" not in keys:
+        if key.split(".")[0] == "sweep" and "sweeps" not in keys:
             raise ConfigError(f"{override} changes a sweep, and none is named: add +sweeps=...")
         if key == "hydra/sweeper":
             raise ConfigError(f"{override}: ptst -m is a sweeper of its own; leave it out.")

@@ -85,7 +85,7 @@ def explain(error: Exception) -> str:
     full_key = re.search(r"Could not (?:override|append to config, .*?) '?([\w.@/]+)", text)
     full_key = full_key or re.search(r"full_key: ([\w.]+)", str(error))
     if full_key:
-        valid = valid_keys(full_key.group(1))
+        valid = _not_chosen(text) or valid_keys(full_key.group(1))
         field = f"is not in struct\n    full_key: {full_key.group(1).rstrip('.')}\n"
         if not valid and field in f"{text}\n":  # of a component, whose class has the fields
             valid = (
@@ -94,6 +94,22 @@ def explain(error: Exception) -> str:
             )
         text += valid
     return text.strip()
+
+
+CHOSEN = {"evaluation": "evaluation=[{}]", "task": "evaluation@task={}"}
+CHOSEN |= {"defence": "defence=[{}]", "analysis": "analysis=[{}]"}
+"""How an option is chosen of a group whose options have keys of their names."""
+
+
+def _not_chosen(text: str) -> str:
+    """A line that says how an option is chosen whose key is missing; empty where none is."""
+    missing = re.search(r"full_key: (\w+)\.(\w+)\s*$", text)
+    group, name = missing.groups() if missing else ("", "")
+    folder = paths.CONF / ("evaluation" if group == "task" else group)
+    if group not in CHOSEN or not (folder / f"{name}.yaml").is_file():
+        return ""
+    others = "" if group == "task" else ", with all others that are wanted"
+    return f"\n{name} is not chosen here: {CHOSEN[group].format(name)} does that{others}."
 
 
 def valid_keys(key: str) -> str:

@@ -73,9 +73,17 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], Axes]:
     return fixed, axes
 
 
+def is_alike(override: str) -> bool:
+    """Whether an override, or a key, is of what is the same for all cells of a sweep."""
+    return _root(override) in ALIKE
+
+
+def _root(override: str) -> str:
+    return re.split(r"[./@=]", override.lstrip("+~"))[0]
+
+
 def check_axis(key: str, where: str) -> None:
-    root = re.split(r"[./@]", key.lstrip("+~"))[0]
-    if root in ALIKE:
+    if (root := _root(key)) in ALIKE:
         raise ConfigError(
             f"{where}: {root} is the same for all cells of a sweep; run one sweep each."
         )
@@ -142,7 +150,8 @@ def settings_of_scale(
         check_axis(key, f"{where}: {key}")
     if not given & {"evaluation", "evaluation@task"}:
         return list(own.values())
-    chosen = compose(fixed, check=False)
+    groups = [text for text in fixed if not re.match(r"[+~]*(evaluation|task)\.", text)]
+    chosen = compose(groups, check=False)
     left = {
         **({"evaluation": chosen.evaluation} if "evaluation" in given else {}),
         **({"task": chosen.task} if "evaluation@task" in given else {}),

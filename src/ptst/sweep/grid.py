@@ -25,6 +25,7 @@ from ptst.sweep.axes import (
     check_axis,
     check_fixed,
     finetuning_only,
+    is_alike,
     parted,
     product_of,
     settings_of_scale,
@@ -112,11 +113,11 @@ def expand(overrides: Sequence[str]) -> Grid:
         ConfigError: the first thing that is wrong, with file and key.
     """
     fixed, axes = split_overrides(overrides)
-    raw = composed_raw(fixed)
-    base = checked(raw.config, check=False)  # a default may be wrong where an axis gives the value
-    sweep = base.sweep or Sweep(name=_name_of(axes, fixed))
     file = _file_of(fixed)
-    ours = settings_of_scale(sweep, base.scale.name, fixed, axes, file)
+    sweep, scale = _sweep_of(fixed, axes)
+    ours = settings_of_scale(sweep, scale, fixed, axes, file)
+    raw = composed_raw([*ours, *fixed])
+    base = checked(raw.config, check=False)  # a default may be wrong where an axis gives the value
     points = _points(sweep, fixed, axes, file)
     given = {**dict(map(parted, fixed)), **{key: ",".join(axes[key]) for key in axes}}
     fixed = [*ours, *fixed]
@@ -140,6 +141,13 @@ def expand(overrides: Sequence[str]) -> Grid:
         cell.config.tracking.group = cell.config.tracking.group or called
     store, reports = base.paths.store, base.paths.reports
     return Grid(sweep, base.scale.name, store, reports, cells, frozen, settings, called)
+
+
+def _sweep_of(fixed: Sequence[str], axes: Axes) -> tuple[Sweep, str]:
+    """The sweep and the name of its scale, before what else is set: the sweep may choose it."""
+    alike = [text for text in fixed if is_alike(text)]
+    base = checked(composed_raw(alike).config, check=False)
+    return base.sweep or Sweep(name=_name_of(axes, fixed)), base.scale.name
 
 
 def _points(sweep: Sweep, fixed: list[str], axes: Axes, file: str) -> list[tuple[str, ...]]:
