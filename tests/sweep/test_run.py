@@ -292,7 +292,7 @@ def test_ctrl_c_leaves_with_130_and_records_no_failure(tmp_path: Path) -> None:
         (["plan", "-m"], "plan: a command comes first, and without -m"),
         (["report", "output=json"], "which command takes it"),
         (["plan", "seed=0,1", "sweep.rows=model"], "none is named"),
-        (["-m", "+sweep={name:mine}"], "none is named: add +sweeps="),
+        (["-m", "+sweep={name:mine}"], r"none is named: add \+sweeps="),
         (["-m", "seed=0,1", "hydra/sweeper=basic"], "a sweeper of its own"),
         (["-m", "seed=0,1", "hydra/launcher=nonsense"], "hydra/launcher"),
     ],
