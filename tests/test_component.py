@@ -44,6 +44,7 @@ def test_the_name_in_keys_is_the_classs_own_and_not_inherited() -> None:
     "node, message",
     [
         (None, "here has no _target_"),
+        ("early", r"here has no _target_: give a component by its class, \+here\._target_=ptst\.component"),
         ({"_target_": "nowhere.Early"}, "nowhere.Early cannot be imported"),
         ({"_target_": f"{__name__}.Other"}, "is not a component: .* derived from"),
         ({"_target_": f"{__name__}.Early", "strong": 2}, "Early's fields: strength, threads, later"),

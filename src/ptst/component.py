@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ptst import paths
 from ptst.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ def load(node: Any, where: str, kind: type[C]) -> C:
     """
     what = kind.__name__.lower()
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{where} has no _target_: give {_a(what)} of conf/, or a class.")
+        file = f" of conf/{what}/, or" if (paths.CONF / what).is_dir() else ""
+        raise ConfigError(
+            f"{where} has no _target_: give {_a(what)}{file} by its class, +{where}._target_={kind.__module__}..."
+        )
     target = node["_target_"]
     module_name, _, class_name = target.rpartition(".")
     try:
