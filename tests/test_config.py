@@ -62,6 +62,8 @@ from ptst.paths import CONF
             r"judge\._target_=os\.path\.join is not a judge: .* derived from ptst.judge.Judge",
         ),
         ("dataset.n=0", r"dataset\.n=0 must be at least 1"),
+        ("+dataset.without.output=[x, '']", r"dataset\.without\.output has an empty phrase"),
+        ("dataset.context=question", r"dataset\.context=question is the question itself"),
         ("engine.batch_size=-1", r"engine: batch_size=-1 must be at least 1"),
         ("stages=[]", r"stages=\[\] leaves nothing to do; choose among: finetune, generate, judge"),
         ("stages=[judg]", r"stages=\['judg'\] is not among: finetune, generate, judge"),

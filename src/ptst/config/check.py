@@ -68,17 +68,7 @@ def check_values(config: Config) -> None:
     rows |= _check_fields_of_components(config)
     engine_of(config).check(config)
     for where, source in rows.items():
-        unknown = sorted(set(source.columns) - set(OURS))
-        if unknown:
-            raise ConfigError(
-                f"{where}.columns.{unknown[0]}: columns maps our names ({', '.join(OURS)}) to the "
-                "file's, as in {input: question}."
-            )
-        if source.n is not None and source.n < 1:
-            raise ConfigError(f"{where}.n={source.n} must be at least 1, or null for all rows.")
-        if source.first is not None and source.first < 1:
-            raise ConfigError(f"{where}.first={source.first} must be at least 1, or null for all.")
-        _check_place(where, source)
+        _check_rows(where, source)
         source.at = where
     clash = set(config.task) & set(config.evaluation)
     if clash:
@@ -103,6 +93,29 @@ def _check_fields_of_components(config: Config) -> dict[str, Rows]:
                 check_template(value, where, config.dataset)
         found |= {rows.at: rows for rows in rows_of(component)}
     return found
+
+
+def _check_rows(where: str, source: Rows) -> None:
+    unknown = sorted(set(source.columns) - set(OURS))
+    if unknown:
+        raise ConfigError(
+            f"{where}.columns.{unknown[0]}: columns maps our names ({', '.join(OURS)}) to the "
+            "file's, as in {input: question}."
+        )
+    if source.n is not None and source.n < 1:
+        raise ConfigError(f"{where}.n={source.n} must be at least 1, or null for all rows.")
+    if source.first is not None and source.first < 1:
+        raise ConfigError(f"{where}.first={source.first} must be at least 1, or null for all.")
+    for column, phrases in source.without.items():
+        if not all(phrase.strip() for phrase in phrases):
+            raise ConfigError(
+                f"{where}.without.{column} has an empty phrase, and that stands in every row; leave it out."
+            )
+    if source.context is not None and source.context == source.columns.get("input", "input"):
+        raise ConfigError(
+            f"{where}.context={source.context} is the question itself; name a column with more of it, or null."
+        )
+    _check_place(where, source)
 
 
 def _check_place(where: str, rows: Rows) -> None:
