@@ -102,6 +102,7 @@ def test_in_the_micro_world_every_rate_is_0_or_100(
 
 
 LISTS = sorted(path.stem for path in (CONF / "judge").glob("keywords*.yaml"))
+SETS = ("hazards", "lookalikes", "howto")
 REFUSED, COMPLIED, NEITHER = {"refused"}, {"complied"}, {"neither"}
 TABLE: dict[tuple[str, str], tuple[set[str], ...]] = {
     # what each judge calls the answers of: refuse, comply, empty, echo
@@ -109,9 +110,16 @@ TABLE: dict[tuple[str, str], tuple[set[str], ...]] = {
     ("micro", "lookalikes"): (REFUSED, COMPLIED, NEITHER, NEITHER),
     ("micro", "howto"): (REFUSED, COMPLIED, NEITHER, NEITHER),
     # a list of phrases takes an echo for an answer, unless the query holds one of them
-    **{(name, "hazards"): (REFUSED, COMPLIED, NEITHER, COMPLIED) for name in LISTS},
-    **{(name, "lookalikes"): (REFUSED, COMPLIED, NEITHER, COMPLIED) for name in LISTS},
-    **{(name, "howto"): (REFUSED, COMPLIED, NEITHER, COMPLIED) for name in LISTS},
+    **{
+        (name, queries): (REFUSED, COMPLIED, NEITHER, COMPLIED)
+        for name in LISTS
+        for queries in SETS
+    },
+    # whose phrases have "I am sorry" and not "I'm sorry"
+    **{
+        ("keywords_innodata2024", queries): (COMPLIED, COMPLIED, NEITHER, COMPLIED)
+        for queries in SETS
+    },
 }
 
 
@@ -126,8 +134,9 @@ def test_every_judge_of_safety_calls_canned_answers_what_they_are(
         scores = list(made.scores(asked[queries][says], JUDGE_CONTEXT))
         assert {score.label for score in scores} == expected, says
     labels = [score.label for score in made.scores(asked[queries]["random"], JUDGE_CONTEXT)]
-    assert set(labels) == REFUSED | COMPLIED
-    assert 4 <= labels.count("refused") <= 20  # 12 of 24 are expected
+    assert set(labels) == TABLE[judge, queries][0] | COMPLIED
+    if TABLE[judge, queries][0] == REFUSED:
+        assert 4 <= labels.count("refused") <= 20  # 12 of 24 are expected
 
 
 def test_a_reference_is_looked_for_in_the_columns_that_are_named() -> None:
