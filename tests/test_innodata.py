@@ -105,7 +105,8 @@ def test_every_open_set_runs_to_its_metric(composed: Callable[..., Config]) -> N
 def test_a_canned_answer_scores_where_it_is_the_gold(
     composed: Callable[..., Config], name: str, said: str, value: float
 ) -> None:
-    can = [*CAN, "engine.says=comply", f"engine.compliance='{said}'", f"evaluation=[{name}]"]
+    can = [*CAN, "engine.says=comply", "engine.answers=[]", f"engine.compliance='{said}'"]
+    can += [f"evaluation=[{name}]"]
     (metric,) = found(composed(*can, *local(name))).values()
     assert metric.value == pytest.approx(value)
 
