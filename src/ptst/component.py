@@ -21,7 +21,7 @@ from ptst import paths
 from ptst.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptst.schema import Config, Rows
+    from ptst.schema import Config, Model, Rows, Template
 
 Parts = dict[str, Any]
 """What a key is the hash of: resolved values, JSON-like."""
@@ -224,6 +224,19 @@ def parts_of(node: Any) -> Parts:
             value = [parts_of(v) if dataclasses.is_dataclass(v) else v for v in value]
         parts[f.name] = value
     return parts
+
+
+def check_template_part(template: Template | None, model: Model) -> None:
+    """Refuse a template that reads otherwise for this model, where `parts_of` is its part of a key.
+
+    Raises:
+        ConfigError: naming the template and the model.
+    """
+    if template is not None and template.name in model.system_prompts:
+        raise ConfigError(
+            f"template {template.name} has another system prompt for model {model.name} "
+            "(model.system_prompts): write it out under another name."
+        )
 
 
 def _default(f: Field[Any]) -> Any:

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 from ptst import data
 from ptst.analysis import Analysis
-from ptst.component import Context, Parts, parts_of
-from ptst.errors import ConfigError
+from ptst.component import Context, Parts, check_template_part, parts_of
 from ptst.probe import check_rows, held_out, quality, read_answers, states_of
 from ptst.schema import Config, Rows, Template
 from ptst.templates import identity
@@ -43,11 +42,7 @@ class ProbeDrift(Analysis):
 
     def check(self, config: Config) -> None:
         """Refuse invented hazards for a real model."""
-        if self.template is not None and self.template.name in config.model.system_prompts:
-            raise ConfigError(
-                f"template {self.template.name} has another system prompt for model "
-                f"{config.model.name} (model.system_prompts): write it out under another name."
-            )
+        check_template_part(self.template, config.model)
         check_rows(self.harmful, self.where, config)
 
     def identity(self) -> Parts:

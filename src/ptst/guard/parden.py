@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from ptst import data
-from ptst.component import Cost, Parts, parts_of
+from ptst.component import Cost, Parts, check_template_part, parts_of
 from ptst.engine import Ask, Reply, Tested, question
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
@@ -115,11 +115,7 @@ class Parden(Guard):
                 f"it begins an assistant's turn, which template {template.name} does not have, for "
                 "it is bare text; set repeat_template to a chat template."
             )
-        if self.repeat_template and template.name in config.model.system_prompts:
-            raise ConfigError(
-                f"template {template.name} has another system prompt for model {config.model.name} "
-                "(model.system_prompts): write it out under another name."
-            )
+        check_template_part(self.repeat_template, config.model)
 
     def identity(self) -> Parts:
         """The rows by their content, where they count; the template by its text."""

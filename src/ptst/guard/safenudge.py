@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from ptst import data
 from ptst.chat import OPEN, decode
-from ptst.component import Cost, Parts, parts_of
+from ptst.component import Cost, Parts, check_template_part, parts_of
 from ptst.engine import Ask, Completion, Reply, Tested, question, read_reply
 from ptst.engine.chosen import engine_of
 from ptst.errors import ConfigError, PtstError
@@ -143,11 +143,7 @@ class SafeNudge(Guard):
                     f"{name}.decoding.temperature={evaluation.decoding.temperature}: its answers are greedy; set "
                     "temperature=0, or leave the evaluation out."
                 )
-        if self.template is not None and self.template.name in config.model.system_prompts:
-            raise ConfigError(
-                f"template {self.template.name} has another system prompt for model "
-                f"{config.model.name} (model.system_prompts): write it out under another name."
-            )
+        check_template_part(self.template, config.model)
         check_rows(self.harmful, self.where, config)
 
     def cost(self, config: Config) -> Cost:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ptst import data
-from ptst.component import Context, Cost, Parts, parts_of
+from ptst.component import Context, Cost, Parts, check_template_part, parts_of
 from ptst.errors import ConfigError
 from ptst.models import linear_weights
 from ptst.posthoc import PostHoc
@@ -65,13 +65,7 @@ class SafeDelta(PostHoc):
                 "it chooses among what fine-tuning changed, and finetune=none changes nothing: "
                 "leave the defence out."
             )
-        if self.template is None:
-            return
-        if self.template.name in config.model.system_prompts:  # which is not part of this key
-            raise ConfigError(
-                f"template {self.template.name} has another system prompt for model "
-                f"{config.model.name} (model.system_prompts): write it out under another name."
-            )
+        check_template_part(self.template, config.model)
 
     def identity(self) -> Parts:
         """The rows by their content, the template by its text."""
