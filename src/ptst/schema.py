@@ -318,7 +318,7 @@ class Tracking:
 class Scale:
     """Which world the defaults belong to; each YAML of this group sets the other groups."""
 
-    name: str = _choice("micro", "paper")
+    name: str = _choice("micro", "small", "paper")
     source: str = _choice("hub", "local", "micro")
     """Where data sets and query sets come from unless they say otherwise."""
     max_new_tokens: int = 512
@@ -330,6 +330,8 @@ class Scale:
     """Whether models that run here need a GPU: what jobs ask a cluster for."""
     test_rows: dict[str, int | None] = field(default_factory=dict)
     """How many of each data set's test rows its own task is tested on; None: all."""
+    queries: int | None = None
+    """How many queries of each published set of AdvBench's kind are drawn; None: all."""
 
 
 @dataclass

@@ -153,13 +153,15 @@ def _gpus_of(grid: Grid, made: Mapping[str, list[Made]]) -> Counter[str]:
 
 
 def _hardware(grid: Grid, gpus: Counter[str], estimates: Estimates) -> Hardware:
-    """What would run the grid; scale=paper is not for CPUs, but for those that ask an API."""
+    """What would run the grid; a scale that needs a GPU is not for CPUs, but for those that ask an
+    API."""
     engines = [engine_of(cell.config) for cell in grid.distinct]
     devices = {engine.device for engine in engines if engine.has_weights} or {"cpu"}
+    needs_gpu = any(cell.config.scale.gpu for cell in grid.distinct)
     name = None if devices == {"cpu"} else own_gpu()
     if name is not None:
         return _gpu(name, "this machine's", estimates)
-    if devices == {"cpu"} or (grid.scale == "micro" and devices != {"cuda"}):
+    if devices == {"cpu"} or (not needs_gpu and devices != {"cuda"}):
         machine = this_machine()
         tflops = estimates.cpu.tflops_per_core * machine["cores"]
         return Hardware(cpu_name(machine), False, "this machine's", tflops, estimates.cpu.gb_per_s)
