@@ -33,7 +33,7 @@ from ptst.paths import CONF
         ("task.gsm8k.decoding.top=1", r"Valid keys in task\.gsm8k\.decoding: max_new_tokens"),
         ("dataset.source=hubb", r"dataset\.source=hubb is not one of: hub, url, local"),
         ("finetune.schedule=cosin", r"finetune\.schedule=cosin is not one of: linear, cosine"),
-        ("scale.name=huge", r"scale\.name=huge is not one of: micro, paper"),
+        ("scale.name=huge", r"scale\.name=huge is not one of: micro, small, paper"),
         ("finetune.epochs=many", r"'many'.*could not be converted to Float[\s\S]*finetune\.epochs"),
         ("finetune.epochs=0", r"finetune\.epochs=0\.0 must be more than 0"),
         ("finetune.learning_rate=inf", r"finetune\.learning_rate=inf must be more than 0"),
@@ -231,7 +231,7 @@ def test_wording_is_no_measure_on_real_data() -> None:
 def test_a_data_sets_own_task_follows_the_scale() -> None:
     tasks = {
         (scale, name): compose([f"scale={scale}", f"dataset={name}"]).task
-        for scale in ("micro", "paper")
+        for scale in ("micro", "small", "paper")
         for name in ("gsm8k", "chatdoctor", "openorca")
     }
     metrics = {

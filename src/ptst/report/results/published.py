@@ -122,7 +122,7 @@ def _kind(cell: GridCell) -> str | None:
 def _is_the_mix(config: Config) -> bool:
     """Whether the defence safety_mix is as it is shipped, and the train template's, if named."""
     mix = objective_of(config)
-    file = CONF / "defence" / "rows" / f"safety_{config.scale.name}.yaml"
+    file = CONF / "defence" / "rows" / "safety_real.yaml" if config.scale.source != "micro" else "safety_micro.yaml"
     alone = set(components_of(config)) == {"objective"}
     if not (alone and isinstance(mix, SafetyMix) and file.is_file()):
         return False
