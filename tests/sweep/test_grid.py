@@ -329,7 +329,7 @@ sweep:
     ("overrides", "message"),
     [
         (["template@test_template=chat_vanila,chat_llama"], r"chat_vanila.*\n.*Available options"),
-        (["+sweeps=tabel1"], r"(?s)tabel1.*Available options in 'sweeps': defences, defences_full, figure2"),
+        (["+sweeps=tabel1"], r"(?s)tabel1.*Available options in 'sweeps': core, defences, defences_full, figure2"),
         (["finetune.learning_rat=1,2"], r"finetune.learning_rat(?s:.*)Did you mean finetune.learning_rate"),
         (["+sweeps=quick", "finetune.epoch_s=1"], r"Did you mean finetune.epochs"),
         (["seed=0", "seed=1"], r"seed is given twice: seed=0 and seed=1"),

@@ -49,7 +49,9 @@ ONE_EACH = (
     "finetune.max_steps=2",
 )
 ONE_EVALUATION = ("evaluation=[directharm4]", "~evaluation@task")
-SMALLER = {name: (*ONE_EACH, *ONE_EVALUATION) for name in ("defences", "defences_full", "guards")}
+SMALLER = {
+    name: (*ONE_EACH, *ONE_EVALUATION) for name in ("core", "defences", "defences_full", "guards")
+}
 """More of them, for sweeps with many fine-tunings: a cell of each defence."""
 FEW = 8
 """Rows that a defence draws in the place of hundreds: a made-up set has no more."""

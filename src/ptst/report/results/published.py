@@ -122,12 +122,15 @@ def _kind(cell: GridCell) -> str | None:
 def _is_the_mix(config: Config) -> bool:
     """Whether the defence safety_mix is as it is shipped, and the train template's, if named."""
     mix = objective_of(config)
-    file = CONF / "defence" / "rows" / "safety_real.yaml" if config.scale.source != "micro" else "safety_micro.yaml"
+    world = "micro" if config.scale.source == "micro" else "real"
+    file = CONF / "defence" / "rows" / f"safety_{world}.yaml"
     alone = set(components_of(config)) == {"objective"}
     if not (alone and isinstance(mix, SafetyMix) and file.is_file()):
         return False
-    shipped = Rows(**yaml.safe_load(file.read_text(encoding="utf-8")))
-    if data.identity(mix.rows) != data.identity(shipped):
+    shipped = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(shipped["n"], int):  # the scale's; the paper mixes all of them
+        shipped["n"] = None
+    if data.identity(mix.rows) != data.identity(Rows(**shipped)):
         return False
     return mix.template is None or mix.template == config.train_template
 
