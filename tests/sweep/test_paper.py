@@ -54,7 +54,7 @@ COUNTS = {
     # two rates by four batch sizes, and the untouched model; 200 rows of Alpaca are held out
     "qi_strength": (8, 9, 9 * (200 + 400)),
     "rules": (3, 12, 12 * (1319 + 1425)),
-    # of 520 of AdvBench and 250 of XSTest; constrained_sft, safety_mix, panacea are trainings of their own
+    # AdvBench, 250 of XSTest; each of three defences is a training of its own
     "core": (5, 15, 15 * (1319 + 520 + 250)),
     "guards": (2, 36, 36 * (1319 + 400 + 250)),
 }
