@@ -569,3 +569,24 @@ def test_what_hydra_would_do_and_ptst_does_itself_is_refused(override: str, inst
     for make in (expand, multirun, compose):
         with pytest.raises(ConfigError, match=rf"^{re.escape(override)}: .*{instead}"):
             make([override])
+
+
+def test_a_setting_of_one_defence_of_an_axis_is_for_the_cells_that_have_it() -> None:
+    words = ["template@test_template=chat_vanilla,chat_llama", "defence=[],[panacea],[lookahead]"]
+    own = "defence.panacea.objective.rho=0.25"
+    grid = expand([*words, own])
+    assert len(grid.cells) == 6
+    rhos = {
+        cell.coordinates["defence"]: [
+            own.objective["rho"] for own in cell.config.defence.values() if "rho" in own.objective
+        ]
+        for cell in grid.cells
+    }
+    assert rhos == {"none": [], "panacea": [0.25], "lookahead": []}
+    assert "defence.panacea.objective.rho" not in grid.cells[0].coordinates
+    plain = {cell.label: cell.keys.cell for cell in expand(words).cells}
+    changed = {cell.label for cell in grid.cells if cell.keys.cell != plain[cell.label]}
+    assert changed == {cell.label for cell in grid.cells if "panacea" in cell.label}
+    assert grid.report_name != expand(words).report_name
+    with pytest.raises(ConfigError, match=r"no cell of this sweep has defence=\[lisa\]; add it"):
+        expand([*words, "defence.lisa.objective.rho=0.25"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -71,6 +71,41 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], Axes]:
             raise ConfigError(f"{bare} is given twice: {seen[bare]} and {text}.")
         seen[bare] = text
     return fixed, axes
+
+
+def split_aimed(overrides: Sequence[str], axes: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Separate overrides of all cells from those of one option of an axis: with `defence` an axis,
+    defence.panacea.objective.rho=0.5 is for the cells with defence=[panacea]."""
+    groups = {group for group in ("defence", "analysis") if group in set(axes)}
+    aimed = [text for text in overrides if (aim := _aim(text)) and aim[0] in groups]
+    return [text for text in overrides if text not in aimed], aimed
+
+
+def with_aimed(points: Sequence[tuple[str, ...]], aimed: Sequence[str]) -> list[tuple[str, ...]]:
+    """Points, each with the overrides that are aimed at what it chooses.
+
+    Raises:
+        ConfigError: one is aimed at what no point chooses.
+    """
+    chosen = [
+        {(key, name) for key, value in map(parted, point) for name in re.findall(r"[\w-]+", value)}
+        for point in points
+    ]
+    for text in aimed:
+        group, name = _aim(text) or ("", "")
+        if not any((group, name) in own for own in chosen):
+            raise ConfigError(
+                f"{text}: no cell of this sweep has {group}=[{name}]; add it to the axis, or leave this out."
+            )
+    return [
+        (*point, *(text for text in aimed if _aim(text) in own))
+        for point, own in zip(points, chosen, strict=True)
+    ]
+
+
+def _aim(override: str) -> tuple[str, str] | None:
+    found = re.match(r"[+~]*(?:[\w/]+@)?(defence|analysis)\.([\w-]+)\.", override)
+    return None if found is None else (found[1], found[2])
 
 
 def is_alike(override: str) -> bool:

@@ -29,8 +29,10 @@ from ptst.sweep.axes import (
     parted,
     product_of,
     settings_of_scale,
+    split_aimed,
     split_overrides,
     values_of,
+    with_aimed,
 )
 from ptst.sweep.frozen import composition_key, configurations
 from ptst.sweep.layout import check_contrasts, check_layout, check_metrics
@@ -116,16 +118,19 @@ def expand(overrides: Sequence[str]) -> Grid:
     file = _file_of(fixed)
     sweep, scale = _sweep_of(fixed, axes)
     ours = settings_of_scale(sweep, scale, fixed, axes, file)
+    varied = {key for grid in sweep.grids for key in grid} | set(axes)
+    (ours, theirs), (fixed, own) = split_aimed(ours, varied), split_aimed(fixed, varied)
     raw = composed_raw([*ours, *fixed])
     base = checked(raw.config, check=False)  # a default may be wrong where an axis gives the value
     points = _points(sweep, fixed, axes, file)
-    given = {**dict(map(parted, fixed)), **{key: ",".join(axes[key]) for key in axes}}
+    given = {**dict(map(parted, [*fixed, *own])), **{key: ",".join(axes[key]) for key in axes}}
     fixed = [*ours, *fixed]
     check_layout(sweep, file, options(raw.folders, "template"))
     name = f"{sweep.name}-{base.scale.name}"
-    key = composition_key(fixed, points, raw.folders)
+    whole = with_aimed(points, [*theirs, *own])
+    key = composition_key(fixed, whole, raw.folders)
     frozen = Path(base.paths.store).expanduser() / "sweeps" / name / f"{key}.jsonl"
-    cells = _cells(fixed, points, frozen, file)
+    cells = _cells(fixed, points, whole, frozen, file)
     if cells and all(cell.problem for cell in cells):
         raise ConfigError(f"no cell can be run: {cells[0].problem}")
     for line in left_out(cell.config for cell in cells):
@@ -170,11 +175,15 @@ def _points(sweep: Sweep, fixed: list[str], axes: Axes, file: str) -> list[tuple
 
 
 def _cells(
-    fixed: Sequence[str], points: Sequence[tuple[str, ...]], frozen: Path, file: str
+    fixed: Sequence[str],
+    points: Sequence[tuple[str, ...]],
+    whole: Sequence[tuple[str, ...]],
+    frozen: Path,
+    file: str,
 ) -> list[GridCell]:
     """The cells of a grid, composed or as they were frozen, with their keys."""
     cells: list[GridCell] = []
-    for point, config in zip(points, configurations(fixed, points, frozen), strict=True):
+    for point, config in zip(points, configurations(fixed, whole, frozen), strict=True):
         if isinstance(config, ConfigError):
             raise ConfigError(f"{_origin(point, file)}: {config}")
         config.sweep = None
