@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ptst import data
 from ptst.errors import ConfigError, DataError
@@ -53,10 +53,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class States:
-    """Hidden states of answers, in the order of the answers and of the prefixes.
+    """Hidden states of answers, in the order of the answers and of the prefixes; or their texts.
 
     Attributes:
-        values: [n, width], float32.
+        values: [n, width], float32; of texts [n], of objects.
         unsafe: [n], booleans.
         questions: the question of each.
     """
@@ -64,6 +64,13 @@ class States:
     values: ndarray
     unsafe: ndarray
     questions: tuple[str, ...]
+
+
+class Fitted(Protocol):
+    """What was fitted to tell unsafe answers from safe ones."""
+
+    def probabilities(self, values: ndarray) -> ndarray:
+        """Of being unsafe, [n]; of the values of some `States`."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +192,14 @@ def fit(states: States) -> Probe:
     return _fit(states.values, states.unsafe)
 
 
-def held_out(fitted: States, scored: States) -> ndarray:
+def held_out(
+    fitted: States, scored: States, fitting: Callable[[ndarray, ndarray], Fitted] | None = None
+) -> ndarray:
     """The probability of each of `scored`, by a probe that was fitted without its question.
 
     Args:
         fitted, scored: states of the same answers, of two models or under two templates.
+        fitting: fits something else than a probe to values and to whether each is unsafe.
 
     Returns:
         [n]; `FOLDS` probes, or one less for each question that is lacking, score their share each.
@@ -202,7 +212,7 @@ def held_out(fitted: States, scored: States) -> ndarray:
     found = np.empty(len(scored.unsafe))
     folds = GroupKFold(min(FOLDS, len(set(fitted.questions))))
     for train, test in folds.split(fitted.values, groups=fitted.questions):
-        probe = _fit(fitted.values[train], fitted.unsafe[train])
+        probe = (fitting or _fit)(fitted.values[train], fitted.unsafe[train])
         found[test] = probe.probabilities(scored.values[test])
     return found
 
@@ -216,6 +226,20 @@ def quality(unsafe: ndarray, probabilities: ndarray) -> dict[str, float]:
         "auc": float(roc_auc_score(unsafe, probabilities)),
         "accuracy": float(accuracy_score(unsafe, said)),
         "f1": float(f1_score(unsafe, said)),
+    }
+
+
+def facts_of(states: States, probabilities: ndarray) -> dict[str, Any]:
+    """What the provenance says of a probe: what it was fitted on, and its `quality`.
+
+    Args:
+        probabilities: of each of `states`, `held_out`.
+    """
+    return {
+        "probe_states": len(states.unsafe),
+        "probe_unsafe": int(states.unsafe.sum()),
+        "probe_questions": len(set(states.questions)),
+        **{f"probe_{k}": round(v, 4) for k, v in quality(states.unsafe, probabilities).items()},
     }
 
 
@@ -273,12 +297,17 @@ class Onlooker:
         return probability >= self.tau, probability
 
 
+def check_classes(unsafe: ndarray) -> None:
+    """Refuse answers that are all safe, or all unsafe."""
+    if len(set(unsafe.tolist())) < 2:
+        raise DataError("a probe needs answers that are safe and answers that are not.")
+
+
 def _fit(values: ndarray, unsafe: ndarray) -> Probe:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    if len(set(unsafe.tolist())) < 2:
-        raise DataError("a probe needs answers that are safe and answers that are not.")
+    check_classes(unsafe)
     scaler = StandardScaler().fit(values.astype("float64"))
     model = LogisticRegression(C=1.0, max_iter=1000)
     model.fit(scaler.transform(values.astype("float64")), unsafe)

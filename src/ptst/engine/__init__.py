@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from ptst.api.answers import whole_text
 from ptst.chat import split_thinking
@@ -42,7 +42,8 @@ class Completion:
         finished: whether it ended before max_new_tokens.
         withheld: why there is no answer (an API's content filter); "" for every answer there is.
         ids: the token ids of the text, the end left out; empty where there are none.
-        seen: what a watch noted, a number for each of `ids`; empty where it noted nothing.
+        seen: what a watch noted, a number for each of `ids`, or a steer, for the end too; empty
+            where nothing was noted.
     """
 
     text: str
@@ -77,6 +78,25 @@ class Watch(Protocol):
         """
 
 
+@runtime_checkable
+class Steer(Protocol):
+    """Chooses what a model writes next, for greedy answers."""
+
+    def choose(
+        self, answers: Sequence[Sequence[int]], scores: Any, ends: frozenset[int]
+    ) -> tuple[list[int], list[float]]:
+        """The next token of each row, and what to note of each (`Reply.seen`).
+
+        Called at every token: a GPU waits for it.
+
+        Args:
+            answers: the token ids that each row has written so far; rows that have ended are left
+                out.
+            scores: the model's scores of the next token, a tensor [rows, vocabulary].
+            ends: the ids that end an answer.
+        """
+
+
 @dataclass(frozen=True)
 class Ask:
     """What a model is asked next, in words.
@@ -91,7 +111,8 @@ class Ask:
         begin: what the answer begins with, text or token ids. The model continues it; the reply
             does not repeat it.
         ids: whether the reply has token ids, to begin another answer with them.
-        watch: may stop the answer; its reply then is not `finished`. None: nothing looks.
+        watch: may stop the answer, whose reply then is not `finished`; or a steer, which chooses
+            its tokens. None: nothing looks.
         system: a system prompt of the conversation's own, for chat templates; it takes the place of
             the instruction that the row or the data set has. None: there is none.
         place: where `system` stands: behind the template's system prompt after an empty line
@@ -108,7 +129,7 @@ class Ask:
     decoding: Decoding | None = None
     begin: tuple[str | tuple[int, ...], ...] = ()
     ids: bool = False
-    watch: Watch | None = None
+    watch: Watch | Steer | None = None
     system: str | None = None
     place: Place = "append"
     once: bool = False
@@ -264,9 +285,9 @@ class Session:
         prompts: Sequence[Any],
         batches: Sequence[Sequence[int]],
         decoding: Decoding,
-        watch: Watch,
+        watch: Watch | Steer,
     ) -> Iterator[dict[int, Completion]]:
-        """As `answer`, under a watch.
+        """As `answer`, under a watch or a steer.
 
         Raises:
             ConfigError: nothing can look into this engine's model.

@@ -17,7 +17,7 @@ from itertools import takewhile
 from typing import Any
 
 from ptst.chat import decode
-from ptst.engine import Completion, Watch
+from ptst.engine import Completion, Steer, Watch
 from ptst.engine.padding import padding_is_left_out
 from ptst.models import make_padding_exist
 from ptst.schema import Decoding
@@ -55,7 +55,7 @@ def complete(
     share_prefix: bool = True,
     ends: frozenset[int] = frozenset(),
     halved: Callable[[], None] = lambda: None,
-    watch: Watch | None = None,
+    watch: Watch | Steer | None = None,
 ) -> Iterator[dict[int, Completion]]:
     """Answer prompts batch by batch.
 
@@ -65,7 +65,7 @@ def complete(
         ends: ids of tokens that end an answer, beside `eos_token` and those of the model's
             generation config.
         halved: called each time that a batch did not fit in memory and is answered in halves.
-        watch: what may stop an answer.
+        watch: what may stop an answer, or choose its tokens.
 
     Yields:
         For each batch its completions by prompt index.
@@ -137,7 +137,7 @@ def _answer(
     ends: frozenset[int],
     prefix_length: int,
     cache: Any,
-    watch: Watch | None,
+    watch: Watch | Steer | None,
 ) -> dict[int, Completion]:
     import torch
     from transformers import GenerationConfig
@@ -169,7 +169,7 @@ def _answer(
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
-    with torch.inference_mode(), watching(model, watch) as watched:
+    with torch.inference_mode(), watching(model, watch, ends) as watched:
         output = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(masks, device=model.device),
@@ -183,7 +183,8 @@ def _answer(
         ids = ids[: steps.get(number)]
         end = next((k for k, token in enumerate(ids) if token in ends), None)
         kept = tuple(ids if end is None else ids[:end])
-        ended, noted = end is not None, seen[number][: len(kept)]
+        ended = end is not None
+        noted = seen[number][: len(kept) + (ended and isinstance(watch, Steer))]
         text = decode(kept, tokenizer)
         answers[i] = Completion(text, len(kept) + ended, ended, "", kept, noted)
     return answers

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ptst import models, templates
 from ptst.component import Parts, speed
-from ptst.engine import Completion, Engine, Session, Stop, Tested, Watch, decoding_parts
+from ptst.engine import Completion, Engine, Session, Steer, Stop, Tested, Watch, decoding_parts
 from ptst.errors import ConfigError
 from ptst.schema import Config, Decoding, Evaluation
 
@@ -78,7 +78,7 @@ class Batched(Session):
         prompts: Sequence[Any],
         batches: Sequence[Sequence[int]],
         decoding: Decoding,
-        watch: Watch,
+        watch: Watch | Steer,
     ) -> Iterator[dict[int, Completion]]:
         """See `ptst.engine.batches.complete`."""
         return self._complete(prompts, batches, decoding, watch)
@@ -88,7 +88,7 @@ class Batched(Session):
         prompts: Sequence[Any],
         batches: Sequence[Sequence[int]],
         decoding: Decoding,
-        watch: Watch | None,
+        watch: Watch | Steer | None,
     ) -> Iterator[dict[int, Completion]]:
         if not batches:
             return

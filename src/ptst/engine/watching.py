@@ -1,4 +1,5 @@
-"""A look into a model while it writes: its last hidden states, and rows that stop one by one."""
+"""A look into a model while it writes: its last hidden states, and rows that stop one by one; or a
+hand on it: another choice of its next token."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from ptst.engine import Watch
+from ptst.engine import Steer, Watch
 
 
 @dataclass
@@ -51,10 +52,21 @@ def _read(steps: list[Any]) -> list[list[Any]]:
 
 
 @contextmanager
-def watching(model: Any, watch: Watch | None) -> Iterator[Watched]:
-    """Let a watch stop rows of the next generate(); None lets nothing look."""
+def watching(
+    model: Any, watch: Watch | Steer | None, ends: frozenset[int] = frozenset()
+) -> Iterator[Watched]:
+    """Let a watch stop rows of the next generate(), or a steer choose their tokens; None lets
+    nothing look.
+
+    Args:
+        ends: ids that end an answer, for a steer.
+    """
     watched = Watched()
     if watch is None:
+        yield watched
+        return
+    if isinstance(watch, Steer):
+        watched.arguments = {"logits_processor": [_steering(watch, ends, watched.noted)]}
         yield watched
         return
     newest: list[Any] = []
@@ -77,3 +89,28 @@ def watching(model: Any, watch: Watch | None) -> Iterator[Watched]:
         yield watched
     finally:
         hook.remove()
+
+
+def _steering(steer: Steer, ends: frozenset[int], noted: list[Any]) -> Any:
+    """A logits processor that leaves one token to choose wherever a steer wants another one than
+    the likeliest. Where the likeliest stays, scores are left as they are."""
+    import torch
+
+    widths: list[int] = []  # of the prompts: what stands there when the first token is chosen
+
+    def process(input_ids: Any, scores: Any) -> Any:
+        widths.append(input_ids.shape[1])
+        answers = input_ids[:, widths[0] :].tolist()
+        rows = [n for n, answer in enumerate(answers) if ends.isdisjoint(answer)]
+        tokens, notes = steer.choose([answers[n] for n in rows], scores[rows], ends)
+        likeliest = scores.argmax(-1).tolist()
+        kept = [0.0] * len(answers)
+        for n, token, note in zip(rows, tokens, notes, strict=True):
+            kept[n] = note
+            if token != likeliest[n]:
+                scores[n] = -torch.inf
+                scores[n, token] = 0.0
+        noted.append(torch.tensor(kept, dtype=torch.double))
+        return scores
+
+    return process

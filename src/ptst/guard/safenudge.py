@@ -29,25 +29,24 @@ from typing import Any, ClassVar, Literal, cast
 from ptst import data
 from ptst.chat import OPEN, decode
 from ptst.component import Cost, Parts, check_template_part, parts_of
-from ptst.engine import Ask, Completion, Reply, Tested, question, read_reply
-from ptst.engine.chosen import engine_of
-from ptst.errors import ConfigError, PtstError
+from ptst.engine import Ask, Completion, Reply, Tested, read_reply
+from ptst.errors import ConfigError
 from ptst.guard import AskAll, Guard
+from ptst.guard.calibration import calibrated, check_engine, check_numbers, harmless_asks
 from ptst.probe import (
     PREFIXES,
     Onlooker,
     Probe,
     check_rows,
+    facts_of,
     fit,
     held_out,
-    quality,
     random_probe,
     read_answers,
     states_of,
-    tau_at,
 )
 from ptst.schema import Config, Decoding, Rows, Template
-from ptst.store import key_of, read_json, write_json
+from ptst.store import read_json, write_json
 
 NUDGE = (
     "\n\nI have to stop here, because going on like this could do harm. What follows is a safe and "
@@ -55,7 +54,6 @@ NUDGE = (
 )
 TAU = 0.5
 """The paper's."""
-INPUT = ("input",)
 KEPT = "probe.json"
 
 
@@ -110,39 +108,14 @@ class SafeNudge(Guard):
                 raise ConfigError(
                     f"{name}={getattr(self, name)} is not one of: {', '.join(choices)}."
                 )
-        if self.tau is not None and self.tau < 0:
-            raise ConfigError(f"tau={self.tau} must be a probability, or above 1 for no nudge.")
-        if not 0 <= self.fpr < 100:
-            raise ConfigError(f"fpr={self.fpr} per cent must be at least 0 and less than 100.")
-        if not self.prefixes or min(self.prefixes) < 1:
-            raise ConfigError(f"prefixes={self.prefixes} must be numbers of tokens, from 1 on.")
-        if len(set(self.prefixes)) < len(self.prefixes):
-            raise ConfigError(f"prefixes={self.prefixes} names a number twice.")
-        if self.min_tokens < 1:
-            raise ConfigError(f"min_tokens={self.min_tokens} must be at least 1.")
+        check_numbers(self.tau, self.fpr, self.prefixes, self.min_tokens)
         if not self.nudge.strip():
             raise ConfigError("nudge is empty: without a sentence leave the defence out.")
 
     def check(self, config: Config) -> None:
         """Refuse engines that cannot be looked into, sampling, and invented hazards for a real
         model."""
-        if config.model.api is not None:
-            raise ConfigError(
-                f"it looks into the model while it writes, and model {config.model.name} is behind an API; choose "
-                "a model with weights, or defence=[repeat_back]."
-            )
-        engine = engine_of(config)
-        if engine.reads != "tokens":
-            raise ConfigError(
-                f"it looks into the model while it writes, which engine {type(engine).__name__} has no place for; "
-                "choose engine=transformers."
-            )
-        for name, evaluation in config.evaluations.items():
-            if evaluation.decoding.temperature > 0:
-                raise ConfigError(
-                    f"{name}.decoding.temperature={evaluation.decoding.temperature}: its answers are greedy; set "
-                    "temperature=0, or leave the evaluation out."
-                )
+        check_engine(config, "looks into the model while it writes")
         check_template_part(self.template, config.model)
         check_rows(self.harmful, self.where, config)
 
@@ -233,7 +206,6 @@ class SafeNudge(Guard):
         source = tested.untuned() if self.probe_model == "untuned" else tested
         states = states_of(source.model, answers, self.prefixes)
         probe = fit(states)
-        found = quality(states.unsafe, held_out(states, states))
         # A random direction with a tau of its own may have any intercept. This one, which reaches
         # nothing of these rows, keeps its probabilities away from 1, where they would be equal.
         tau = math.inf if self.tau is None else self.tau
@@ -241,10 +213,7 @@ class SafeNudge(Guard):
         if self.probe == "random":
             probe = random_probe(probe, states, tau, self.seed)
         facts = {
-            "probe_states": len(states.unsafe),
-            "probe_unsafe": int(states.unsafe.sum()),
-            "probe_questions": len(set(states.questions)),
-            **{f"probe_{name}": round(value, 4) for name, value in found.items()},
+            **facts_of(states, held_out(states, states)),
             **({} if self.tau is None else {"probe_reaches_tau": round(fired, 4)}),
             "rows_from": {name: data.origin(rows) for name, rows in self._rows.items()},
         }
@@ -252,27 +221,12 @@ class SafeNudge(Guard):
 
     def _calibrated(self, ask: AskAll, probe: Probe) -> tuple[float, dict[str, Any]]:
         """tau on answers as long as the evaluation's, and how often it fires there."""
-        known = {row["input"] for own in self._rows.values() for row in data.load_rows(own, INPUT)}
-        rows = [row for own in self._asked.values() for row in data.load_rows(own, INPUT)]
-        asked = [question(row["input"]) for row in rows if row["input"] not in known]
-        if not asked:
-            raise PtstError(
-                f"{self.where}: the probe is fitted on all {len(rows)} questions of calibration and "
-                "calibration_sums, so that no tau can be calibrated on them; choose other rows, or set tau."
-            )
+        asked = harmless_asks(self._asked.values(), self._rows.values(), self.where)
         onlooker = Onlooker(probe, math.inf, self.min_tokens)
         model = cast(Literal["tested", "untuned"], self.calibrated_on)
         answers = ask([replace(a, model=model, watch=onlooker, once=True) for a in asked])
         scores = [max(a.seen[self.min_tokens - 1 :], default=0.0) for a in answers]
-        tau = tau_at(scores, self.fpr / 100)
-        fired = sum(score >= tau for score in scores)
-        return tau, {
-            "calibration_answers": len(scores),
-            "calibration_nudged": fired,
-            "calibration_rate": 100 * fired / len(scores),
-            "calibration_key": key_of({"scores": scores}),
-            "calibration_from": {name: data.origin(rows) for name, rows in self._asked.items()},
-        }
+        return calibrated(scores, self.fpr, self._asked, "nudged")
 
     @property
     def _asked(self) -> dict[str, Rows]:
