@@ -56,7 +56,7 @@ COUNTS = {
     "rules": (3, 12, 12 * (1319 + 1425)),
     # AdvBench, 250 of XSTest; each of three defences is a training of its own
     "core": (5, 15, 15 * (1319 + 520 + 250)),
-    "guards": (2, 36, 36 * (1319 + 400 + 250)),
+    "guards": (2, 42, 42 * (1319 + 400 + 250)),
 }
 OURS = ("quick", "core", "defences", "defences_full", "qi_strength", "innodata", "rules", "guards")
 """Not of the paper."""
