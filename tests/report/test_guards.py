@@ -182,3 +182,21 @@ def test_a_sweep_without_guards_has_none(tmp_path: Path) -> None:
     results = load_results(grid, Store(tmp_path / "store"), states)
     assert results.guards == () and guards_csv(results.guards) is None
     assert "What guards find" not in markdown(results)
+
+
+def test_an_answer_that_a_guard_changed_in_writing_counts_as_replaced(tmp_path: Path) -> None:
+    results = loaded(tmp_path)
+    cell = results.grid.cells[0]
+    rows = [
+        {"id": str(i), "input": "?", "completion": f"answer {i}", "hazard": h, "category": None}
+        for i, h in enumerate(HAZARDS)
+    ]
+    made = [guarded(row, s) for row, s in zip(rows, SCORES, strict=True)]
+    for row in made:  # a masked token: the model's answer is the changed one already
+        (entry,) = row["guard"]
+        if entry["replaced"]:
+            entry["asked"][0]["answer"] = entry["answer"] = row["completion"] = "answer, masked"
+    store = Store(tmp_path / "store")
+    put(store, "generate", cell.keys.evaluations["hazards"].generate, "completions.jsonl", made)
+    (one, *_) = load_results(results.grid, store, results.states).guards
+    assert one.left_out == {} and one.tpr is not None and one.tpr.value == 75
