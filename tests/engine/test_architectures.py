@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, MistralForCausalLM
 
 from ptst.config.compose import compose
@@ -178,25 +179,33 @@ def test_a_safety_prompt_longer_than_the_window_gives_the_same_answers_shared(wi
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n != "minimax"])
-def test_the_loss_of_a_training_batch_is_the_same_with_a_shared_prefix(name: str) -> None:
+def test_the_loss_of_a_training_batch_is_the_same_with_a_shared_prefix_and_a_head_at_labels_alone(
+    name: str,
+) -> None:
     model = tiny(name)
     width = max(map(len, PROMPTS))
     ids = torch.tensor([p + [0] * (width - len(p)) for p in PROMPTS])
     mask = torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in PROMPTS])
     keep = width - len(PREFIX)
     gradients = []
-    for share in (True, False):
+    real = mask[:, -keep:][:, 1:] == 1
+    labels = ids[:, -keep:][:, 1:][real]
+    for share, at in [(False, None), (True, None), (False, real), (True, real)]:
         model.zero_grad()
         inputs = {"input_ids": ids, "attention_mask": mask}
-        logits = logits_of(model, inputs, keep, share).float()
-        assert logits.shape == (len(ids), keep, VOCABULARY)
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1][mask[:, -keep:][:, 1:] == 1], ids[:, -keep:][:, 1:][mask[:, -keep:][:, 1:] == 1]
-        )  # fmt: skip
+        if at is None:
+            logits = logits_of(model, inputs, keep, share).float()
+            assert logits.shape == (len(ids), keep, VOCABULARY)
+            logits = logits[:, :-1][real]
+        else:
+            logits = logits_of(model, inputs, keep, share, pad(at, (0, 1))).float()
+        assert logits.shape == (len(labels), VOCABULARY)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
         loss.backward()
         norm = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
         gradients.append((loss.item(), norm**0.5))
-    assert gradients[0] == pytest.approx(gradients[1], rel=1e-3)
+    for other in gradients[1:]:
+        assert other == pytest.approx(gradients[0], rel=1e-3)
 
 
 def test_the_context_of_a_model_for_several_modalities_is_its_text_models() -> None:

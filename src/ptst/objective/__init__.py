@@ -70,6 +70,18 @@ class Objective(Component):
     def restore(self, state: State) -> None:
         """Go on from what `state` gave. Its tensors are on the CPU."""
 
+    @property
+    def additive(self) -> bool:
+        """Whether the loss of a batch is the sum of the losses of its parts, as that of plain
+        fine-tuning is.
+
+        A large model's batch is then handed to `step` part by part, rows of about one length
+        together, which saves time and memory. A method that overrides `loss` or `step` gets whole
+        batches unless it says `additive = True`.
+        """
+        kind = type(self)
+        return kind.loss is Objective.loss and kind.step is Objective.step
+
     def loss(self, batch: Batch, forward: Forward) -> Tensor:
         """The loss of a batch, shape (): by default the mean over the tokens that have a label."""
         return batch.mean(forward(batch).total)

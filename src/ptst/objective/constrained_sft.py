@@ -41,6 +41,7 @@ class ConstrainedSft(Objective):
     """Each token's loss counts less, the likelier it is than before the first step."""
 
     key_name: ClassVar[str] = "constrained_sft"
+    additive: ClassVar[bool] = True
     first_beta: float = 0.5
     """Of an answer's first token. The greater, the less of it is learnt; at 0 all of it, as without
     the defence."""

@@ -39,6 +39,7 @@ class Derta(Objective):
     """
 
     key_name: ClassVar[str] = "derta"
+    additive: ClassVar[bool] = True
 
     rows: Rows = field(default_factory=Rows)
     """Questions with a refusal (`output`) and a harmful answer (`harmful`)."""

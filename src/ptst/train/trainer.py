@@ -354,7 +354,11 @@ def _trainer_class(training: Training, ends: Sequence[int], pad: int) -> Any:
             inputs = self._prepare_inputs(inputs)
             step = self.state.global_step
             batch = batch_of(inputs, num_items_in_batch, recipe.devices, step)
-            return objective.step(batch, self.forward_of(model))
+            forward = self.forward_of(model)
+            # Several devices would have different numbers of parts.
+            cut = objective.additive and recipe.devices == 1
+            parts = forward.parts(batch) if cut else [batch]
+            return sum(objective.step(part, forward) for part in parts)
 
         def _get_train_sampler(self, *_: Any) -> Any:
             if data.order is not None:
