@@ -40,6 +40,7 @@ from ptst.train.checkpoints import (
     save_weights,
 )
 from ptst.train.forward import ModelForward, batch_of
+from ptst.train.frozen import keep_in_bfloat16
 from ptst.train.rows import check_batch, collate, epoch_ends, filled_order, filling, numbers_of
 
 
@@ -231,6 +232,8 @@ def make_trainer(training: Training, log: Log, stop: Callable[[], bool] = lambda
                 progress_callback(log, stop, training.objective, training.passes, step_tokens)
             ],
         )
+    if recipe.bf16 and recipe.method == "lora" and not recipe.fsdp:
+        keep_in_bfloat16(trainer.model)
     trainer.model_accepts_loss_kwargs = True  # a step's labels are counted whatever the model takes
     trainer.remove_callback(PrinterCallback)
     if recipe.keep_epochs:
