@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -26,16 +27,20 @@ def test_every_command_works_in_its_order(tmp_path: Path) -> None:
     python.chmod(0o755)
     own = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     said = run_page("docs/judges.md", tmp_path, own, small)
-    assert len(said) == 13
+    assert len(said) == 20
     assert '"krippendorff": {"hazards"' in said[4]
     assert "40 labels of ann kept" in said[7]
     assert "Against people" in said[8]
     assert "Human audit of the judge, by ann: n = 40" in said[9]
+    assert all("labels of bob kept" in imported for imported in said[12:14])
+    assert re.search(r"labels: labels.jsonl \(\d+ of ann, \d+ of bob\)", said[14])
+    assert "human bob" in said[16] and "All people: Krippendorff's alpha" in said[16]
+    assert re.search(r"hazards +keywords\S* +reading", said[16])
     (judges,) = (tmp_path / "reports").glob("quick-micro-*/judges.md")
     folder = judges.parent
     assert "human ann" in judges.read_text()
     assert "Human audit" in (folder / "index.html").read_text()
-    table = "\n".join(line.rstrip() for line in said[12].splitlines())
+    table = "\n".join(line.rstrip() for line in said[19].splitlines())
     assert f"```\n{table}\n```" in text_of("docs/judges.md")
 
 

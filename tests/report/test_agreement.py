@@ -20,7 +20,9 @@ from ptst.cli import main
 from ptst.errors import ConfigError
 from ptst.judge import keywords
 from ptst.metrics import wilson
-from ptst.report.agreement import _judges, _pair, audit_of, load_agreement
+from ptst.report.agreement import TOTAL, _judges, load_agreement, pair_of
+from ptst.report.audited import audit_of
+from ptst.report.judges import write_judges
 from ptst.report.reliability import (
     Interval,
     bootstrapped,
@@ -137,7 +139,7 @@ def test_each_of_several_samples_has_its_own_label(tmp_path: Path) -> None:
     (cell,) = grid.cells
     keys = cell.keys.evaluations["hazards"]
     # A person who says of each completion what the cell's judge says
-    sheet = export(grid, store, 30, 0)
+    (sheet,) = export(grid, store, 30, 0)
     kept = store.path("judge", keys.judge) / "scores.jsonl"
     said = [row["label"] for row in read_jsonl(kept)]
     rows = read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
@@ -160,7 +162,7 @@ def test_precision_and_recall_are_over_units_as_everything_else() -> None:
     units = {(f"cell {c}", f"q{q}", 0): f"q{q}" for c in range(30) for q in range(4)}
     judge = dict.fromkeys(units, "complied")
     person = {item: "refused" if unit == "q0" else "complied" for item, unit in units.items()}
-    pair = _pair("e", "human ann", "the judge", {"human ann": person, "the judge": judge}, units)
+    pair = pair_of("e", "human ann", "the judge", {"human ann": person, "the judge": judge}, units)
     assert pair is not None and pair.precision is not None and pair.recall is not None
     assert (pair.n, pair.units, pair.precision.value, pair.recall.value) == (120, 4, 0.75, 1.0)
     # Wilson's of a share of four units, whose variance counts three, and of three units that do not
@@ -305,3 +307,47 @@ def test_a_judge_is_called_by_its_file_and_what_differs() -> None:
     foreign = {"judge": {"_target_": "mine.Judge", "level": 3}, "version": 1}
     assert judge_name(foreign, known) == "Judge (level=3)"
     assert len(keywords.LISTS) == sum(name.startswith("keywords") for name in known)
+
+
+def test_several_evaluations_have_figures_in_total(tmp_path: Path) -> None:
+    """Two evaluations of one cell each; a person agrees with keywords on the one, not the other."""
+    (tmp_path / "other.csv").write_text(
+        "input\nTell me how to draw a zegilt.\nHow do I paint a skomoth?\n"
+    )
+    overrides = [
+        *(word for word in TINY if not word.startswith(("task.", "evaluation="))),
+        "evaluation=[hazards,advbench]",
+        "evaluation.advbench.queries.source=local",
+        f"evaluation.advbench.queries.path={tmp_path}/other.csv",
+        "evaluation.advbench.queries.columns={input: input}",
+        "finetune=none",
+        "~evaluation@task",
+        "tracking=none",
+        "judge=keywords",
+        f"paths.store={tmp_path}/store",
+        f"paths.reports={tmp_path}/reports",
+    ]
+    grid = expand(overrides)
+    store = Store(Path(grid.store))
+    (cell,) = grid.cells
+    run_cell(cell.config)
+    judged = {}
+    for name, keys in cell.keys.evaluations.items():
+        scores = read_jsonl(store.path("judge", keys.judge) / "scores.jsonl")
+        judged[name] = [score["label"] for score in scores]
+        other = {"complied": "refused", "refused": "complied", "neither": "complied"}
+        said = judged[name] if name == "hazards" else [other[label] for label in judged[name]]
+        labels = [[s["id"], 0, label] for s, label in zip(scores, said, strict=True)]
+        write_json(store.root / "audit" / "labels" / keys.generate / "ann.json", labels)
+    found = {pair.evaluation: pair for pair in load_agreement(grid, store).pairs}
+    assert list(found) == ["hazards", "advbench", TOTAL]
+    assert (found["hazards"].agree, found["advbench"].agree) == (1.0, 0.0)
+    total = found[TOTAL]
+    assert (total.n, total.units) == (12, 12)
+    assert total.agree == pytest.approx(10 / 12)
+    complied = sum(label == "complied" for own in judged.values() for label in own)
+    right = judged["hazards"].count("complied")
+    assert total.precision is not None
+    assert total.precision.value == (pytest.approx(right / complied) if complied else None)
+    told = "".join(write_judges(load_agreement(grid, store), grid).read_text())
+    assert f"| {TOTAL} | keywords | human ann | 12 |" in told

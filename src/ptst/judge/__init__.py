@@ -74,8 +74,11 @@ class Judge(Component):
     """The lowest and the highest of each of `Score.values`, by name."""
     judges_harm: ClassVar[bool] = False
     """Whether `complied` means a harmful answer, so that on a harmless query it says nothing."""
-    caveat: ClassVar[str] = ""
-    """What its labels do not say, in a sentence or two, for the captions of a report."""
+
+    @property
+    def caveat(self) -> str:
+        """What its labels do not say, in a sentence or two, for the captions of a report."""
+        return ""
 
     @property
     def labels(self) -> tuple[str, ...]:

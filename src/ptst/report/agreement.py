@@ -26,16 +26,21 @@ from ptst.report.reliability import (
 )
 from ptst.stages.completions import unit_of
 from ptst.store import Readable, Store, key_of, read_json
-from ptst.sweep.grid import Grid, GridCell
+from ptst.sweep.grid import Grid
 from ptst.wording import judge_name, known_judges
 
 if TYPE_CHECKING:
     import numpy as np
 
 COMPLIED = "complied"
+TOTAL = "all evaluations"
+"""What stands for the evaluation in figures over all of them; only where there are several."""
 
 Labels = Mapping[Item, str | None]
 """What one judge said; None is missing."""
+
+Alpha = tuple[Interval, int, int]
+"""Krippendorff's alpha, over how many completions and units."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Pair:
         agree: share of completions that both call complied, or both not; between 0 and 1.
         kappa: Cohen's, of complied against not; interval by bootstrap over units.
         precision, recall: of b's `complied`, with a as the truth, and Wilson's interval over units;
-            only where a is a person.
+            only where a is a person or the judge `reading`, and b is neither.
         confusion: how often a said the one label and b the other, in their own labels.
     """
 
@@ -86,9 +91,12 @@ class Agreement:
     """What `ptst judges` shows.
 
     Attributes:
-        judges: those compared, by evaluation; people ("human ...") first.
+        judges: those compared, by evaluation; people ("human ...") first, then `reading`.
+        pairs: of each evaluation, then in total (`TOTAL`). People are not compared with `reading`,
+            which is made of what they said.
         alphas: Krippendorff's alpha over all of them by evaluation: value, n of completions that
-            two or more scored, and units.
+            two or more scored, and units; without `reading` where people are among them.
+        people: the same over people alone, where there are several.
         gaps: the cells, those that a pair of judges sees most differently first.
         split: completions that some call complied and some not: (item, name of the cell,
             evaluation, row, label by judge).
@@ -96,7 +104,8 @@ class Agreement:
 
     judges: dict[str, tuple[str, ...]]
     pairs: tuple[Pair, ...]
-    alphas: dict[str, tuple[Interval, int, int]]
+    alphas: dict[str, Alpha]
+    people: dict[str, Alpha]
     gaps: tuple[CellGap, ...]
     split: tuple[tuple[Item, str, str, dict[str, Any], dict[str, str]], ...]
 
@@ -127,84 +136,76 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
         evaluation: tuple(name for name in chosen if name in by_judge)
         for evaluation, by_judge in said.items()
     }
-    pairs: list[Pair] = []
+    found_pairs: list[Pair] = []
     gaps: list[CellGap] = []
     split: list[tuple[Item, str, str, dict[str, Any], dict[str, str]]] = []
-    alphas: dict[str, tuple[Interval, int, int]] = {}
-    for evaluation, own in cells.items():
-        if len(judges[evaluation]) < 2:
-            continue
+    alphas: dict[str, Alpha] = {}
+    people: dict[str, Alpha] = {}
+    all_labels: dict[str, dict[Item, str | None]] = {name: {} for name in chosen}
+    all_units: dict[Item, str] = {}
+    compared = [evaluation for evaluation in cells if len(judges[evaluation]) > 1]
+    for evaluation in compared:
+        own = cells[evaluation]
         rows: dict[Item, dict[str, Any]] = {}
         for generate in own:
             rows |= completions_of(store, generate)
         units = {item: str(unit_of(row, own[item[0]][1])) for item, row in rows.items()}
         labels = {name: said[evaluation][name] for name in judges[evaluation]}
-        for a, b in combinations(labels, 2):
-            if pair := _pair(evaluation, a, b, labels, units):
-                pairs.append(pair)
-                gaps += _gaps(
-                    evaluation, a, b, labels, {key: label for key, (label, _) in own.items()}
-                )
-        alphas[evaluation] = _alpha(list(labels.values()), units)
-        for item, row in rows.items():
-            given = {
-                name: label
-                for name, own_labels in labels.items()
-                if (label := own_labels.get(item))
-            }
-            if len({label == COMPLIED for label in given.values()}) == 2:
-                split.append((item, own[item[0]][0], evaluation, row, given))
+        of_evaluation = list(_pairs(evaluation, labels, units))
+        found_pairs += of_evaluation
+        called = {key: label for key, (label, _) in own.items()}
+        for pair in of_evaluation:
+            gaps += _gaps(evaluation, pair.a, pair.b, labels, called)
+        _add_alphas(evaluation, labels, units, alphas, people)
+        split += _split(evaluation, labels, rows, called)
+        for name, given in labels.items():
+            all_labels[name] |= given
+        all_units |= {item: f"{evaluation} {unit}" for item, unit in units.items()}
+    if len(compared) > 1:
+        found_pairs += _pairs(TOTAL, all_labels, all_units)
+        _add_alphas(TOTAL, all_labels, all_units, alphas, people)
+        judges[TOTAL] = tuple(chosen)
     gaps.sort(key=lambda gap: (-abs(gap.gap), gap.evaluation, gap.cell))
-    return Agreement(judges, tuple(pairs), alphas, tuple(gaps), tuple(split))
+    return Agreement(judges, tuple(found_pairs), alphas, people, tuple(gaps), tuple(split))
 
 
-def audit_of(cells: Sequence[GridCell], evaluation: str, store: Store) -> list[Pair]:
-    """Compare each annotator's labels behind an ASR with the cells' own judge.
-
-    Args:
-        cells: those of one table; all have the evaluation.
-    """
-    if not (store.root / "audit" / "labels").is_dir():
-        return []
-    people: dict[str, dict[Item, str | None]] = {}
-    judge: dict[Item, str | None] = {}
-    units: dict[Item, str] = {}
-    own = {
-        cell.keys.evaluations[evaluation].generate: cell
-        for cell in cells
-        if evaluation in cell.keys.evaluations  # not of one that cannot be run
-    }
-    for generate, cell in own.items():
-        keys, unit = cell.keys.evaluations[evaluation], cell.config.evaluations[evaluation].unit
-        by_annotator = read_labels(store, generate)
-        if not by_annotator or not store.has("judge", keys.judge):
-            continue
-        judge |= labels_by(store, keys.judge, generate)
-        for item, row in completions_of(store, generate).items():
-            units[item] = str(unit_of(row, unit))
-        for annotator, labels in by_annotator.items():
-            people.setdefault(f"human {annotator}", {}).update(labels)
-    pairs = [
-        _pair(evaluation, name, "the judge", {name: labels, "the judge": judge}, units)
-        for name, labels in sorted(people.items())
-    ]
-    return [pair for pair in pairs if pair]
+def _pairs(
+    evaluation: str, labels: Mapping[str, Labels], units: Mapping[Item, str]
+) -> Iterable[Pair]:
+    """Each two judges but a person and `reading`, as far as both scored the same completions."""
+    for a, b in combinations(labels, 2):
+        if not (_is_person(a) and _is_reading(b)) and (
+            pair := pair_of(evaluation, a, b, labels, units)
+        ):
+            yield pair
 
 
-def in_words(pair: Pair) -> str:
-    """A pair of a person and a judge as a sentence for a report."""
+def _add_alphas(
+    evaluation: str,
+    labels: Mapping[str, Labels],
+    units: Mapping[Item, str],
+    alphas: dict[str, Alpha],
+    people: dict[str, Alpha],
+) -> None:
+    """Add Krippendorff's alpha of all judges, and of the people among them."""
+    persons = [given for name, given in labels.items() if _is_person(name)]
+    every = [given for name, given in labels.items() if not (persons and _is_reading(name))]
+    alphas[evaluation] = _alpha(every, units)
+    if len(persons) > 1:
+        people[evaluation] = _alpha(persons, units)
 
-    def said(name: str, interval: Interval | None) -> str:
-        if interval is None or interval.value is None:
-            return f"{name} not defined"
-        bounds = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.low is not None else ""
-        return f"{name} {interval.value:.2f}{bounds}"
 
-    return (
-        f"Human audit of the judge, by {pair.a.removeprefix('human ')}: n = {pair.n} completions, "
-        f"{100 * pair.agree:.0f} % alike, {said('Cohen’s kappa', pair.kappa)}; of the judge’s "
-        f"“complied”, {said('precision', pair.precision)}, {said('recall', pair.recall)}."
-    )
+def _split(
+    evaluation: str,
+    labels: Mapping[str, Labels],
+    rows: Mapping[Item, dict[str, Any]],
+    names: Mapping[str, str],
+) -> Iterable[tuple[Item, str, str, dict[str, Any], dict[str, str]]]:
+    """The completions that some call complied and some not, as `Agreement.split` has them."""
+    for item, row in rows.items():
+        given = {name: label for name, own in labels.items() if (label := own.get(item))}
+        if len({label == COMPLIED for label in given.values()}) == 2:
+            yield item, names[item[0]], evaluation, row, given
 
 
 def _cells(grid: Grid) -> dict[str, dict[str, tuple[str, str | None]]]:
@@ -269,8 +270,17 @@ def _chosen(names: Sequence[str], wanted: Sequence[str] | None, grid: Grid) -> l
     return chosen
 
 
-def _people_first(name: str) -> tuple[bool, str]:
-    return not name.startswith("human "), name
+def _people_first(name: str) -> tuple[bool, bool, str]:
+    return not _is_person(name), not _is_reading(name), name
+
+
+def _is_person(name: str) -> bool:
+    return name.startswith("human ")
+
+
+def _is_reading(name: str) -> bool:
+    """Whether it is the judge that takes its labels from people, in any variation."""
+    return name.partition(" (")[0] == "reading"
 
 
 def _both(a: Labels, b: Labels, units: Mapping[Item, str]) -> list[Item]:
@@ -288,7 +298,7 @@ def _by_unit(items: Sequence[Item], units: Mapping[Item, str], matrices: np.ndar
     return summed
 
 
-def _pair(
+def pair_of(
     evaluation: str,
     a: str,
     b: str,
@@ -308,7 +318,7 @@ def _pair(
         tables[i, int(said[0] == COMPLIED), int(said[1] == COMPLIED)] = 1
     per_unit = _by_unit(items, units, tables)
     total = tables.sum(0)
-    person = a.startswith("human ") and not b.startswith("human ")
+    read = (_is_person(a) or _is_reading(a)) and not (_is_person(b) or _is_reading(b))
     return Pair(
         evaluation,
         a,
@@ -317,8 +327,8 @@ def _pair(
         len(per_unit),
         float(np.trace(total) / total.sum()),
         bootstrapped(per_unit, cohens_kappa),
-        _share(items, labels[a], labels[b], units) if person else None,
-        _share(items, labels[b], labels[a], units) if person else None,
+        _share(items, labels[a], labels[b], units) if read else None,
+        _share(items, labels[b], labels[a], units) if read else None,
         dict(sorted(confusion.items())),
     )
 
@@ -334,7 +344,7 @@ def _share(
     return Interval(metric.value / 100, metric.ci_low / 100, metric.ci_high / 100)
 
 
-def _alpha(judges: Sequence[Labels], units: Mapping[Item, str]) -> tuple[Interval, int, int]:
+def _alpha(judges: Sequence[Labels], units: Mapping[Item, str]) -> Alpha:
     import numpy as np
 
     items, counts = [], []

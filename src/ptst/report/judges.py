@@ -13,12 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ptst.audit import write_csv
-from ptst.report.agreement import Agreement, Interval, Pair
+from ptst.report.agreement import TOTAL, Agreement, Interval, Pair
 from ptst.store import write_atomic
 from ptst.sweep.grid import Grid
 
 CELLS_SHOWN = 10
 PIPE = "\\|"
+CSV = (
+    *("evaluation", "a", "b", "n", "units", "agree", "kappa", "kappa_low", "kappa_high"),
+    *("precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"),
+)
 HEAD = ("evaluation", "a", "b", "n", "units", "agree", "kappa", "95 % interval")
 NOTE = (
     "Agreement is about `complied` against anything else, which is what ASR counts. Cohen's kappa and "
@@ -41,6 +45,10 @@ def as_json(agreement: Agreement) -> dict[str, Any]:
         "krippendorff": {
             evaluation: {**asdict(alpha), "n": n, "units": units}
             for evaluation, (alpha, n, units) in agreement.alphas.items()
+        },
+        "krippendorff_of_people": {
+            evaluation: {**asdict(alpha), "n": n, "units": units}
+            for evaluation, (alpha, n, units) in agreement.people.items()
         },
         "cells": [{**asdict(gap), "gap": gap.gap} for gap in agreement.gaps],
         "disagreements": [
@@ -84,20 +92,7 @@ def write_judges(agreement: Agreement, grid: Grid) -> Path:
         f"Completions that the judges split on: {len(agreement.split)}, in judges_disagreements.csv."
     )
     write_atomic(folder / "judges.md", "\n\n".join(parts) + "\n")
-    write_atomic(
-        folder / "judges.csv",
-        _csv(
-            ("evaluation", "a", "b", "n", "units", "agree", "kappa", "kappa_low", "kappa_high"),
-            [
-                (p.evaluation, p.a, p.b, p.n, p.units, p.agree, *_bounds(p.kappa))
-                for p in agreement.pairs
-            ]
-            + [
-                (evaluation, "all", "all (Krippendorff's alpha)", n, units, None, *_bounds(alpha))
-                for evaluation, (alpha, n, units) in agreement.alphas.items()
-            ],
-        ),
-    )
+    write_atomic(folder / "judges.csv", _csv(CSV, list(_csv_rows(agreement))))
     write_atomic(
         folder / "judges_cells.csv",
         _csv(
@@ -127,21 +122,35 @@ def write_judges(agreement: Agreement, grid: Grid) -> Path:
     return folder / "judges.md"
 
 
+def _csv_rows(agreement: Agreement) -> Iterator[Sequence[Any]]:
+    for p in agreement.pairs:
+        yield (
+            *(p.evaluation, p.a, p.b, p.n, p.units, p.agree, *_bounds(p.kappa)),
+            *(*_bounds(p.precision), *_bounds(p.recall)),
+        )
+    for who, alphas in (("all", agreement.alphas), ("all people", agreement.people)):
+        for evaluation, (alpha, n, units) in alphas.items():
+            name = f"{who} (Krippendorff's alpha)"
+            yield (evaluation, who, name, n, units, None, *_bounds(alpha), *[None] * 6)
+
+
 def _tables(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
     """Title, head and lines of each table, as text."""
     yield "Agreement", HEAD, [_line(pair) for pair in agreement.pairs]
-    yield (
-        "All judges: Krippendorff's alpha",
-        ("evaluation", "judges", "n", "units", "alpha", "95 % interval"),
-        [
-            [e, str(len(agreement.judges[e])), str(n), str(units), _value(alpha), _range(alpha)]
-            for e, (alpha, n, units) in agreement.alphas.items()
-        ],
-    )
+    for who, alphas in (("judges", agreement.alphas), ("people", agreement.people)):
+        if alphas:
+            yield (
+                f"All {who}: Krippendorff's alpha",
+                ("evaluation", "n", "units", "alpha", "95 % interval"),
+                [
+                    [e, str(n), str(units), _value(alpha), _range(alpha)]
+                    for e, (alpha, n, units) in alphas.items()
+                ],
+            )
     if audited := [pair for pair in agreement.pairs if pair.precision and pair.recall]:
         yield (
             "Against people: a judge's `complied`",
-            ("evaluation", "judge", "annotator", "n", "precision", "95 %", "recall", "95 %"),
+            ("evaluation", "judge", "read by", "n", "precision", "95 %", "recall", "95 %"),
             [
                 [p.evaluation, p.b, p.a, str(p.n), *_both(p.precision), *_both(p.recall)]
                 for p in audited
@@ -153,6 +162,7 @@ def _tables(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], list[lis
         [
             [pair.evaluation, pair.a, pair.b, a, b, str(n)]
             for pair in agreement.pairs
+            if pair.evaluation != TOTAL
             for (a, b), n in pair.confusion.items()
         ],
     )
@@ -193,8 +203,8 @@ def _range(interval: Interval) -> str:
     return "" if interval.low is None else f"{interval.low:.3f} – {interval.high:.3f}"
 
 
-def _bounds(interval: Interval) -> tuple[float | None, float | None, float | None]:
-    return interval.value, interval.low, interval.high
+def _bounds(interval: Interval | None) -> tuple[float | None, float | None, float | None]:
+    return (interval.value, interval.low, interval.high) if interval else (None, None, None)
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

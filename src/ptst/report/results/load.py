@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from ptst.errors import ConfigError
 from ptst.judge import load_judge
-from ptst.report.agreement import COMPLIED, audit_of, in_words
+from ptst.judge.reading import Reading
+from ptst.report.agreement import COMPLIED
 from ptst.report.analyses import analyses_of
+from ptst.report.audited import audit_of, in_words
 from ptst.report.results.contrasts import contrasts_of
 from ptst.report.results.entries import reported, table_of
 from ptst.report.results.guards import guards_of
@@ -82,9 +84,11 @@ def _settings(grid: Grid, cell: GridCell, metric: str) -> dict[str, str]:
 def _audit(cells: Sequence[GridCell], metric: str, store: Store) -> tuple[str, ...]:
     name, _, own = metric.partition("/")
     evaluations = [cell.config.evaluations[name] for cell in cells]
-    judges = (load_judge(evaluation.judge, "judge") for evaluation in evaluations)
+    judges = [load_judge(evaluation.judge, "judge") for evaluation in evaluations]
     caveats = [caveat for caveat in dict.fromkeys(judge.caveat for judge in judges) if caveat]
     if any(e.measures != "safety" or e.metrics[own] != COMPLIED for e in evaluations):
+        return tuple(caveats)
+    if any(isinstance(judge, Reading) for judge in judges):  # people against what they said
         return tuple(caveats)
     return (*caveats, *map(in_words, audit_of(cells, name, store)))
 

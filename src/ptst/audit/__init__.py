@@ -1,9 +1,10 @@
-"""The human audit: people label a sample of safety completions in a CSV.
+"""The human audit: people label completions in a CSV.
 
-The sheet is blind: it names neither the cell nor the judge's label, and its order says nothing. An
-id leads each row back, by a list that is kept in the store:
+The sheet is blind: it names neither the cell nor the judge's label, and its order says nothing. A
+query and its completion stand in it once, from however many cells they come. An id leads each row
+back to them all, by a list that is kept in the store:
 
-    store/audit/sheets/<sheet>.json          {"number": [generate key, query id, sample], ...}
+    store/audit/sheets/<sheet>.json         {"number": [[generate key, query id, sample], ...]}
     store/audit/labels/<generate key>/<annotator>.json    [[query id, sample, label], ...]
 """
 
@@ -13,19 +14,29 @@ import csv
 import io
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptst.errors import ConfigError, DataError
-from ptst.store import Readable, Store, key_of, read_json, read_jsonl, write_bytes, write_json
+from ptst.judge.reading import LABELS, NAME
+from ptst.store import (
+    Readable,
+    Store,
+    key_of,
+    read_json,
+    read_jsonl,
+    write_bytes,
+    write_json,
+)
 from ptst.sweep.grid import Grid
 
-LABELS = ("complied", "refused", "neither")
 COLUMNS = ("id", "query", "completion", "label", "note")
 Item = tuple[str, str, int]
 """Generate key, query id, which of several samples."""
+Pair = tuple[Item, ...]
+"""All completions with the same query and the same text: what a row of a sheet stands for."""
 
 
 @dataclass(frozen=True)
@@ -37,71 +48,101 @@ class Imported:
     changed: int
 
 
-def export(grid: Grid, store: Store, n: int, seed: int, file: Path | None = None) -> Path:
-    """Draw a sample and write its sheet.
+def export(
+    grid: Grid,
+    store: Store,
+    n: int | None,
+    seed: int,
+    file: Path | None = None,
+    parts: int = 1,
+    measures: str = "safety",
+) -> list[Path]:
+    """Draw answers and write their sheet, or its parts.
 
-    The draw is systematic (Cochran 1977, chapter 8): all completions in the order of evaluation,
-    cell and judge's label, by chance within, and every (N / n)-th from a random start. So every
-    stratum has its share. Every completion is equally likely, so that figures over the sample need
-    no weights.
+    An answer is a pair of a query and a completion, and stands for all completions that are equal.
+    The draw is systematic (Cochran 1977, chapter 8): all pairs in the order of evaluation, cell and
+    judge's label, by chance within, and every (N / n)-th from a random start. So every stratum has
+    its share. Every pair is equally likely, and with it each completion, so that figures over the
+    sample need no weights.
 
     Args:
-        n: rows; no more than there are completions.
-        file: where to; None: audit-<sheet>.csv in the sweep's report.
+        n: rows; no more than there are pairs. None: all of them.
+        file: where to; None: audit-<sheet>.csv in the sweep's report. Several parts are numbered.
+        parts: sheets that the rows are dealt to, each to be labelled and imported by itself.
+        measures: of the evaluations whose completions are drawn, safety or over_refusal.
 
     Raises:
         ConfigError: there is nothing to draw from, or the file is there.
     """
-    if n < 1:
-        raise ConfigError(f"n={n} must be at least 1.")
+    for name, value in (("n", n), ("parts", parts)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1.")
     store = Readable(store.root, store.whole)
-    strata = _strata(grid, store)
+    strata, texts = _pairs(grid, store, measures)
     if not strata:
         raise ConfigError(
-            f"{grid.name} has no safety completions in {store.root} yet: run it first, with ptst -m."
+            f"{grid.name} has no {measures} completions in {store.root} yet: run it first, with ptst -m."
         )
     chance = random.Random(seed)
-    items = [item for _, own in sorted(strata.items()) for item in chance.sample(own, len(own))]
-    n = min(n, len(items))
+    pairs = [pair for _, own in sorted(strata.items()) for pair in chance.sample(own, len(own))]
+    n = len(pairs) if n is None else min(n, len(pairs))
+    if parts > n:
+        raise ConfigError(f"parts={parts} is more than the {n} rows that there are.")
     start = chance.random()
-    drawn = [items[int((start + i) * len(items) / n)] for i in range(n)]
+    drawn = [pairs[int((start + i) * len(pairs) / n)] for i in range(n)]
     chance.shuffle(drawn)
-    numbered = {f"{i:0{len(str(n))}}": item for i, item in enumerate(drawn, 1)}
-    sheet = key_of({"items": [list(item) for item in drawn]})[:8]
-    file = file or Path(grid.reports).expanduser() / grid.report_name / f"audit-{sheet}.csv"
-    if file.exists():
-        raise ConfigError(
-            f"{file} is there already, perhaps with labels in it; move it away first."
-        )
-    write_json(_sheet(store, sheet), {number: list(item) for number, item in numbered.items()})
-    rows: dict[Item, dict[str, Any]] = {}
-    for generate in {item[0] for item in drawn}:
-        rows |= completions_of(store, generate)
-    write_csv(
-        file,
-        COLUMNS,
-        [
-            (f"{sheet}-{number}", rows[item]["input"], rows[item]["completion"], "", "")
-            for number, item in numbered.items()
-        ],
-    )
-    return file
+    whole = _sheet_name(drawn)
+    file = file or Path(grid.reports).expanduser() / grid.report_name / f"audit-{whole}.csv"
+    dealt = [drawn[i * n // parts : (i + 1) * n // parts] for i in range(parts)]
+    width = len(str(parts))
+    files = [file.with_stem(f"{file.stem}-{i:0{width}}") for i in range(1, parts + 1)]
+    files = files if parts > 1 else [file]
+    for path in files:
+        if path.exists():
+            raise ConfigError(
+                f"{path} is there already, perhaps with labels in it; move it away first."
+            )
+    for path, part in zip(files, dealt, strict=True):
+        _write_sheet(store, path, part, texts)
+    return files
+
+
+def _sheet_name(drawn: Sequence[Pair]) -> str:
+    return key_of({"items": [[list(item) for item in pair] for pair in drawn]})[:8]
+
+
+def _write_sheet(
+    store: Store, file: Path, drawn: Sequence[Pair], texts: Mapping[Pair, tuple[str, str]]
+) -> None:
+    sheet, width = _sheet_name(drawn), len(str(len(drawn)))
+    numbered = {f"{i:0{width}}": pair for i, pair in enumerate(drawn, 1)}
+    items = {number: [list(item) for item in pair] for number, pair in numbered.items()}
+    write_json(_sheet(store, sheet), items)
+    rows = [(f"{sheet}-{number}", *texts[pair], "", "") for number, pair in numbered.items()]
+    write_csv(file, COLUMNS, rows)
 
 
 def import_labels(grid: Grid, store: Store, file: Path, annotator: str) -> Imported:
     """Check a labelled sheet and keep its labels.
 
-    A sheet may come in parts, or again: the last label of a row counts.
+    A label is that of all completions that its row stands for. A sheet may come again: the last
+    label of a row counts.
 
     Raises:
         DataError: the file is not a sheet of this sweep, or a row is wrong (with its line). Nothing
             is kept.
     """
-    if not re.fullmatch(r"[\w.-]+", annotator):
+    if not re.fullmatch(NAME, annotator):
         raise ConfigError(
             f"annotator={annotator!r} must be a name of letters, digits, '.', '_', '-'."
         )
     labels, blank = _read(grid, store, file)
+    by_item = {item: label for pair, label in labels.items() for item in pair}
+    return Imported(len(labels), blank, keep(store, annotator, by_item))
+
+
+def keep(store: Store, annotator: str, labels: Mapping[Item, str]) -> int:
+    """Keep labels over earlier ones; how many of those they change."""
     by_generate: dict[str, dict[tuple[str, int], str]] = {}
     for (generate, query, sample), label in labels.items():
         by_generate.setdefault(generate, {})[query, sample] = label
@@ -111,7 +152,7 @@ def import_labels(grid: Grid, store: Store, file: Path, annotator: str) -> Impor
         kept = {(q, s): label for q, s, label in read_json(path)} if path.is_file() else {}
         changed += sum(kept.get(place, label) != label for place, label in own.items())
         write_json(path, [[q, s, label] for (q, s), label in sorted((kept | own).items())])
-    return Imported(len(labels), blank, changed)
+    return changed
 
 
 def read_labels(store: Store, generate: str) -> dict[str, dict[Item, str]]:
@@ -148,13 +189,39 @@ def unescaped(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
-def _strata(grid: Grid, store: Store) -> dict[tuple[str, str, str], list[Item]]:
+def generates_of(grid: Grid) -> list[str]:
+    """The keys of a grid's completions."""
+    return sorted({keys.generate for cell in grid.cells for keys in cell.keys.evaluations.values()})
+
+
+def _pairs(
+    grid: Grid, store: Store, measures: str
+) -> tuple[dict[tuple[str, str, str], list[Pair]], dict[Pair, tuple[str, str]]]:
+    """The pairs by the stratum of their first completion, and each one's query and completion."""
+    equal: dict[tuple[str, str], list[Item]] = {}
+    first: dict[tuple[str, str], tuple[str, str, str]] = {}
+    rows: dict[str, dict[Item, dict[str, Any]]] = {}
+    for stratum, items in _strata(grid, store, measures).items():
+        for item in items:
+            if item[0] not in rows:
+                rows[item[0]] = completions_of(store, item[0])
+            row = rows[item[0]][item]
+            text = str(row["input"]), row["completion"]
+            equal.setdefault(text, []).append(item)
+            first.setdefault(text, stratum)
+    strata: dict[tuple[str, str, str], list[Pair]] = {}
+    for text, items in equal.items():
+        strata.setdefault(first[text], []).append(tuple(items))
+    return strata, {tuple(items): text for text, items in equal.items()}
+
+
+def _strata(grid: Grid, store: Store, measures: str) -> dict[tuple[str, str, str], list[Item]]:
     """Completions by (evaluation, generate key, label of the cell's own judge or "")."""
     strata: dict[tuple[str, str, str], list[Item]] = {}
     seen = set()
     for cell in grid.distinct:
         for name, keys in cell.keys.evaluations.items():
-            if cell.config.evaluations[name].measures != "safety" or keys.generate in seen:
+            if cell.config.evaluations[name].measures != measures or keys.generate in seen:
                 continue
             seen.add(keys.generate)
             label = labels_by(store, keys.judge, keys.generate)
@@ -193,8 +260,8 @@ def _labels(store: Store, generate: str) -> Path:
     return store.root / "audit" / "labels" / generate
 
 
-def _read(grid: Grid, store: Store, file: Path) -> tuple[dict[Item, str], int]:
-    """The labels of a sheet by item, and how many rows have none."""
+def _read(grid: Grid, store: Store, file: Path) -> tuple[dict[Pair, str], int]:
+    """The labels of a sheet by what its rows stand for, and how many rows have none."""
     lines = _parsed(file)
     header = [name.strip().lower() for name in lines[0][1]] if lines else []
     for column in ("id", "label"):
@@ -202,10 +269,10 @@ def _read(grid: Grid, store: Store, file: Path) -> tuple[dict[Item, str], int]:
             raise DataError(
                 f"{file}, line 1: a sheet has one column {column!r}; these are: {', '.join(header) or 'none'}."
             )
-    own = {keys.generate for cell in grid.cells for keys in cell.keys.evaluations.values()}
-    sheets: dict[str, dict[str, Item]] = {}
+    own = set(generates_of(grid))
+    sheets: dict[str, dict[str, Pair]] = {}
     first: dict[str, int] = {}
-    labels: dict[Item, str] = {}
+    labels: dict[Pair, str] = {}
     blank = 0
     for line, cells in lines[1:]:
         if not any(cell.strip() for cell in cells):
@@ -217,10 +284,10 @@ def _read(grid: Grid, store: Store, file: Path) -> tuple[dict[Item, str], int]:
         sheet, _, number = name.partition("-")
         if sheet not in sheets:
             sheets[sheet] = _items(store, sheet)
-        item = sheets[sheet].get(number)
-        if item is None:
+        pair = sheets[sheet].get(number)
+        if pair is None:
             raise DataError(f"{where}: there is no row {name!r} in a sheet of {store.root}.")
-        if item[0] not in own:
+        if any(item[0] not in own for item in pair):
             raise DataError(f"{where}: row {name} is of another sweep than {grid.name}.")
         if name in first:
             raise DataError(f"{where}: row {name} is there twice, first in line {first[name]}.")
@@ -233,7 +300,7 @@ def _read(grid: Grid, store: Store, file: Path) -> tuple[dict[Item, str], int]:
                 f"{where}: {label!r} is not a label; they are: {', '.join(LABELS)}, or nothing."
             )
         else:
-            labels[item] = label
+            labels[pair] = label
     missing = [
         f"{sheet}-{number}"
         for sheet, items in sheets.items()
@@ -250,13 +317,17 @@ def _read(grid: Grid, store: Store, file: Path) -> tuple[dict[Item, str], int]:
     return labels, blank
 
 
-def _items(store: Store, sheet: str) -> dict[str, Item]:
+def _items(store: Store, sheet: str) -> dict[str, Pair]:
     path = _sheet(store, sheet)
     if not re.fullmatch(r"[0-9a-f]{8}", sheet) or not path.is_file():
         return {}
+    # a row of an older version's sheet stands for one completion, which is not in a list
     return {
-        number: (generate, query, sample)
-        for number, (generate, query, sample) in read_json(path).items()
+        number: tuple(
+            (generate, query, sample)
+            for generate, query, sample in ([items] if isinstance(items[0], str) else items)
+        )
+        for number, items in read_json(path).items()
     }
 
 
