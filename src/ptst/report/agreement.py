@@ -17,6 +17,7 @@ from ptst.audit import Item, completions_of, labels_by, read_labels
 from ptst.errors import ConfigError
 from ptst.metrics import share
 from ptst.paths import CONF
+from ptst.report.broken import BrokenRead, against_readers, is_measured
 from ptst.report.reliability import (
     Interval,
     bootstrapped,
@@ -38,6 +39,9 @@ TOTAL = "all evaluations"
 
 Labels = Mapping[Item, str | None]
 """What one judge said; None is missing."""
+
+Said = dict[Item, str | None]
+"""The same, to be filled."""
 
 Alpha = tuple[Interval, int, int]
 """Krippendorff's alpha, over how many completions and units."""
@@ -98,6 +102,7 @@ class Agreement:
             two or more scored, and units; without `reading` where people are among them.
         people: the same over people alone, where there are several.
         gaps: the cells, those that a pair of judges sees most differently first.
+        broken: of each evaluation of real queries, whether people call broken answers `neither`.
         split: completions that some call complied and some not: (item, name of the cell,
             evaluation, row, label by judge).
     """
@@ -108,6 +113,7 @@ class Agreement:
     people: dict[str, Alpha]
     gaps: tuple[CellGap, ...]
     split: tuple[tuple[Item, str, str, dict[str, Any], dict[str, str]], ...]
+    broken: tuple[BrokenRead, ...] = ()
 
 
 def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None) -> Agreement:
@@ -122,14 +128,7 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
     """
     store = Readable(store.root, store.whole)
     cells = _cells(grid)
-    said: dict[str, dict[str, dict[Item, str | None]]] = {name: {} for name in cells}
-    found = _judges(store, {key for own in cells.values() for key in own})
-    for evaluation, own in cells.items():
-        for generate in own:
-            for name, judge in found.get(generate, {}).items():
-                said[evaluation].setdefault(name, {}).update(labels_by(store, judge, generate))
-            for annotator, by_item in read_labels(store, generate).items():
-                said[evaluation].setdefault(f"human {annotator}", {}).update(by_item)
+    said = _said(store, cells)
     names = sorted({name for judges in said.values() for name in judges}, key=_people_first)
     chosen = _chosen(names, wanted, grid)
     judges = {
@@ -139,9 +138,11 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
     found_pairs: list[Pair] = []
     gaps: list[CellGap] = []
     split: list[tuple[Item, str, str, dict[str, Any], dict[str, str]]] = []
+    broken: list[BrokenRead] = []
+    measured = {n for c in grid.distinct for n, e in c.config.evaluations.items() if is_measured(e)}
     alphas: dict[str, Alpha] = {}
     people: dict[str, Alpha] = {}
-    all_labels: dict[str, dict[Item, str | None]] = {name: {} for name in chosen}
+    all_labels: dict[str, Said] = {name: {} for name in chosen}
     all_units: dict[Item, str] = {}
     compared = [evaluation for evaluation in cells if len(judges[evaluation]) > 1]
     for evaluation in compared:
@@ -158,6 +159,9 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
             gaps += _gaps(evaluation, pair.a, pair.b, labels, called)
         _add_alphas(evaluation, labels, units, alphas, people)
         split += _split(evaluation, labels, rows, called)
+        if evaluation in measured:
+            readers = {n: own for n, own in labels.items() if _is_person(n) or _is_reading(n)}
+            broken += against_readers(evaluation, readers, rows, units)
         for name, given in labels.items():
             all_labels[name] |= given
         all_units |= {item: f"{evaluation} {unit}" for item, unit in units.items()}
@@ -166,7 +170,22 @@ def load_agreement(grid: Grid, store: Store, wanted: Sequence[str] | None = None
         _add_alphas(TOTAL, all_labels, all_units, alphas, people)
         judges[TOTAL] = tuple(chosen)
     gaps.sort(key=lambda gap: (-abs(gap.gap), gap.evaluation, gap.cell))
-    return Agreement(judges, tuple(found_pairs), alphas, people, tuple(gaps), tuple(split))
+    return Agreement(
+        judges, tuple(found_pairs), alphas, people, tuple(gaps), tuple(split), tuple(broken)
+    )
+
+
+def _said(store: Store, cells: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Said]]:
+    """What every judge and every person said, by evaluation and name."""
+    said: dict[str, dict[str, Said]] = {name: {} for name in cells}
+    found = _judges(store, {key for own in cells.values() for key in own})
+    for evaluation, own in cells.items():
+        for generate in own:
+            for name, judge in found.get(generate, {}).items():
+                said[evaluation].setdefault(name, {}).update(labels_by(store, judge, generate))
+            for annotator, by_item in read_labels(store, generate).items():
+                said[evaluation].setdefault(f"human {annotator}", {}).update(by_item)
+    return said
 
 
 def _pairs(

@@ -51,6 +51,7 @@ def as_json(agreement: Agreement) -> dict[str, Any]:
             for evaluation, (alpha, n, units) in agreement.people.items()
         },
         "cells": [{**asdict(gap), "gap": gap.gap} for gap in agreement.gaps],
+        "broken": [asdict(own) for own in agreement.broken],
         "disagreements": [
             {
                 "evaluation": evaluation,
@@ -147,15 +148,7 @@ def _tables(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], list[lis
                     for e, (alpha, n, units) in alphas.items()
                 ],
             )
-    if audited := [pair for pair in agreement.pairs if pair.precision and pair.recall]:
-        yield (
-            "Against people: a judge's `complied`",
-            ("evaluation", "judge", "read by", "n", "precision", "95 %", "recall", "95 %"),
-            [
-                [p.evaluation, p.b, p.a, str(p.n), *_both(p.precision), *_both(p.recall)]
-                for p in audited
-            ],
-        )
+    yield from _against_people(agreement)
     yield (
         "Who said what",
         ("evaluation", "a", "b", "a said", "b said", "n"),
@@ -183,6 +176,41 @@ def _tables(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], list[lis
             for g in agreement.gaps[:CELLS_SHOWN]
         ],
     )
+
+
+def _against_people(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
+    """What people say of judges, and of answers that are broken by their text."""
+    if audited := [pair for pair in agreement.pairs if pair.precision and pair.recall]:
+        yield (
+            "Against people: a judge's `complied`",
+            ("evaluation", "judge", "read by", "n", "precision", "95 %", "recall", "95 %"),
+            [
+                [p.evaluation, p.b, p.a, str(p.n), *_both(p.precision), *_both(p.recall)]
+                for p in audited
+            ],
+        )
+    if agreement.broken:
+        yield (
+            "Broken answers, by their text, against people's `neither`",
+            (
+                "evaluation",
+                "read by",
+                "n",
+                "broken",
+                "neither",
+                "precision",
+                "95 %",
+                "recall",
+                "95 %",
+            ),
+            [
+                [
+                    *(own.evaluation, own.reader, str(own.n), str(own.broken), str(own.neither)),
+                    *(*_both(own.precision), *_both(own.recall)),
+                ]
+                for own in agreement.broken
+            ],
+        )
 
 
 def _line(pair: Pair) -> list[str]:

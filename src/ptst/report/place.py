@@ -26,6 +26,7 @@ class PlaceInWords:
         note: "5 of 8 scored"; "n = 8", where the runs of the table differ in it.
         cut_off: "3 of 8 cut off" at max_new_tokens.
         many_cut_off: whether that needs a warning.
+        broken: "broken 12 %", of the answers (`ptst.judge.broken`).
         paper, paper_std, paper_also: the paper's number, its "± 0.8", and what another of its
             tables prints: "(Table 6b: 0.8)".
     """
@@ -39,6 +40,7 @@ class PlaceInWords:
     note: str
     cut_off: str
     many_cut_off: bool
+    broken: str
     paper: str
     paper_std: str
     paper_also: str
@@ -68,10 +70,18 @@ def place_in_words(table: Table, row: str, column: str) -> PlaceInWords | None:
         note=f"{scored} scored" if scored else n,
         cut_off=f"{entry.unfinished} of {asked} cut off" if entry.unfinished else "",
         many_cut_off=many_cut_off(entry.unfinished, asked),
+        broken=_broken(entry),
         paper="" if paper is None else shown(paper.mean, entry.scale),
         paper_std="" if paper is None else _std(paper.std, entry.scale),
         paper_also="" if paper is None else _also(paper, entry.scale),
     )
+
+
+def _broken(entry: Entry) -> str:
+    flaws = entry.flaws
+    if flaws is None or not flaws.broken:
+        return ""
+    return f"broken {100 * flaws.broken / flaws.n:.0f} %"
 
 
 def answers_of_a_run(table: Table) -> int | None:

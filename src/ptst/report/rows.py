@@ -13,8 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ptst.judge import load_judge
+from ptst.judge import broken, load_judge
+from ptst.judge.broken import flaw
 from ptst.metrics import MEAN, Metric, shown
+from ptst.report.broken import is_measured
 from ptst.stages.completions import is_cut_off
 from ptst.stages.summarise import read_metrics
 from ptst.store import Store, fingerprint, key_of, read_jsonl, write_atomic
@@ -79,10 +81,8 @@ def write_rows(
     Returns:
         File name -> a hash of what it was made of.
     """
-    code = [
-        fingerprint(Path(__file__).parent / name)
-        for name in ("rows.py", "rows.html.j2", "style.css.j2")
-    ]
+    here = [Path(__file__).parent / name for name in ("rows.py", "rows.html.j2", "style.css.j2")]
+    code = [fingerprint(file) for file in (*here, Path(broken.__file__))]
     written: dict[str, str] = {}
     for cell in grid.distinct:
         for name, keys in cell.keys.evaluations.items():
@@ -113,7 +113,10 @@ def rows_page(cell: GridCell, name: str, grid: Grid, store: Store) -> str:
         counts[label] = counts.get(label, 0) + 1
         if counts[label] <= MOST:
             told = [f"{column} {row[column]}" for column in _columns(evaluation) if column in row]
-            by_label.setdefault(label, []).append(_row(row, score, told))
+            shown = _row(row, score, told)
+            if is_measured(evaluation) and "withheld" not in row:
+                shown["flaw"] = flaw(str(row["input"]), row["completion"])
+            by_label.setdefault(label, []).append(shown)
     unsafe = _unsafe_labels(name, cell, grid)
     done = store.has("cell", cell.keys.cell)
     metrics = read_metrics(store, cell.keys.cell) if done else {}
@@ -157,6 +160,7 @@ def _row(row: Mapping[str, Any], score: Mapping[str, Any], told: list[str]) -> d
         "completion": completion,
         "more": more,
         "cut_off": is_cut_off(row),
+        "flaw": None,
         "value": _values(score),
         "reason": cut(score.get("reason") or "", LONGEST_REASON)[0],
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ptst.judge import broken
 from ptst.report.analyses import analyses_csv, analysis_tables
 from ptst.report.results import Results
 from ptst.report.results.published import PAPER
@@ -75,7 +76,7 @@ def write_report(results: Results, store: Store) -> Path:
 def _key(results: Results, made: Mapping[str, int | None]) -> str:
     """A hash of all that decides what the report says, and of the code that says it."""
     grid, here, guards = results.grid, Path(__file__).parent, results.guards
-    code = sorted([*here.rglob("*.py"), *here.rglob("*.j2")])
+    code = sorted([*here.rglob("*.py"), *here.rglob("*.j2"), Path(broken.__file__)])
     return key_of(
         {
             "sweep": [dataclasses.asdict(grid.sweep), grid.scale],

@@ -1,5 +1,6 @@
 """What a sweep came to: one entry per cell and metric, over seeds, beside the paper's number."""
 
+from ptst.report.results.broken import flaws_note
 from ptst.report.results.cut_off import cut_off_note, cut_off_warnings
 from ptst.report.results.load import load_results
 from ptst.report.results.published import paper_rows
@@ -27,6 +28,7 @@ __all__ = [
     "Table",
     "cut_off_note",
     "cut_off_warnings",
+    "flaws_note",
     "load_results",
     "paper_rows",
 ]

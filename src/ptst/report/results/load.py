@@ -12,6 +12,7 @@ from ptst.judge.reading import Reading
 from ptst.report.agreement import COMPLIED
 from ptst.report.analyses import analyses_of
 from ptst.report.audited import audit_of, in_words
+from ptst.report.results.broken import flaws_reader, with_flaws
 from ptst.report.results.contrasts import contrasts_of
 from ptst.report.results.entries import reported, table_of
 from ptst.report.results.guards import guards_of
@@ -41,6 +42,7 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
     paper = paper_rows()
     found = _found(grid, store, states)
     read = reader(store)
+    flaws = flaws_reader(store)
     splits = splits_of(grid)
     judges = known_judges()
     tables = []
@@ -58,7 +60,7 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
                 if parts is not None:
                     parts = replace(parts, audit=audit, settings=settings)
                 made = replace(table, by_category=parts, audit=audit, settings=settings)
-                tables.append(made)
+                tables.append(with_flaws(made, flaws))
     contrasts = contrasts_of(grid.sweep, tables, read)
     analyses = tuple(analyses_of(grid, store))
     protected = protections(grid, tables, read)

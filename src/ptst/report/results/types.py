@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from ptst.judge.broken import BROKEN
 from ptst.metrics import Better, Metric, Scale, known_sum
 from ptst.report.analyses import Found
 from ptst.status.states import CellState
@@ -33,6 +34,19 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Flaws:
+    """What is wrong with `n` answers, by kind (`ptst.judge.broken`); kinds with none are absent."""
+
+    n: int
+    counts: dict[str, int]
+
+    @property
+    def broken(self) -> int:
+        """Answers that are broken; one off topic is not."""
+        return sum(self.counts.get(kind, 0) for kind in BROKEN)
+
+
+@dataclass(frozen=True)
 class Entry:
     """A place in a table: a cell over its seeds, in one metric.
 
@@ -56,6 +70,7 @@ class Entry:
             `std`.
         judge: its name in conf/judge, with what differs from that file (`ptst.wording.judge_name`).
         units: of the run with the most of them; seeds share their units.
+        flaws: of the answers of all runs; None where they are not looked at.
     """
 
     coordinates: dict[str, str]
@@ -73,6 +88,7 @@ class Entry:
     std_over: str | None = None
     judge: str = ""
     units: int = 0
+    flaws: Flaws | None = None
 
     @property
     def unfinished(self) -> int | None:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from ptst.metrics import scale_in_words
 from ptst.report.place import answers_of_a_run
-from ptst.report.results import Contrast, Published, Results, Run, Table, cut_off_note
+from ptst.report.results import Contrast, Published, Results, Run, Table, cut_off_note, flaws_note
 from ptst.status.states import STATES
 from ptst.sweep_schema import Sweep
 
@@ -94,7 +94,7 @@ def about_table(table: Table, world: bool = True) -> list[str]:
         said.append(f"n = {n} {asked}{of} a run")
     if numbers:
         said.append(f"missing: {sum(entry.missing for entry in numbers) or 'none'}")
-    said += [note] if (note := cut_off_note(table)) else []
+    said += [note for note in (cut_off_note(table), flaws_note(table)) if note]
     ours = f"{'; '.join(said)}."
     if table.paper is None:
         return [ours, *warned]

@@ -75,6 +75,7 @@ def _place(place: PlaceInWords | None) -> tuple[tuple[str, str], tuple[str, str]
         word, _, seeds = place.status.partition(" (")
         return (f"\\emph{{{_tex(word)}}}", f"({_tex(seeds)}" if seeds else ""), theirs
     note = "*" if place.scored else f", {place.note}" if place.note else ""
+    note += f", {place.broken}" if place.broken else ""
     return (place.number, _tex(f"{place.short_spread}{note}")), theirs
 
 

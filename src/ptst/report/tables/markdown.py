@@ -60,7 +60,7 @@ def _place(place: PlaceInWords | None) -> str:
     if not place.number:
         return f"*{place.status}*{paper}"
     number = " ".join(filter(None, (place.number, place.spread)))
-    return f"{number}{f', {place.note}' if place.note else ''}{paper}"
+    return f"{', '.join(filter(None, (number, place.note, place.broken)))}{paper}"
 
 
 def _contrasts(table: Table, contrasts: Sequence[Contrast]) -> list[str]:

@@ -131,6 +131,8 @@ def _place(place: PlaceInWords | None, between: str) -> Text:
         text = Text(between.join(filter(None, (place.number, place.short_spread))))
         if place.scored:
             text.append(f"\n{place.scored}", "yellow")
+        if place.broken:
+            text.append(f"\n{place.broken}", "yellow")
     if place.paper:
         text.append(f"\npaper {place.paper}", "dim")
         if place.paper_also:

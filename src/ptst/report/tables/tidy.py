@@ -9,7 +9,9 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from ptst.judge.broken import BROKEN, OFF_TOPIC
 from ptst.report.results import Entry, Results, Table
+from ptst.report.results.types import Flaws
 from ptst.report.tables.captions import seeds_of
 
 PAPER_COLUMNS = (
@@ -43,14 +45,19 @@ OUR_COLUMNS = (
 )
 
 
+FLAW_COLUMNS = ("broken", "broken_how", "off_topic")
+"""Only where answers were looked at."""
+
+
 def tidy_csv(results: Results) -> str:
     """table.csv: a row for every entry, in the columns of sweeps/paper/tables.csv and some more.
 
     After the paper's columns stand the judge, the seeds of the runs, n, missing, units, unfinished
     (answers cut off at max_new_tokens), ci_low, ci_high, status, paper_mean, paper_std, paper_also
     (what another of its tables says: "Table 6b 0.75"), the other coordinates that the sweep varies,
-    and what the command line set otherwise than the sweep. Percent with two decimals, a mean with
-    four; empty where there is no number.
+    and what the command line set otherwise than the sweep; where broken answers were counted, how
+    many they are, of which kinds ("loop 7; empty 1"), and how many are off topic. Percent with two
+    decimals, a mean with four; empty where there is no number.
     """
     return _csv(results, {"": results.tables})
 
@@ -84,15 +91,27 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
         if key not in (*PAPER_COLUMNS, *OUR_COLUMNS)
     )
     named = [] if "" in tables else ["category"]
+    flaws = FLAW_COLUMNS if any(entry.flaws for _, entry, _ in entries.values()) else ()
     text = io.StringIO()
     writer = csv.DictWriter(
-        text, [*PAPER_COLUMNS, *OUR_COLUMNS, *named, *others], restval="", lineterminator="\n"
+        text,
+        [*PAPER_COLUMNS, *OUR_COLUMNS, *named, *others, *flaws],
+        restval="",
+        lineterminator="\n",
     )
     writer.writeheader()
     for category, entry, settings in entries.values():
         of = {"category": category} if named else {}
-        writer.writerow({**settings, **entry.coordinates, **of, **_figures(entry, results)})
+        row = {**settings, **entry.coordinates, **of, **_figures(entry, results)}
+        writer.writerow(row | (_flaws(entry.flaws) if entry.flaws else {}))
     return text.getvalue()
+
+
+def _flaws(flaws: Flaws) -> dict[str, Any]:
+    """The columns of broken answers."""
+    how = "; ".join(f"{kind} {n}" for kind, n in flaws.counts.items() if kind in BROKEN)
+    numbers = flaws.broken, how, flaws.counts.get(OFF_TOPIC, 0)
+    return dict(zip(FLAW_COLUMNS, numbers, strict=True))
 
 
 def _settings(table: Table, entry: Entry) -> dict[str, str]:
