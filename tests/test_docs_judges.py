@@ -29,9 +29,9 @@ def test_every_command_works_in_its_order(tmp_path: Path) -> None:
     said = run_page("docs/judges.md", tmp_path, own, small)
     assert len(said) == 20
     assert '"krippendorff": {"hazards"' in said[4]
-    assert "40 labels of ann kept" in said[7]
+    assert re.search(r"\d+ labels of ann kept, 0 rows without one", said[7])
     assert "Against people" in said[8]
-    assert "Human audit of the judge, by ann: n = 40" in said[9]
+    assert re.search(r"Human audit of the judge, by ann: n = \d+", said[9])
     assert all("labels of bob kept" in imported for imported in said[12:14])
     assert re.search(r"labels: labels.jsonl \(\d+ of ann, \d+ of bob\)", said[14])
     assert "human bob" in said[16] and "All people: Krippendorff's alpha" in said[16]

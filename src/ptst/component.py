@@ -62,7 +62,7 @@ class Component:
     where: str = ""
     """Its place in the configuration, "defence.derta.objective", for messages; `load` fills it in.
     A ConfigError of `__post_init__`, or of a defence's `check`, gets it in front anyway."""
-    needs_gpu: ClassVar[bool] = False
+    needs_gpu: bool = False
     """Whether it runs a model that is too large for a CPU, so that jobs ask a cluster for a GPU."""
 
     def check(self, config: Config) -> None:

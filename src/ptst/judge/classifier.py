@@ -1,5 +1,5 @@
-"""Open safety classifiers (WildGuard, Llama Guard, HarmBench's): language models that answer in a
-fixed form.
+"""Open safety classifiers (WildGuard, Llama Guard, HarmBench's, ShieldGemma, Granite Guardian,
+StrongREJECT's): language models that answer in a fixed form.
 
 One implementation; what sets them apart is their YAML: weights, prompt, and what each answer means.
 They run here, so they cost time and not money. Prompts run through `ptst.engine.batches` like any
@@ -49,9 +49,10 @@ class Classifier(Judge):
     max_completion_tokens: int | None = None
     """The judge reads no more of a completion; None: all of it."""
     batch_size: int = field(default=16, metadata={"key": False})
+    needs_gpu: bool = field(default=True, metadata={"key": False})
+    """Whether jobs ask a cluster for a GPU; a model of 1 or 2 billion parameters does without."""
     judges_harm: ClassVar[bool] = True
     """`complied` is a harmful answer, so on a harmless query it says nothing."""
-    needs_gpu: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("input",)
     version: ClassVar[int] = 1
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ptst.component import added
 from ptst.download import content_hash
 from ptst.errors import ConfigError, DataError
 from ptst.judge import Judge, JudgeContext, Score
@@ -103,7 +104,7 @@ class Reading(Judge):
     key_name: ClassVar[str] = "reading"
     file: str | None = field(default=None, metadata={"key": False})  # see `identity`
     """Labels as `ptst audit labels` writes them; counts by its content."""
-    decides: str | None = None
+    decides: str | None = added(None)
     """The annotator whose label counts where labels differ; null: none, such an answer is
     missing."""
     labels: ClassVar[tuple[str, ...]] = LABELS
