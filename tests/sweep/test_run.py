@@ -23,6 +23,7 @@ from conftest import TINY, ptst
 from ptst import data, models
 from ptst.cell import run_cell
 from ptst.cli import main
+from ptst.errors import ConfigError
 from ptst.multirun.launch import multirun
 from ptst.status.states import states_of
 from ptst.store import Store, read_json, read_jsonl
@@ -400,3 +401,11 @@ def test_what_is_frozen_is_one_line_per_cell(whole: Path) -> None:
     lines = read_jsonl(file)
     assert {line["label"] for line in lines} >= {"none → chat_llama"}
     assert all(line["config"]["tracking"]["group"].startswith("quick-micro-") for line in lines)
+
+
+def test_a_setting_of_one_defence_reaches_its_cells_through_hydra(tmp_path: Path) -> None:
+    words = [*own(tmp_path), "defence=[],[add_noise]"]
+    with pytest.raises(ConfigError, match=r"cell defence=\[add_noise\].*posthoc\.nothing"):
+        multirun([*words, 'defence.add_noise.posthoc.nothing={a: "it\'s, [2]"}'])
+    with pytest.raises(ConfigError, match=r"no cell of this sweep has defence=\[lisa\]"):
+        multirun([*words, "defence.lisa.objective.rho=0.1"])

@@ -18,15 +18,20 @@ from omegaconf import DictConfig
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="ptst",
-    node={"_target_": "hydra_plugins.ptst.sweeper.GridSweeper"},
+    node={"_target_": "hydra_plugins.ptst.sweeper.GridSweeper", "aimed": []},
     provider="ptst",
 )
 
 
 class GridSweeper(Sweeper):
-    """Expands, checks and freezes the grid, then launches one job per model."""
+    """Expands, checks and freezes the grid, then launches one job per model.
 
-    def __init__(self) -> None:
+    Args:
+        aimed: overrides that Hydra has not seen (`ptst.multirun.launch.multirun`).
+    """
+
+    def __init__(self, aimed: Sequence[str] = ()) -> None:
+        self.aimed = list(aimed)
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
         self.hydra_context: HydraContext | None = None
@@ -58,6 +63,7 @@ class GridSweeper(Sweeper):
         ours = self.config.hydra.overrides.hydra  # Hydra hands on those of the task alone
         arguments = [
             *arguments,
+            *self.aimed,
             *(word for word in ours if word.lstrip("+").startswith("hydra.searchpath=")),
         ]
         if isinstance(launcher, SlurmLauncher):

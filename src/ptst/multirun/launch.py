@@ -18,6 +18,7 @@ from ptst.progress import say
 from ptst.status.live import live
 from ptst.status.states import states_of
 from ptst.store import Readable, Store
+from ptst.sweep.axes import is_aimed, spelled
 from ptst.sweep.gpus import take_gpus, visible_gpus
 from ptst.sweep.grid import Grid, expand
 from ptst.sweep.run import devices_of, failures, freeze, is_done, jobs_left, numbers_of, run_job
@@ -48,10 +49,18 @@ def multirun(overrides: Sequence[str]) -> int:
     hydra = Hydra.create_main_hydra2("ptst", create_config_search_path(str(CONF)))
     try:
         with explained():
-            undone: int = hydra.multirun("config", task, list(overrides))
+            undone: int = hydra.multirun("config", task, _for_hydra(overrides))
     finally:
         GlobalHydra.instance().clear()
     return undone
+
+
+def _for_hydra(overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra composes them with: what is of one defence of an axis goes to the sweeper
+    as it is, because the configuration that Hydra composes need not have that defence."""
+    aimed = [word for word in overrides if is_aimed(word)]
+    others = [word for word in overrides if not is_aimed(word)]
+    return [*others, f"hydra.sweeper.aimed={spelled(aimed, 'aimed')}"] if aimed else others
 
 
 def task(job: Any) -> bool:

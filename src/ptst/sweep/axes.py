@@ -103,6 +103,11 @@ def with_aimed(points: Sequence[tuple[str, ...]], aimed: Sequence[str]) -> list[
     ]
 
 
+def is_aimed(override: str) -> bool:
+    """Whether an override is of one defence or analysis, whatever the axes are."""
+    return _aim(override) is not None
+
+
 def _aim(override: str) -> tuple[str, str] | None:
     found = re.match(r"[+~]*(?:[\w/]+@)?(defence|analysis)\.([\w-]+)\.", override)
     return None if found is None else (found[1], found[2])
@@ -128,13 +133,13 @@ def values_of(value: Any, where: str) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ConfigError(f"{where} has no values.")
-    return [_spelled(v, where) for v in values]
+    return [spelled(v, where) for v in values]
 
 
-def _spelled(value: Any, where: str) -> str:
+def spelled(value: Any, where: str) -> str:
     """A value of a sweep file as Hydra's override grammar spells it."""
     if isinstance(value, list):
-        return f"[{','.join(_spelled(v, where) for v in value)}]"
+        return f"[{','.join(spelled(v, where) for v in value)}]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, Mapping):
@@ -177,7 +182,7 @@ def settings_of_scale(
     where = f"{file}: scales.{scale}"
     given = {text.partition("=")[0].lstrip("+~") for text in fixed} | set(axes)
     own = {
-        key: f"{key}={_spelled(value, f'{where}.{key}')}"
+        key: f"{key}={spelled(value, f'{where}.{key}')}"
         for key, value in sweep.scales[scale].items()
         if key not in given
     }
