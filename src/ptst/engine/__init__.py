@@ -8,7 +8,7 @@ conversations together, `ptst.engine.spelling` turns asks into prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from ptst.api.answers import whole_text
 from ptst.chat import split_thinking
 from ptst.component import Component, Parts, component_parts, parts_of, speed
 from ptst.errors import ConfigError, DataError
+from ptst.models import Files, Process
 from ptst.schema import Config, Decoding, Evaluation, Template
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -236,6 +237,18 @@ class Tested(Protocol):
     def name_at_api(self) -> str:
         """What it is called at its API."""
 
+    @property
+    def files(self) -> Files:
+        """Where its weights lie, for an engine that loads them itself."""
+
+    def serve(self, which: Hashable, start: Callable[[], Process]) -> Any:
+        """The process of such an engine, which outlives a session: the next one finds it.
+
+        Args:
+            which: what it has loaded, and how.
+            start: starts it, where the one that there is serves another model, or none does.
+        """
+
     def untuned(self) -> Tested:
         """The model before it was fine-tuned. What is loaded of this one is loaded again."""
 
@@ -306,6 +319,8 @@ class Engine(Component):
     """What a prompt is: token ids, or messages [{role, content}, ...]. Bare text is one message."""
     has_weights: ClassVar[bool] = True
     """Whether it needs the model's files on this machine."""
+    watches: ClassVar[bool] = False
+    """Whether its sessions answer under a watch (`Session.watched`)."""
 
     device: str = speed("auto")
     """`auto` takes CUDA where there is one; which GPU is said by CUDA_VISIBLE_DEVICES."""

@@ -19,7 +19,7 @@ from typing import Any
 from ptst.chat import decode
 from ptst.engine import Completion, Steer, Watch
 from ptst.engine.padding import padding_is_left_out
-from ptst.models import make_padding_exist
+from ptst.models import ids_of, make_padding_exist
 from ptst.schema import Decoding
 
 Ids = list[int]
@@ -74,8 +74,7 @@ def complete(
         return
     from ptst.engine.cache import every_layer_grows, prefix_cache
 
-    own = model.generation_config.eos_token_id
-    ends |= {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    ends |= ids_of(tokenizer.eos_token_id) | ids_of(model.generation_config.eos_token_id)
 
     prefix = shared_prefix(prompts) if share_prefix and every_layer_grows(model) else []
     make_padding_exist(tokenizer, model.config)

@@ -23,6 +23,7 @@ class Transformers(Engine):
     """
 
     key_name: ClassVar[str] = "transformers"
+    watches: ClassVar[bool] = True
     batch_size: int = speed(64)
     share_prefix: bool = speed(True)
     """Run the longest common prefix of all prompts through the model once, not once per prompt."""

@@ -50,7 +50,7 @@ def check_engine(config: Config, does: str) -> None:
             "weights, or defence=[repeat_back]."
         )
     engine = engine_of(config)
-    if engine.reads != "tokens":
+    if not engine.watches:
         raise ConfigError(
             f"it {does}, which engine {type(engine).__name__} has no place for; choose "
             "engine=transformers."

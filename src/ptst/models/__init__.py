@@ -1,8 +1,10 @@
 """Models and tokenizers: where they come from, how they are loaded, and how long they stay."""
 
-from ptst.models.held import BaseModel, Held
+from ptst.models.held import BaseModel, Files, Held, Process
 from ptst.models.loading import (
     context_of,
+    ends_of,
+    ids_of,
     load_config,
     load_model,
     load_tokenizer,
@@ -22,10 +24,14 @@ from ptst.models.sources import identity, local_folder, origin, weights
 __all__ = [
     "ALL_LINEAR",
     "BaseModel",
+    "Files",
     "Held",
+    "Process",
     "check_targets",
     "context_of",
+    "ends_of",
     "identity",
+    "ids_of",
     "linear_layers",
     "linear_weights",
     "load_config",

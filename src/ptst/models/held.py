@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ptst.errors import ConfigError, in_one_line
 from ptst.models.loading import (
@@ -18,6 +20,51 @@ from ptst.models.loading import (
 )
 from ptst.models.sources import local_folder
 from ptst.schema import Model
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the weights of a model lie, for a program that loads them itself.
+
+    Attributes:
+        model: whole weights, in a folder or on the hub.
+        adapter: the folder of a LoRA adapter that belongs on them.
+    """
+
+    model: Model
+    adapter: Path | None = None
+
+
+class Process(Protocol):
+    """A process that has loaded a model and answers with it."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers."""
+
+    def close(self) -> None:
+        """End it, and wait until it has ended."""
+
+
+class Served:
+    """A model in a process of its own, started once while the same one is asked for."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._which: Hashable = None
+
+    def get(self, which: Hashable, start: Callable[[], Process]) -> Any:
+        """The process that serves `which`; the one that served another is ended first."""
+        if self._process is None or which != self._which or not self._process.alive:
+            self.forget()
+            self._process, self._which = start(), which
+        return self._process
+
+    def forget(self) -> None:
+        """End the process, so that there is room for another model."""
+        if self._process is not None:
+            self._process.close()
+            self._process = self._which = None
 
 
 class BaseModel:
@@ -90,12 +137,14 @@ class Held:
     Attributes:
         base: what the cells test.
         judge: a judge's own model, from one evaluation to the next.
+        served: what the cells test, where an engine loads it in a process of its own.
         told: lines about them that were said already, so that each is said once.
     """
 
     def __init__(self) -> None:
         self.base = BaseModel()
         self.judge = BaseModel()
+        self.served = Served()
         self.told: set[str] = set()
         self._refused: dict[tuple[str, str | None], Exception | None] = {}
         self._tokenizers: dict[tuple[str, str | None], Any] = {}

@@ -86,6 +86,28 @@ def load_config(model: Model) -> Any:
         raise ConfigError(unavailable(model, error)) from error
 
 
+def ends_of(model: Model) -> frozenset[int]:
+    """The token ids that end an answer by the model's own generation configuration.
+
+    Raises:
+        ConfigError: its files cannot be had, with the library's reason.
+    """
+    from transformers import GenerationConfig
+
+    source = str(local_folder(model) or model.path)
+    try:
+        own = GenerationConfig.from_pretrained(source, revision=model.revision)
+    except OSError:  # a model need not have one: transformers then makes it of the model's own
+        own = GenerationConfig.from_model_config(load_config(model))
+    return ids_of(own.eos_token_id)
+
+
+def ids_of(token_ids: int | list[int] | None) -> frozenset[int]:
+    """One token id, several, or none, as configurations have them."""
+    listed = token_ids if isinstance(token_ids, list) else [token_ids]
+    return frozenset(token for token in listed if token is not None)
+
+
 def context_of(config: Any) -> int | None:
     """Positions that a model has, from its configuration; None where that names no limit.
 

@@ -123,6 +123,7 @@ def _training(config: Config, work: Work, held: models.Held) -> tuple[Training, 
     from ptst.train.trainer import Training
 
     held.judge.forget()  # it may hold a GPU's memory since the last cell was judged
+    held.served.forget()  # and so may an engine's
     device = models.pick_device(engine_of(config).device)
     models.quantization(config.finetune.method, device)  # refuses what cannot be had here
     if config.finetune.method in ("lora", "qlora"):

@@ -56,8 +56,10 @@ def judge(
                 watch(work.maker)
 
             device = engine_of(config).device
-            kept, model = store.root / "judging", (held or models.Held()).judge
-            context = JudgeContext(kept, device, tell, stop, model)
+            held = held or models.Held()
+            if load_judge(config.evaluations[name].judge, f"{name}.judge").needs_gpu:
+                held.served.forget()  # what an engine's process takes of a GPU, the judge needs
+            context = JudgeContext(store.root / "judging", device, tell, stop, held.judge)
             scores = _scores(name, config.evaluations[name], rows, context)
         missing = [score for score in scores if score.label is None and not score.final]
         if missing:  # not published: what is in the store is never asked for again

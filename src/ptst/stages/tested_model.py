@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ptst.engine.chosen import engine_of
 from ptst.errors import PtstError
 from ptst.keys import CellKeys, tested_epoch
 from ptst.quiet import quiet
-from ptst.schema import Config
+from ptst.schema import Config, Model
 from ptst.store import Store
 
 
@@ -66,6 +67,32 @@ class TestedModel:
         from ptst.train.openai import fine_tuned_model
 
         return fine_tuned_model(self._tuned())
+
+    @property
+    def files(self) -> models.Files:
+        """Where its weights lie, for an engine that loads them itself.
+
+        Raises:
+            PtstError: as `model`.
+        """
+        if self.posthoc is not None:
+            return models.Files(self._in(self._changed()))
+        if self.finetuning is None:
+            return models.Files(self.model_config)
+        folder = self.weights()
+        if self.method == "full":
+            return models.Files(self._in(folder))
+        return models.Files(self.model_config, folder)
+
+    def serve(self, which: Hashable, start: Callable[[], models.Process]) -> Any:
+        """See `ptst.models.held.Served`. What is loaded here makes room for another process."""
+
+        def alone() -> models.Process:
+            self.held.base.forget()
+            self.held.judge.forget()
+            return start()
+
+        return self.held.served.get(which, alone)
 
     def _tuned(self) -> Path:
         assert self.finetuning is not None
@@ -157,8 +184,11 @@ class TestedModel:
         return None if self.finetuning is None else self._tuned()
 
     def _whole(self, folder: Path) -> Any:
-        whole = dataclasses.replace(self.model_config, path=str(folder), revision=None)
-        return models.load_model(whole, self.picked)
+        return models.load_model(self._in(folder), self.picked)
+
+    def _in(self, folder: Path) -> Model:
+        """The whole weights in a folder of the store."""
+        return dataclasses.replace(self.model_config, path=str(folder), revision=None)
 
     def _changed(self) -> Path:
         assert self.posthoc is not None
