@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pretended_vllm
 import pytest
 from slurm_cluster import Cluster, installed
 from warm import Command
@@ -176,6 +177,19 @@ def on(virtual: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> Call
         return cluster
 
     return log_in
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment whose vllm is tests/pretended_vllm.py."""
+    return pretended_vllm.install(tmp_path_factory.mktemp("pretended") / "env")
+
+
+@pytest.fixture
+def pretended(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, where engine=vllm looks for it."""
+    monkeypatch.setenv("PTST_VLLM_PYTHON", str(stand_in))
+    return stand_in
 
 
 JUDGE_CONTEXT = JudgeContext(Path("/nowhere"), "cpu", lambda done, total: None, lambda: False)

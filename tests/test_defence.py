@@ -61,7 +61,9 @@ ALL = [*nodes("defence"), *nodes("analysis")]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "engine").glob("*.yaml")))
-def test_every_engine_is_composed_and_its_fields_decide_what_they_say(name: str) -> None:
+def test_every_engine_is_composed_and_its_fields_decide_what_they_say(
+    name: str, pretended: Path
+) -> None:
     chosen = [f"engine={name}", "finetune=none"]
     engine = engine_of(compose(chosen))
     for f in dataclasses.fields(engine):

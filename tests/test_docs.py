@@ -84,7 +84,11 @@ def test_a_page_that_is_run_is_run_whole(page: str) -> None:
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value)
 def test_every_command_is_run_or_composes(
-    page: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: str,
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    pretended: Path,
 ) -> None:
     if page in RUN and command in [step.replace("\\\n", " ") for _, step in steps(page)]:
         return  # by the test of the page

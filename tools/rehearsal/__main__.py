@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptst.errors import PtstError
+from ptst.engine.vllm import Vllm
+from ptst.errors import ConfigError, PtstError
 from ptst.paths import CONF, ROOT
 from ptst.progress import say
 from tools.rehearsal.api import ApiServer
@@ -185,6 +186,17 @@ def _lacking(used: set[str]) -> dict[str, list[str]]:
     return {group: own for group, own in found.items() if own}
 
 
+def _not_installed() -> set[str]:
+    """Engines that need an environment of their own, where there is none."""
+    try:
+        found = Vllm().installed
+    except ConfigError as error:
+        say(f"engines, without vllm: {error}")
+        return {"vllm"}
+    say(f"engines, with vLLM {found.version} of {found.python}")
+    return set()
+
+
 def _others(used: set[str]) -> Iterator[tuple[str, list[str]]]:
     """Runs for what no sweep uses, and for every fine-tuning and judge."""
     lacking = _lacking(used)
@@ -211,8 +223,8 @@ def _others(used: set[str]) -> Iterator[tuple[str, list[str]]]:
         yield "defences-others", [f"defence={','.join(f'[{name}]' for name in names)}", *ONE_EACH]
     names = sorted(path.stem for path in (CONF / "analysis").glob("*.yaml"))
     yield "analyses", [f"analysis=[{','.join(names)}]", *ONE_EACH]
-    names = sorted(path.stem for path in (CONF / "engine").glob("*.yaml"))
-    yield "engines", [f"engine={','.join(names)}", "finetune=none"]
+    engines = {path.stem for path in (CONF / "engine").glob("*.yaml")} - _not_installed()
+    yield "engines", [f"engine={','.join(sorted(engines))}", "finetune=none"]
     judges = sorted(path.stem for path in (CONF / "judge").glob("*.yaml") if path.stem != "micro")
     yield "judges", [f"judge={','.join(judges)}", "evaluation=[directharm4]"]
 

@@ -311,6 +311,19 @@ class Session:
         )
 
 
+@dataclass(frozen=True)
+class Batching:
+    """How an engine answers prompts together.
+
+    Attributes:
+        size: how many are under way at once.
+        shares_prefix: whether what all of them begin with is computed once.
+    """
+
+    size: int
+    shares_prefix: bool
+
+
 @dataclass
 class Engine(Component):
     """Opens a model. A class of your own says what it reads and overrides `open`."""
@@ -350,6 +363,10 @@ class Engine(Component):
     def facts(self, config: Config) -> dict[str, Any]:
         """What the provenance of completions says of it, beside what a session counts."""
         return {}
+
+    def batching(self) -> Batching | None:
+        """For the formula of `ptst plan`; None where it does not hold for this engine."""
+        return None
 
 
 def decoding_parts(decoding: Decoding) -> Parts:

@@ -8,7 +8,17 @@ from typing import Any, ClassVar
 
 from ptst import models, templates
 from ptst.component import Parts, speed
-from ptst.engine import Completion, Engine, Session, Steer, Stop, Tested, Watch, decoding_parts
+from ptst.engine import (
+    Batching,
+    Completion,
+    Engine,
+    Session,
+    Steer,
+    Stop,
+    Tested,
+    Watch,
+    decoding_parts,
+)
 from ptst.errors import ConfigError
 from ptst.schema import Config, Decoding, Evaluation
 
@@ -53,6 +63,10 @@ class Transformers(Engine):
             "batch_size": self.batch_size,
             "share_prefix": self.share_prefix,
         }
+
+    def batching(self) -> Batching:
+        """For the formula of a plan."""
+        return Batching(self.batch_size, self.share_prefix)
 
 
 class Batched(Session):

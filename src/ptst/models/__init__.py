@@ -3,6 +3,7 @@
 from ptst.models.held import BaseModel, Files, Held, Process
 from ptst.models.loading import (
     context_of,
+    downloaded,
     ends_of,
     ids_of,
     load_config,
@@ -29,6 +30,7 @@ __all__ = [
     "Process",
     "check_targets",
     "context_of",
+    "downloaded",
     "ends_of",
     "identity",
     "ids_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ptst.errors import ConfigError
@@ -82,6 +83,23 @@ def load_config(model: Model) -> Any:
     source = str(local_folder(model) or model.path)
     try:
         return AutoConfig.from_pretrained(source, revision=model.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(unavailable(model, error)) from error
+
+
+def downloaded(model: Model) -> Path:
+    """The folder of a model's weights and configuration: its own, or the hub's cache.
+
+    Raises:
+        ConfigError: they cannot be had, with the library's reason.
+    """
+    if (folder := local_folder(model)) is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    files = ["model*.safetensors", "*.json"]
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise ConfigError(unavailable(model, error)) from error
 
