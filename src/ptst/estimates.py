@@ -45,6 +45,16 @@ class Utilisation:
 
 
 @dataclass
+class Serving:
+    """Of an engine with a process of its own: shares of the peaks that are reached when it answers,
+    and seconds until it does."""
+
+    inference: float = MISSING
+    bandwidth: float = MISSING
+    start: float = MISSING
+
+
+@dataclass
 class Lengths:
     """Tokens of a row: its question, and its answer."""
 
@@ -90,6 +100,7 @@ class Estimates:
     gpus: dict[str, Gpu] = field(default_factory=dict)
     cpu: Cpu = field(default_factory=Cpu)
     utilisation: Utilisation = field(default_factory=Utilisation)
+    engines: dict[str, Serving] = field(default_factory=dict)
     models: dict[str, float] = field(default_factory=dict)
     characters_per_token: float = MISSING
     tokens: dict[str, Lengths] = field(default_factory=dict)

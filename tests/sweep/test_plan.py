@@ -231,6 +231,28 @@ def test_qlora_reads_half_a_byte_per_weight(store: Store, round_figures: Path, p
     assert plan.stages["generate"].seconds == pytest.approx(answering)
 
 
+def test_an_engine_has_rates_and_a_formula_of_its_own(
+    store: Store, round_figures: Path, paper: Grid, pretended: Path
+) -> None:
+    (cell,) = paper.cells
+    served = rekeyed(cell, engine={"_target_": "ptst.engine.vllm.Vllm"})
+    grid = replace(paper, cells=[served, rekeyed(served, seed=7)])
+    big = {"gpu": "Big", "cpu": "", "cores": 1}
+    put_finetuning(store, cell, hardware=big)
+    put_completions(store, cell, "advbench", hardware=big)  # under transformers
+    text = round_figures.read_text(encoding="utf-8")
+    more = "engines: {vllm: {inference: 0.25, bandwidth: 0.25, start: 7}}\n"
+    round_figures.write_text(text + more, encoding="utf-8")
+    stage = make_plan(grid, store).stages["generate"]
+    # 240 queries of 15 tokens, the template's 10 once, at 2.5e13 FLOP/s; one batch's 512 steps of
+    # 2e9 x 240 FLOPs, 19.2 ms, more than 2e9 bytes at 2.5e11 a second; one start for two adapters
+    answering = 2e9 * (240 * 15 + 10) / 2.5e13 + 512 * 0.0192
+    assert stage.seconds == pytest.approx(7 + 2 * answering)
+    assert stage.source == "formula"
+    put_completions(store, served, "advbench", hardware=big)
+    assert make_plan(grid, store).stages["generate"].source == "measured: 1 generation"
+
+
 def test_what_was_measured_is_preferred_to_the_formula(two_seeds: Grid, store: Store) -> None:
     assert make_plan(two_seeds, store).stages["finetune"].source == "formula"
     first, _ = two_seeds.cells

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from ptst import data
 from ptst.component import load
 from ptst.engine.chosen import engine_of
-from ptst.engine.transformers import Transformers
 from ptst.errors import DataError
 from ptst.estimates import ESTIMATES, Lengths
 from ptst.guard import Guard
@@ -31,9 +30,11 @@ from ptst.sweep.measured import (
     WORDS,
     Basis,
     Rowset,
+    engine_in,
     judge_kind,
     kind_of,
     model_of,
+    plain_kind,
     row_key,
     speed_of,
 )
@@ -139,7 +140,7 @@ def _generate(job: Job, basis: Basis) -> Estimate:
     most = evaluation.decoding.max_new_tokens
     identity = key_of(job.keys.generate_parts["queries"])
     own, times = kind_of("generate", model, method, job.keys.generate_parts), _asks(config)
-    plain = ("generate", model, method)
+    plain = plain_kind("generate", model, method, job.keys.generate_parts)
     tokens = None
     if queries.lengths is not None:
         asked = queries.n * queries.lengths.input
@@ -156,19 +157,32 @@ def _generate(job: Job, basis: Basis) -> Estimate:
             return alike.seconds(tokens * factor), alike.keys
     if tokens is None:
         return _no_lengths(evaluation.queries, basis)
-    parameters, engine = _parameters(config.model, basis), engine_of(config)
-    if parameters is None or basis.hardware.tflops is None or not isinstance(engine, Transformers):
+    parameters, batching = _parameters(config.model, basis), engine_of(config).batching()
+    if parameters is None or basis.hardware.tflops is None or batching is None:
         return None, ()
-    return alike.fixed + times * generation_seconds(
+    engine = basis.estimates.engines.get(engine_in(job.keys.generate_parts))
+    return alike.fixed + _start(job, basis) + times * generation_seconds(
         parameters,
         0.5 if method == "qlora" else BYTES_PER_WEIGHT[config.model.dtype],
         queries.n,
-        asked + template * (1 if engine.share_prefix else queries.n),
-        engine.batch_size,
+        asked + template * (1 if batching.shares_prefix else queries.n),
+        batching.size,
         most,
         basis.hardware,
-        basis.estimates.utilisation,
+        engine or basis.estimates.utilisation,
     ), ()
+
+
+def _start(job: Job, basis: Basis) -> float:
+    """Seconds until an engine's own process has loaded the model: of each whole weights once."""
+    engine = basis.estimates.engines.get(engine_in(job.keys.generate_parts))
+    keys = job.cell.keys
+    adapted = keys.posthoc is None and job.config.finetune.method == "lora"
+    whole = key_of(keys.finetune_parts["model"]) if adapted else keys.model
+    if engine is None or whole in basis.started:
+        return 0.0
+    basis.started.add(whole)
+    return engine.start
 
 
 def _asks(config: Config) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ptst.estimates import Estimates, Utilisation
+from ptst.estimates import Estimates, Serving, Utilisation
 from ptst.models import local_folder
 from ptst.schema import Finetune, Model
 from ptst.store import read_json
@@ -71,7 +71,7 @@ def generation_seconds(
     batch_size: int,
     max_new_tokens: int,
     hardware: Hardware,
-    utilisation: Utilisation,
+    utilisation: Utilisation | Serving,
 ) -> float:
     """Prefill, bounded by arithmetic, and then max_new_tokens steps for every batch.
 

@@ -58,6 +58,8 @@ class Basis:
     counts: dict[str, int] = field(default_factory=dict)
     sets: dict[str, Rowset] = field(default_factory=dict)
     parameters: dict[str, float | None] = field(default_factory=dict)
+    started: set[str] = field(default_factory=set)
+    """Weights for which an engine's own process is started already."""
 
 
 def made_in(store: Store, stage: str) -> Iterator[Made]:
@@ -147,7 +149,20 @@ def row_key(parts: Parts) -> str:
 def kind_of(stage: str, model: str, method: str, parts: Parts) -> tuple[str, ...]:
     """What is as quick as each other: an objective and a guard have a speed of their own."""
     own = parts["recipe"].get("objective") if stage == "finetune" else parts.get("guard")
-    return (stage, model, method, *([own["_target_"]] if own else []))
+    plain = plain_kind(stage, model, method, parts)
+    return (*plain, *([own["_target_"]] if own else []))
+
+
+def plain_kind(stage: str, model: str, method: str, parts: Parts) -> tuple[str, ...]:
+    """The kind of what has neither an objective nor a guard; each engine answers at its own
+    speed."""
+    return (stage, model, method, *([engine_in(parts)] if stage == "generate" else []))
+
+
+def engine_in(parts: Parts) -> str:
+    """The name of the engine in the parts of a generation's key."""
+    engine = parts["engine"]
+    return str(engine["_target_"] if isinstance(engine, Mapping) else engine)
 
 
 def judge_kind(parts: Parts) -> tuple[str, ...]:
