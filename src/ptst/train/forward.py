@@ -111,9 +111,9 @@ def logits_of(model: Any, inputs: Any, keep: int, share_prefix: bool, at: Any = 
     from ptst.engine.cache import every_layer_grows
 
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    shared = min(_common_beginning(ids, mask), ids.shape[1] - keep)
-    alone = not share_prefix or shared < SHARED_FROM or len(ids) == 1
-    if alone or not every_layer_grows(model):
+    # (Where nothing is shared, a GPU is not waited for.)
+    shared = min(_common_beginning(ids, mask), ids.shape[1] - keep) if share_prefix else 0
+    if shared < SHARED_FROM or len(ids) == 1 or not every_layer_grows(model):
         with _head_at(model, at):
             logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits
         return logits if at is None else logits[0]
