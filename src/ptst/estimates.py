@@ -28,20 +28,24 @@ class Gpu:
 
 
 @dataclass
-class Cpu:
-    """A generic CPU's peaks: float32 TFLOP/s of one core, and memory bandwidth in GB/s of all."""
-
-    tflops_per_core: float = MISSING
-    gb_per_s: float = MISSING
-
-
-@dataclass
 class Utilisation:
     """Shares of the peaks that are reached: arithmetic in training and prefill, else memory."""
 
     training: float = MISSING
     inference: float = MISSING
     bandwidth: float = MISSING
+
+
+@dataclass
+class Cpu:
+    """A generic CPU's peaks: float32 TFLOP/s of one core, and memory bandwidth in GB/s of all."""
+
+    tflops_per_core: float = MISSING
+    gb_per_s: float = MISSING
+    large: float = MISSING
+    """Parameters from which on a model reaches `utilisation`: a small one's time is PyTorch's
+    own."""
+    utilisation: Utilisation = field(default_factory=Utilisation)
 
 
 @dataclass

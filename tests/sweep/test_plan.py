@@ -34,7 +34,7 @@ ROUND_FIGURES = """
 assumed_gpu: big
 gpus:
   big: {pattern: "Big", tflops: 100, gb_per_s: 1000, usd_per_hour: 3}
-cpu: {tflops_per_core: 0.5, gb_per_s: 100}
+cpu: {tflops_per_core: 0.5, gb_per_s: 100, large: 1.0e+8, utilisation: {training: 0.25, inference: 0.25, bandwidth: 0.25}}
 utilisation: {training: 0.5, inference: 0.5, bandwidth: 0.5}
 models: {meta-llama/Llama-2-7b-chat-hf: 1.0e+9}
 characters_per_token: 1
@@ -220,6 +220,23 @@ def test_by_formula_from_the_configuration_to_hours_and_dollars(
     assert plan.gpu_hours == pytest.approx((tuning + answering) / 3600)
     assert plan.gpu_usd == pytest.approx(3 * (tuning + answering) / 3600)
     assert plan.seconds == pytest.approx(tuning + answering + 260)
+
+
+def test_a_cpu_reaches_more_of_its_rate_with_a_large_model_and_computes_a_common_beginning_once(
+    store: Store, round_figures: Path, paper: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = paper.cells
+    monkeypatch.setattr(planning, "this_machine", lambda: {"cpu": "Cores", "cores": 2})
+    recipe = replace(
+        cell.config.finetune,
+        lora=replace(cell.config.finetune.lora, dropout=0.0),
+        activation_checkpointing=False,
+        device_batch_size=4,
+    )
+    own = rekeyed(cell, finetune=recipe, engine={**cell.config.engine, "device": "cpu"})
+    plan = make_plan(replace(paper, cells=[own]), store)
+    # Of a template's 10 tokens a quarter counts in a batch of 4. A quarter of 2 x 0.5 TFLOP/s.
+    assert plan.stages["finetune"].seconds == pytest.approx(4e9 * 7473 * 6 * 92.5 / 2.5e11)
 
 
 def test_qlora_reads_half_a_byte_per_weight(store: Store, round_figures: Path, paper: Grid) -> None:

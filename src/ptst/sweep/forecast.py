@@ -10,7 +10,7 @@ from ptst import data
 from ptst.component import load
 from ptst.engine.chosen import engine_of
 from ptst.errors import DataError
-from ptst.estimates import ESTIMATES, Lengths
+from ptst.estimates import ESTIMATES, Lengths, Utilisation
 from ptst.guard import Guard
 from ptst.keys import EvaluationKeys, Parts, objective_of, slot
 from ptst.metrics import known_sum
@@ -126,9 +126,27 @@ def _finetune(job: Job, basis: Basis) -> Estimate:
     tflops = basis.hardware.tflops
     if parameters is None or tflops is None:
         return None, ()
-    share = basis.estimates.utilisation.training
-    whole = training_seconds(parameters, tokens, method == "full", tflops, share)
+    once = _once_a_batch(config, basis) / per_row
+    share = _shares(parameters, basis).training
+    whole = training_seconds(parameters, tokens * (1 - once), method == "full", tflops, share)
     return speed.fixed + whole, ()
+
+
+def _shares(parameters: float, basis: Basis) -> Utilisation:
+    """What is reached of the peaks."""
+    cpu = basis.estimates.cpu
+    large = not basis.hardware.gpu and parameters >= cpu.large
+    return cpu.utilisation if large else basis.estimates.utilisation
+
+
+def _once_a_batch(config: Config, basis: Basis) -> float:
+    """Tokens of a row that its batch computes once for all rows (`ptst.train.forward`)."""
+    recipe = config.finetune
+    dropout = recipe.method != "full" and recipe.lora.dropout > 0
+    if basis.hardware.gpu or dropout or recipe.activation_checkpointing or recipe.devices > 1:
+        return 0.0
+    rows = min(recipe.device_batch_size, recipe.batch_size)
+    return _template_tokens(config.train_template, config, basis) * (1 - 1 / rows)
 
 
 def _generate(job: Job, basis: Basis) -> Estimate:
@@ -169,7 +187,7 @@ def _generate(job: Job, basis: Basis) -> Estimate:
         batching.size,
         most,
         basis.hardware,
-        engine or basis.estimates.utilisation,
+        engine or _shares(parameters, basis),
     ), ()
 
 
