@@ -588,5 +588,8 @@ def test_a_setting_of_one_defence_of_an_axis_is_for_the_cells_that_have_it() -> 
     changed = {cell.label for cell in grid.cells if cell.keys.cell != plain[cell.label]}
     assert changed == {cell.label for cell in grid.cells if "panacea" in cell.label}
     assert grid.report_name != expand(words).report_name
+    core = ["+sweeps=core", "evaluation=[hazards]", "template@test_template=chat_llama"]
+    some = [cell.config.defence for cell in expand([*core, own]).cells]
+    assert [d["panacea"].objective["rho"] for d in some if "panacea" in d] == [0.25]
     with pytest.raises(ConfigError, match=r"no cell of this sweep has defence=\[lisa\]; add it"):
         expand([*words, "defence.lisa.objective.rho=0.25"])

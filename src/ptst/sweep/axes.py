@@ -190,7 +190,11 @@ def settings_of_scale(
         check_axis(key, f"{where}: {key}")
     if not given & {"evaluation", "evaluation@task"}:
         return list(own.values())
-    groups = [text for text in fixed if not re.match(r"[+~]*(evaluation|task)\.", text)]
+    groups = [
+        text
+        for text in fixed
+        if not re.match(r"[+~]*(evaluation|task)\.", text) and not is_aimed(text)
+    ]
     chosen = compose(groups, check=False)
     left = {
         **({"evaluation": chosen.evaluation} if "evaluation" in given else {}),
