@@ -188,9 +188,9 @@ def test_rows_are_cut_where_least_tokens_run_through_the_model() -> None:
     assert cuts([90, 90, 80, 80], 0) == [4]
     # What is shared is read anew in every part.
     assert cuts([200, 200, 160, 160], 100) == [4]
-    # However alike, at most 1024 tokens in a part; a longer row stands alone.
-    assert cuts([300] * 5, 0) == [2, 5]
-    assert cuts([2000, 300, 300], 0) == [1, 3]
+    # However alike, at most 512 tokens in a part; a longer row stands alone.
+    assert cuts([250] * 5, 0) == [1, 3, 5]
+    assert cuts([2000, 150, 150], 0) == [1, 3]
     assert cuts([7], 0) == [1]
 
 
@@ -212,3 +212,24 @@ def test_logits_at_positions_are_those_of_the_head(micro: Model) -> None:
     expected = linear(hidden[:, :-1][batch.labels[:, 1:] != -100], model.lm_head.weight)
     torch.testing.assert_close(found.logits, expected)
     assert not model.lm_head._forward_pre_hooks
+
+
+class Wrapped(torch.nn.Module):
+    """As DDP wraps a model."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+def test_a_model_that_is_wrapped_for_several_devices_has_the_same_logits(micro: Model) -> None:
+    model = load_model(micro, "cpu")
+    found = []
+    for each in (model, Wrapped(model)):
+        made = forward.ModelForward(each, lambda loss: loss.backward(), 0, share_prefix=False)
+        made.large = True
+        found.append(made(made.batch(ROWS[:2])).logits)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
