@@ -264,7 +264,9 @@ def test_an_adapter_goes_along_and_the_untuned_model_is_asked_without_it(
 
 
 def test_a_process_that_dies_says_its_last_words_and_the_next_one_answers(
-    model: TestedModel, monkeypatch: pytest.MonkeyPatch
+    model: TestedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    calls: Callable[[], list[dict[str, Any]]],
 ) -> None:
     monkeypatch.setenv("PRETEND_DIES", "1")
     with pytest.raises(
@@ -275,6 +277,7 @@ def test_a_process_that_dies_says_its_last_words_and_the_next_one_answers(
     log = Path(str(died.value).rpartition(": ")[2].rstrip(")"))
     assert "processed prompts" in log.read_text()
     log.unlink()
+    assert gone(calls()[0]["child"])  # what it had started
     monkeypatch.delenv("PRETEND_DIES")
     assert len(answers(model, "engine.batch_size=2", decoding=Decoding(max_new_tokens=4))) == 4
 

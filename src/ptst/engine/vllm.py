@@ -357,9 +357,9 @@ def _end(process: subprocess.Popen[str], log: Path, owner: int) -> None:
     """Kill a process and what it started, and leave no zombie."""
     if os.getpid() != owner:  # a fork of it has only a copy of what it knows
         return
-    if process.poll() is None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left of it
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
     for stream in (process.stdin, process.stdout):
         with contextlib.suppress(OSError):
             stream.close()  # type: ignore[union-attr]
