@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most (default 64)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each engine (default 3)")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("overrides", nargs="*", help="of the configuration: engine.batch_size=64")
-    options = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", help="of both engines: engine.batch_size=64")
+    options = parser.parse_intermixed_args()
     from ptst.provenance import provenance
 
     sessions = {name: Opened(name, options) for name in ENGINES}
@@ -42,6 +43,7 @@ def main() -> None:
     }
     for template in ("chat_vanilla", "chat_llama"):
         results[template] = compared(template, sessions, options)
+        print(json.dumps({template: results[template]}), file=sys.stderr, flush=True)
     facts = sessions["vllm"].engine.facts(sessions["vllm"].config)
     print(json.dumps(results | {"vllm": facts, "provenance": provenance(0.0)}, indent=2))
 
