@@ -66,7 +66,7 @@ def test_options_are_spelled_as_overrides_or_as_options(capsys: pytest.CaptureFi
             "output=json is not an override; ptst --help says which command takes it.",
         ),
         (["report", "question=Why?"], "question=Why? is not an override"),
-        (["audit", "import", "sheet.csv"], "Missing option annotator="),
+        (["audit", "import", "sheet.csv"], "whose labels are they? annotator=NAME says it."),
         (["audit", "export", "n=many"], "'many' is not a valid integer"),
         (["--cfg", "hydra"], "'hydra' is neither a command nor an override"),
         (["export"], "Missing option file="),
