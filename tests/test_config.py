@@ -157,7 +157,7 @@ def test_local_source_without_a_path_is_refused() -> None:
         if group != "evaluation"
     ],
 )
-def test_every_choice_composes(override: str, tmp_path: Path) -> None:
+def test_every_choice_composes(override: str, tmp_path: Path, stand_in: Path) -> None:
     group, name = override.split("=")
     model = "gpt35_turbo_0613" if "openai" in name else "micro"
     others = [f"model={model}"] if group == "finetune" else []
@@ -165,6 +165,8 @@ def test_every_choice_composes(override: str, tmp_path: Path) -> None:
         others = ["finetune=openai"]
     if override == "engine=canned":  # it answers without a model
         others = ["finetune=none"]
+    if override == "engine=vllm":  # it needs an environment of its own
+        others = [f"engine.python={stand_in}"]
     if override == "judge=reading":  # it reads a file of the user's
         labels = tmp_path / "labels.jsonl"
         labels.write_text(f'{{"sha256": "{"0" * 64}", "labels": {{"ann": "refused"}}}}\n')

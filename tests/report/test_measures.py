@@ -60,7 +60,12 @@ def filled(grid: Grid, folder: Path, score: Callable[[GridCell, str, Row], Row])
         for name, setting in cell.config.evaluations.items():
             samples = setting.decoding.samples
             rows = [
-                {"id": str(i), "input": "?", "category": "ab"[i % 2], "completion": "This is what was said."}
+                {
+                    "id": str(i),
+                    "input": "?",
+                    "category": "ab"[i % 2],
+                    "completion": "This is what was said.",
+                }
                 | ({"sample": sample} if samples > 1 else {})
                 for sample in range(samples)
                 for i in range(4)
