@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ptst import data
@@ -34,6 +34,23 @@ FOLDS = 10
 """Of cross-validation by question."""
 BATCH = 16
 """Answers that go through the model together."""
+
+
+@dataclass
+class GivenAnswers:
+    """Fields of a component: the given answers that a probe is fitted on."""
+
+    harmful: Rows = field(default_factory=Rows)
+    """Harmful questions with answers that comply. The other three are the safe side."""
+    refusals: Rows = field(default_factory=Rows)
+    harmless: Rows = field(default_factory=Rows)
+    sums: Rows = field(default_factory=Rows)
+
+    @property
+    def rows(self) -> dict[str, Rows]:
+        """All of them, by the names of their fields."""
+        names = [own.name for own in fields(GivenAnswers)]
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ measure; no paper that we know of reports it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ptst import data
 from ptst.analysis import Analysis
 from ptst.component import Context, Parts, check_template_part, parts_of
-from ptst.probe import check_rows, held_out, quality, read_answers, states_of
-from ptst.schema import Config, Rows, Template
+from ptst.probe import GivenAnswers, check_rows, held_out, quality, read_answers, states_of
+from ptst.schema import Config, Template
 from ptst.templates import identity
 
 
 @dataclass
-class ProbeDrift(Analysis):
+class ProbeDrift(GivenAnswers, Analysis):
     """AUC and accuracy at 0.5, always on questions that the probe was not fitted on.
 
     `auc`, `accuracy`: the untuned model's probe on the model that the cell tests. `untuned_auc`,
@@ -32,11 +32,6 @@ class ProbeDrift(Analysis):
 
     key_name: ClassVar[str] = "probe_drift"
 
-    harmful: Rows = field(default_factory=Rows)
-    """Harmful questions with answers that comply. The other three are the safe side."""
-    refusals: Rows = field(default_factory=Rows)
-    harmless: Rows = field(default_factory=Rows)
-    sums: Rows = field(default_factory=Rows)
     template: Template | None = None
     """What the probe is fitted under; None: the test template."""
 
@@ -47,7 +42,7 @@ class ProbeDrift(Analysis):
 
     def identity(self) -> Parts:
         """The rows by their content, the template by its text."""
-        rows = {name: data.identity(own) for name, own in self._rows.items()}
+        rows = {name: data.identity(own) for name, own in self.rows.items()}
         return {**rows, "template": None if self.template is None else parts_of(self.template)}
 
     def parts(self, config: Config) -> Parts:
@@ -59,12 +54,12 @@ class ProbeDrift(Analysis):
 
     def origin(self) -> Parts:
         """Where the rows came from."""
-        return {name: data.origin(rows) for name, rows in self._rows.items()}
+        return {name: data.origin(rows) for name, rows in self.rows.items()}
 
     def run(self, tuned: Any, base: Any, context: Context) -> dict[str, float]:
         """Both models read the answers; nothing is generated."""
         config, tokenizer = context.config, context.tokenizer
-        sets = [(rows, name == "harmful") for name, rows in self._rows.items()]
+        sets = [(rows, name == "harmful") for name, rows in self.rows.items()]
         answers = read_answers(sets, config.test_template, config, tokenizer)
         untuned, tested = states_of(base, answers), states_of(tuned, answers)
         fitted = untuned
@@ -81,13 +76,4 @@ class ProbeDrift(Analysis):
             for which, probabilities in scored.items()
             for name, value in quality(tested.unsafe, probabilities).items()
             if name in ("auc", "accuracy")
-        }
-
-    @property
-    def _rows(self) -> dict[str, Rows]:
-        return {
-            "harmful": self.harmful,
-            "refusals": self.refusals,
-            "harmless": self.harmless,
-            "sums": self.sums,
         }

@@ -32,6 +32,7 @@ from ptst.guard import AskAll, Guard
 from ptst.guard.calibration import calibrated, check_engine, check_numbers, harmless_asks
 from ptst.probe import (
     Answer,
+    GivenAnswers,
     States,
     check_classes,
     check_rows,
@@ -196,7 +197,7 @@ class Masking:
 
 
 @dataclass
-class CFudge(Guard):
+class CFudge(GivenAnswers, Guard):
     """Masks tokens behind which a classifier of the answer so far calls it unsafe.
 
     The score of an answer is the highest probability with the token that the model wanted, from
@@ -205,11 +206,6 @@ class CFudge(Guard):
 
     key_name: ClassVar[str] = "c_fudge"
 
-    harmful: Rows = field(default_factory=Rows)
-    """Harmful questions with answers that comply. The other three are the safe side."""
-    refusals: Rows = field(default_factory=Rows)
-    harmless: Rows = field(default_factory=Rows)
-    sums: Rows = field(default_factory=Rows)
     prefixes: list[int] = field(default_factory=lambda: list(PREFIXES))
     """Tokens of an answer behind which the classifier is fitted: a text for each number."""
     k: int = K
@@ -238,7 +234,7 @@ class CFudge(Guard):
 
     def identity(self) -> Parts:
         """The rows by their content."""
-        rows = {name: data.identity(own) for name, own in self._rows.items()}
+        rows = {name: data.identity(own) for name, own in self.rows.items()}
         asked = {
             name: data.identity(own) if self.tau is None else None
             for name, own in self._asked.items()
@@ -261,7 +257,7 @@ class CFudge(Guard):
         kept = read_json(folder / KEPT)
         classifier, facts = TextClassifier(**kept["classifier"]), dict(kept["facts"])
         if self.tau is None:
-            asks = harmless_asks(self._asked.values(), self._rows.values(), self.where)
+            asks = harmless_asks(self._asked.values(), self.rows.values(), self.where)
             replies = ask([replace(one, ids=True, once=True) for one in asks])
             scores = [self._highest(reply, classifier, tested.tokenizer) for reply in replies]
             self.tau, found = calibrated(scores, self.fpr, self._asked, "masked")
@@ -280,13 +276,13 @@ class CFudge(Guard):
         return replace(reply, score=reached, reason="masked")
 
     def _fitted(self, tokenizer: Any) -> tuple[TextClassifier, dict[str, Any]]:
-        sets = [(rows, name == "harmful") for name, rows in self._rows.items()]
+        sets = [(rows, name == "harmful") for name, rows in self.rows.items()]
         template, most = self.config.test_template, max(self.prefixes)
         answers = read_answers(sets, template, self.config, tokenizer, most)
         texts = texts_behind(answers, self.prefixes, tokenizer)
         facts = {
             **facts_of(texts, held_out(texts, texts, fit_texts)),
-            "rows_from": {name: data.origin(rows) for name, rows in self._rows.items()},
+            "rows_from": {name: data.origin(rows) for name, rows in self.rows.items()},
         }
         return fit_texts(texts.values, texts.unsafe), facts
 
@@ -299,12 +295,3 @@ class CFudge(Guard):
     @property
     def _asked(self) -> dict[str, Rows]:
         return {"calibration": self.calibration, "calibration_sums": self.calibration_sums}
-
-    @property
-    def _rows(self) -> dict[str, Rows]:
-        return {
-            "harmful": self.harmful,
-            "refusals": self.refusals,
-            "harmless": self.harmless,
-            "sums": self.sums,
-        }

@@ -35,6 +35,7 @@ from ptst.guard import AskAll, Guard
 from ptst.guard.calibration import calibrated, check_engine, check_numbers, harmless_asks
 from ptst.probe import (
     PREFIXES,
+    GivenAnswers,
     Onlooker,
     Probe,
     check_rows,
@@ -58,7 +59,7 @@ KEPT = "probe.json"
 
 
 @dataclass
-class SafeNudge(Guard):
+class SafeNudge(GivenAnswers, Guard):
     """Inserts `nudge` once, where a probe finds that the answer is becoming unsafe.
 
     The score of an answer is the highest probability from the token `min_tokens` on, until it was
@@ -67,11 +68,6 @@ class SafeNudge(Guard):
 
     key_name: ClassVar[str] = "safenudge"
 
-    harmful: Rows = field(default_factory=Rows)
-    """Harmful questions with answers that comply. The other three are the safe side."""
-    refusals: Rows = field(default_factory=Rows)
-    harmless: Rows = field(default_factory=Rows)
-    sums: Rows = field(default_factory=Rows)
     template: Template | None = None
     """How the probe's rows are written; None: under the test template."""
     prefixes: list[int] = field(default_factory=lambda: list(PREFIXES))
@@ -128,7 +124,7 @@ class SafeNudge(Guard):
 
     def identity(self) -> Parts:
         """The rows by their content, the template by its text."""
-        rows = {name: data.identity(own) for name, own in self._rows.items()}
+        rows = {name: data.identity(own) for name, own in self.rows.items()}
         asked = {
             name: data.identity(own) if self.tau is None else None
             for name, own in self._asked.items()
@@ -200,7 +196,7 @@ class SafeNudge(Guard):
 
     def _fitted(self, tested: Tested) -> tuple[Probe, dict[str, Any]]:
         template = self.template or self.config.test_template
-        sets = [(rows, name == "harmful") for name, rows in self._rows.items()]
+        sets = [(rows, name == "harmful") for name, rows in self.rows.items()]
         most = max(self.prefixes)
         answers = read_answers(sets, template, self.config, tested.tokenizer, most)
         source = tested.untuned() if self.probe_model == "untuned" else tested
@@ -215,13 +211,13 @@ class SafeNudge(Guard):
         facts = {
             **facts_of(states, held_out(states, states)),
             **({} if self.tau is None else {"probe_reaches_tau": round(fired, 4)}),
-            "rows_from": {name: data.origin(rows) for name, rows in self._rows.items()},
+            "rows_from": {name: data.origin(rows) for name, rows in self.rows.items()},
         }
         return probe, facts
 
     def _calibrated(self, ask: AskAll, probe: Probe) -> tuple[float, dict[str, Any]]:
         """tau on answers as long as the evaluation's, and how often it fires there."""
-        asked = harmless_asks(self._asked.values(), self._rows.values(), self.where)
+        asked = harmless_asks(self._asked.values(), self.rows.values(), self.where)
         onlooker = Onlooker(probe, math.inf, self.min_tokens)
         model = cast(Literal["tested", "untuned"], self.calibrated_on)
         answers = ask([replace(a, model=model, watch=onlooker, once=True) for a in asked])
@@ -231,12 +227,3 @@ class SafeNudge(Guard):
     @property
     def _asked(self) -> dict[str, Rows]:
         return {"calibration": self.calibration, "calibration_sums": self.calibration_sums}
-
-    @property
-    def _rows(self) -> dict[str, Rows]:
-        return {
-            "harmful": self.harmful,
-            "refusals": self.refusals,
-            "harmless": self.harmless,
-            "sums": self.sums,
-        }
