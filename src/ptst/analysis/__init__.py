@@ -6,6 +6,9 @@ finished grid, and nothing of it is made again.
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from ptst.component import Component, Context, Parts
@@ -24,7 +27,7 @@ class Analysis(Component):
         return {}
 
     def run(self, tuned: Any, base: Any, context: Context) -> dict[str, float]:
-        """Work out named values. Files for pictures may be left in `context.scratch` / "files".
+        """Work out named values. What is more than a few numbers goes to `keep_points`.
 
         Args:
             tuned: the model that the cell tests, a `transformers.PreTrainedModel` whose adapter is
@@ -35,3 +38,33 @@ class Analysis(Component):
             Finite numbers by name.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a picture, which a report draws with a panel for each model and test template.
+
+    Attributes:
+        picture: its title, with the unit of y: "Distance to the safe cluster (tau)".
+        line: which line of the panel.
+        x: by what the points of a line are ordered: a layer, an angle's number, an alpha.
+    """
+
+    picture: str
+    line: str
+    x: float
+    y: float
+
+
+POINTS = "points.csv"
+"""What `keep_points` leaves, among the files of a result."""
+
+
+def keep_points(context: Context, points: Iterable[Point]) -> None:
+    """Leave points for pictures with the result; once in a `run`."""
+    folder = context.scratch / "files"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / POINTS).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([f.name for f in fields(Point)])
+        writer.writerows(astuple(point) for point in points)
