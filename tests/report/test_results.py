@@ -465,6 +465,30 @@ def test_a_declared_contrast_pairs_all_cells_that_are_equal_in_every_other_coord
     assert known[0].p_holm == pytest.approx(8 * 2 / 2**7)  # all eight are one family
 
 
+def test_a_declared_contrast_may_be_with_the_untouched_model_which_has_no_seed(
+    tmp_path: Path,
+) -> None:
+    grid = quick("seed=0,1")
+    answers = {
+        "none → chat_vanilla": "crrrrrrr",
+        "chat_vanilla → chat_vanilla 0": "ccrrrrrr",
+        "chat_vanilla → chat_vanilla 1": "rccccrrr",
+    }
+    tuning = DeclaredContrast(
+        "fine-tuning", {"train_template": "none"}, {"train_template": "chat_vanilla"}
+    )
+    sweep = replace(grid.sweep, contrasts=[tuning], safety_templates=[])
+    results = load_results(replace(grid, sweep=sweep), *filled(grid, tmp_path, by_ends(answers)))
+    found = [c for c in results.contrasts if c.metric == "hazards/asr"]
+    ends = ("chat_vanilla", "chat_llama")
+    assert [(c.a, c.b) for c in found] == [(f"none → {e}", f"chat_vanilla → {e}") for e in ends]
+    first = found[0]
+    # 16 pairs: under seed 0 the second query more; under seed 1 the first less, four more
+    assert (first.n, first.only_a, first.only_b) == (16, 1, 5)
+    assert first.difference == pytest.approx(100 * 4 / 16)
+    assert (found[1].status, found[1].difference) == ("done", 0.0)
+
+
 def test_a_declared_contrast_may_be_of_what_sets_tables_apart(tmp_path: Path) -> None:
     grid = quick("finetune=full,lora")
 

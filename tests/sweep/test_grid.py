@@ -389,6 +389,15 @@ def test_a_mistake_in_a_sweep_file_is_named_with_file_and_key(
         expand([f"+sweeps={name}", *(["seed=0"] if "fixed" in message else [])])
 
 
+def test_a_contrast_of_defences_stands_when_the_command_line_leaves_one_out(sweep_file) -> None:
+    contrast = "{name: c, a: {defence: none}, b: {defence: lookahead+safe_lora}}"
+    grids = "[{defence: [[], [lookahead, safe_lora]]}]"
+    name = sweep_file(f"sweep: {{name: x, grids: {grids}, contrasts: [{contrast}]}}")
+    model = "model=micro_aligned"
+    assert expand([f"+sweeps={name}", model]).sweep.contrasts
+    assert expand([f"+sweeps={name}", model, "defence=[]"]).sweep.contrasts
+
+
 def test_a_contrast_stands_when_the_command_line_leaves_out_one_of_its_sides(sweep_file) -> None:
     contrast = "{name: c, a: {test_template: chat_vanilla}, b: {test_template: chat_llama}}"
     grids = "[{template@test_template: [chat_vanilla, chat_llama]}]"

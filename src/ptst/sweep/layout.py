@@ -65,6 +65,13 @@ def check_metrics(
             )
 
 
+def _named(spelled: str) -> str:
+    """What a coordinate calls an axis' value: [a,b], of an axis of lists, is "a+b"."""
+    if not spelled.startswith("["):
+        return spelled
+    return spelled.strip("[]").replace(",", "+") or "none"
+
+
 def check_contrasts(sweep: Sweep, cells: Sequence[GridCell], file: str) -> None:
     """Refuse a contrast that can be of no cells of the sweep, whatever the command line leaves out
     of it."""
@@ -76,7 +83,7 @@ def check_contrasts(sweep: Sweep, cells: Sequence[GridCell], file: str) -> None:
     for grid in sweep.grids:
         for key, value in grid.items():
             if (name := key.lstrip("+").rpartition("@")[2]) in known:
-                known[name].update(values_of(value, file))
+                known[name].update(_named(spelled) for spelled in values_of(value, file))
     for number, contrast in enumerate(sweep.contrasts):
         where = f"{file}: sweep.contrasts[{number}]"
         if not contrast.name or contrast.a.keys() != contrast.b.keys() or contrast.a == contrast.b:

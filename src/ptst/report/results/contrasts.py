@@ -16,6 +16,9 @@ from ptst.report.statistics import holm, paired_interval, sign_flip
 from ptst.sweep.grid import GridCell
 from ptst.sweep_schema import DeclaredContrast, Sweep
 
+Repeat = tuple[str | None, ...]
+"""The values of `Sweep.repeats` of a run."""
+
 
 def contrasts_of(sweep: Sweep, tables: Sequence[Table], read: ReadScores) -> tuple[Contrast, ...]:
     """The contrasts of a sweep; those that are tested are one family for Holm's correction.
@@ -84,7 +87,10 @@ def _pairs(declared: DeclaredContrast, tables: Sequence[Table]) -> Iterator[_Pai
                 entries.setdefault(key, (place, entry, table))
     for place, entry, table in entries.values():
         if declared.b.items() <= entry.coordinates.items():
-            other = entries.get(frozenset({**entry.coordinates, **declared.a}.items()))
+            own = {**entry.coordinates, **declared.a}
+            if own.get("train_template") == "none" and "finetune" in own:
+                own["finetune"] = "none"  # nothing was trained: there is no recipe
+            other = entries.get(frozenset(own.items()))
             if other is not None:
                 yield _Pair(declared.name, table, other[:2], (place, entry))
 
@@ -112,6 +118,8 @@ def _contrast(pair: _Pair, sweep: Sweep, read: ReadScores) -> Contrast:
     table, entries = pair.table, (pair.a[1], pair.b[1])
     a, b = (entry.coordinates for entry in entries)
     sides = [*sweep.side("rows"), *sweep.side("columns")]
+    if a.get("finetune") == "none":  # the train template says so
+        sides.append("finetune")
     apart = [key for key in b if a[key] != b[key] and key not in sides]
     label_a, label_b = (
         ", ".join([" → ".join(place), *(f"{key} {entry.coordinates[key]}" for key in apart)])
@@ -133,13 +141,25 @@ def _contrast(pair: _Pair, sweep: Sweep, read: ReadScores) -> Contrast:
     ]
     if lacking:
         return replace(nothing, status="; ".join(lacking))
-    in_a, in_b = (
-        {tuple(run.cell.coordinates.get(key) for key in sweep.repeats): run.cell for run in e.runs}
-        for e in entries
-    )
+    in_a, in_b = (_by_repeats(entry, sweep) for entry in entries)
+    if not any("seed" in run.cell.coordinates for run in pair.a[1].runs):
+        untouched = {key: _without_seed(key, sweep) for key in in_b}  # beside every seed
+        in_a = {key: in_a[own] for key, own in untouched.items() if own in in_a}
     if in_a.keys() != in_b.keys():
         return replace(nothing, status="not paired: the seeds are not the same")
     return paired(nothing, [(cell, in_b[seed]) for seed, cell in in_a.items()], read, read)
+
+
+def _by_repeats(entry: Entry, sweep: Sweep) -> dict[Repeat, GridCell]:
+    return {
+        tuple(run.cell.coordinates.get(key) for key in sweep.repeats): run.cell
+        for run in entry.runs
+    }
+
+
+def _without_seed(key: Repeat, sweep: Sweep) -> Repeat:
+    pairs = zip(sweep.repeats, key, strict=True)
+    return tuple(None if name == "seed" else value for name, value in pairs)
 
 
 def _mean_of(nothing: Contrast, parts: Sequence[Contrast]) -> Contrast:
