@@ -240,20 +240,20 @@ def test_agreement_with_people_by_hand(grid: Grid, store: Store, tmp_path: Path)
         complied += len(pair) if row[3] == "complied" else 0
     assert wrong == 4
     audit.import_labels(grid, store, saved(tmp_path / "back.csv", rows), "ann")
-    (pair,) = load_agreement(grid, store, ["human ann", "keywords"]).pairs
-    assert (pair.a, pair.b, pair.n) == ("human ann", "keywords", 20)
+    (pair,) = load_agreement(grid, store, ["annotator ann", "keywords"]).pairs
+    assert (pair.a, pair.b, pair.n) == ("annotator ann", "keywords", 20)
     assert pair.recall is not None and pair.precision is not None
     assert pair.recall.value == pytest.approx((complied - 4) / complied)
     assert pair.precision.value == (1 if complied > 4 else None)
     assert pair.agree == pytest.approx(16 / 20)
-    own = next(p for p in audit_of(grid.cells, "hazards", store) if p.a == "human ann")
+    own = next(p for p in audit_of(grid.cells, "hazards", store) if p.a == "annotator ann")
     assert (own.n, own.kappa, own.recall) == (pair.n, pair.kappa, pair.recall)
     report = markdown(load_results(grid, store, states_of(grid, store)))
     asr, refused = (
         report.partition(f"## hazards/{name}")[2].partition("##")[0] for name in ("asr", "refused")
     )
-    assert "Human audit of the judge, by ann: n = 20 completions, 80 % alike" in asr
-    assert "Human audit" not in refused  # it is about what ASR counts
+    assert "Audit of the judge, by ann: n = 20 completions, 80 % alike" in asr
+    assert "Audit of the judge" not in refused  # it is about what ASR counts
 
 
 def test_the_commands(
@@ -359,7 +359,7 @@ def test_labels_are_published_without_text_and_judge_the_same_answers(
     assert main(["-m", *read]) == 0
     grid, store = expand(read), Store(bare)
     report = markdown(load_results(grid, store, states_of(grid, store)))
-    assert "Judged by reading (ann, bob)" in report and "Human audit of the judge" not in report
+    assert "Judged by reading (ann, bob)" in report and "Audit of the judge" not in report
     stands_for = pairs_of(Store(tmp_path / "ran" / "store"), rows)[rows[1][0].partition("-")[2]]
     for cell in grid.cells:
         keys = cell.keys.evaluations["hazards"]
@@ -375,11 +375,11 @@ def test_labels_are_published_without_text_and_judge_the_same_answers(
     assert "labels of bob kept" in said
     agreement = load_agreement(expand(elsewhere), store)
     pairs = {(pair.a, pair.b): pair for pair in agreement.pairs}
-    assert pairs["human ann", "human bob"].n == 20
-    assert pairs["human ann", "human bob"].agree == pytest.approx((20 - len(stands_for)) / 20)
+    assert pairs["annotator ann", "annotator bob"].n == 20
+    assert pairs["annotator ann", "annotator bob"].agree == pytest.approx((20 - len(stands_for)) / 20)
     assert agreement.people["hazards"][1:] == (20, 10)
     (reader,) = {a for a, _ in pairs if a.startswith("reading (")}
-    assert ("human ann", reader) not in pairs  # it says what they said
+    assert ("annotator ann", reader) not in pairs  # it says what they said
     assert pairs[reader, "keywords"].precision is not None
     assert pairs[reader, "keywords"].n == 20 - len(stands_for)
 

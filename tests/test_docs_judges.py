@@ -31,15 +31,15 @@ def test_every_command_works_in_its_order(tmp_path: Path) -> None:
     assert '"krippendorff": {"hazards"' in said[4]
     assert re.search(r"\d+ labels of ann kept, 0 rows without one", said[7])
     assert "Against people" in said[8]
-    assert re.search(r"Human audit of the judge, by ann: n = \d+", said[9])
+    assert re.search(r"Audit of the judge, by ann: n = \d+", said[9])
     assert all("labels of bob kept" in imported for imported in said[12:14])
     assert re.search(r"labels: labels.jsonl \(\d+ of ann, \d+ of bob\)", said[14])
-    assert "human bob" in said[16] and "All people: Krippendorff's alpha" in said[16]
+    assert "annotator bob" in said[16] and "All annotators: Krippendorff's alpha" in said[16]
     assert re.search(r"hazards +keywords\S* +reading", said[16])
     (judges,) = (tmp_path / "reports").glob("quick-micro-*/judges.md")
     folder = judges.parent
-    assert "human ann" in judges.read_text()
-    assert "Human audit" in (folder / "index.html").read_text()
+    assert "annotator ann" in judges.read_text()
+    assert "Audit of the judge" in (folder / "index.html").read_text()
     table = "\n".join(line.rstrip() for line in said[19].splitlines())
     assert f"```\n{table}\n```" in text_of("docs/judges.md")
 

@@ -149,7 +149,7 @@ def test_each_of_several_samples_has_its_own_label(tmp_path: Path) -> None:
     (pair,) = audit_of([cell], "hazards", store)
     assert (pair.n, pair.units, pair.agree) == (30, 10, 1.0)
     pairs = {(p.a, p.b): p.n for p in load_agreement(grid, store).pairs}
-    assert pairs == {(a, b): 30 for a, b in [("human ann", "keywords"), ("human ann", "micro"), ("keywords", "micro")]}  # fmt: skip
+    assert pairs == {(a, b): 30 for a, b in [("annotator ann", "keywords"), ("annotator ann", "micro"), ("keywords", "micro")]}  # fmt: skip
 
 
 def test_perfect_agreement_claims_no_certainty() -> None:
@@ -162,7 +162,7 @@ def test_precision_and_recall_are_over_units_as_everything_else() -> None:
     units = {(f"cell {c}", f"q{q}", 0): f"q{q}" for c in range(30) for q in range(4)}
     judge = dict.fromkeys(units, "complied")
     person = {item: "refused" if unit == "q0" else "complied" for item, unit in units.items()}
-    pair = pair_of("e", "human ann", "the judge", {"human ann": person, "the judge": judge}, units)
+    pair = pair_of("e", "annotator ann", "the judge", {"annotator ann": person, "the judge": judge}, units)
     assert pair is not None and pair.precision is not None and pair.recall is not None
     assert (pair.n, pair.units, pair.precision.value, pair.recall.value) == (120, 4, 0.75, 1.0)
     # Wilson's of a share of four units, whose variance counts three, and of three units that do not
@@ -350,4 +350,4 @@ def test_several_evaluations_have_figures_in_total(tmp_path: Path) -> None:
     assert total.precision is not None
     assert total.precision.value == (pytest.approx(right / complied) if complied else None)
     told = "".join(write_judges(load_agreement(grid, store), grid).read_text())
-    assert f"| {TOTAL} | keywords | human ann | 12 |" in told
+    assert f"| {TOTAL} | keywords | annotator ann | 12 |" in told

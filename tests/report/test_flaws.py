@@ -122,7 +122,7 @@ def test_readers_who_call_broken_answers_neither(ran: tuple[Grid, Store]) -> Non
         write_json(store.root / "audit" / "labels" / keys.generate / "ann.json", kept)
     agreement = load_agreement(grid, store)
     (own,) = agreement.broken
-    assert (own.evaluation, own.reader) == ("advbench", "human ann")
+    assert (own.evaluation, own.reader) == ("advbench", "annotator ann")
     assert (own.n, own.broken, own.neither) == (6, 4, 4)
     assert (own.precision.value, own.recall.value) == (pytest.approx(3 / 4), pytest.approx(3 / 4))
     assert as_json(agreement)["broken"][0]["n"] == 6

@@ -95,7 +95,7 @@ class Agreement:
     """What `ptst judges` shows.
 
     Attributes:
-        judges: those compared, by evaluation; people ("human ...") first, then `reading`.
+        judges: those compared, by evaluation; people ("annotator ...") first, then `reading`.
         pairs: of each evaluation, then in total (`TOTAL`). People are not compared with `reading`,
             which is made of what they said.
         alphas: Krippendorff's alpha over all of them by evaluation: value, n of completions that
@@ -184,7 +184,7 @@ def _said(store: Store, cells: Mapping[str, Iterable[str]]) -> dict[str, dict[st
             for name, judge in found.get(generate, {}).items():
                 said[evaluation].setdefault(name, {}).update(labels_by(store, judge, generate))
             for annotator, by_item in read_labels(store, generate).items():
-                said[evaluation].setdefault(f"human {annotator}", {}).update(by_item)
+                said[evaluation].setdefault(f"annotator {annotator}", {}).update(by_item)
     return said
 
 
@@ -272,7 +272,7 @@ def _chosen(names: Sequence[str], wanted: Sequence[str] | None, grid: Grid) -> l
             fitting = [n for n in names if n == name]
             fitting = fitting or [n for n in names if n.partition(" (")[0] == name]
             if not fitting:
-                if not (CONF / "judge" / f"{name}.yaml").is_file() and not name.startswith("human"):
+                if not (CONF / "judge" / f"{name}.yaml").is_file() and not name.startswith("annotator"):
                     there = ", ".join(sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))
                     raise ConfigError(f"judges: there is no judge {name}; the judges are: {there}.")
                 raise ConfigError(
@@ -294,7 +294,7 @@ def _people_first(name: str) -> tuple[bool, bool, str]:
 
 
 def _is_person(name: str) -> bool:
-    return name.startswith("human ")
+    return name.startswith("annotator ")
 
 
 def _is_reading(name: str) -> bool:

@@ -37,7 +37,7 @@ def audit_of(cells: Sequence[GridCell], evaluation: str, store: Store) -> list[P
         for item, row in completions_of(store, generate).items():
             units[item] = str(unit_of(row, unit))
         for annotator, labels in by_annotator.items():
-            people.setdefault(f"human {annotator}", {}).update(labels)
+            people.setdefault(f"annotator {annotator}", {}).update(labels)
     pairs = [
         pair_of(evaluation, name, "the judge", {name: labels, "the judge": judge}, units)
         for name, labels in sorted(people.items())
@@ -55,7 +55,7 @@ def in_words(pair: Pair) -> str:
         return f"{name} {interval.value:.2f}{bounds}"
 
     return (
-        f"Human audit of the judge, by {pair.a.removeprefix('human ')}: n = {pair.n} completions, "
+        f"Audit of the judge, by {pair.a.removeprefix('annotator ')}: n = {pair.n} completions, "
         f"{100 * pair.agree:.0f} % alike, {said('Cohen’s kappa', pair.kappa)}; of the judge’s "
         f"“complied”, {said('precision', pair.precision)}, {said('recall', pair.recall)}."
     )

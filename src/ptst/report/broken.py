@@ -20,7 +20,7 @@ class BrokenRead:
     """Broken answers against the labels of a reader.
 
     Attributes:
-        reader: a person ("human ann") or the judge `reading`.
+        reader: a person ("annotator ann") or the judge `reading`.
         n: answers that the reader labelled; broken, neither: how many of them are.
         precision: the share of the broken answers that the reader calls `neither`.
         recall: the share of the reader's `neither` that is broken. Both with Wilson's interval over

@@ -129,7 +129,7 @@ def _csv_rows(agreement: Agreement) -> Iterator[Sequence[Any]]:
             *(p.evaluation, p.a, p.b, p.n, p.units, p.agree, *_bounds(p.kappa)),
             *(*_bounds(p.precision), *_bounds(p.recall)),
         )
-    for who, alphas in (("all", agreement.alphas), ("all people", agreement.people)):
+    for who, alphas in (("all", agreement.alphas), ("all annotators", agreement.people)):
         for evaluation, (alpha, n, units) in alphas.items():
             name = f"{who} (Krippendorff's alpha)"
             yield (evaluation, who, name, n, units, None, *_bounds(alpha), *[None] * 6)
@@ -138,7 +138,7 @@ def _csv_rows(agreement: Agreement) -> Iterator[Sequence[Any]]:
 def _tables(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
     """Title, head and lines of each table, as text."""
     yield "Agreement", HEAD, [_line(pair) for pair in agreement.pairs]
-    for who, alphas in (("judges", agreement.alphas), ("people", agreement.people)):
+    for who, alphas in (("judges", agreement.alphas), ("annotators", agreement.people)):
         if alphas:
             yield (
                 f"All {who}: Krippendorff's alpha",
