@@ -712,7 +712,14 @@ def test_where_that_nothing_fits_shows_what_there_is(tmp_path: Path) -> None:
     wrong = local(file, columns, where={"label": "Safe"})
     refused(wrong, "no row", "'Safe'", "'safe'", "'unsafe'", needs=("input",))
     column = local(file, columns, where={"lable": "safe"})
-    refused(column, f"{file}:2", "where.lable", "Did you mean 'label'?", needs=("input",))
+    refused(
+        column,
+        f"{file}:2",
+        "where.lable",
+        "Did you mean 'label'?",
+        "where.lable leaves the condition out",
+        needs=("input",),
+    )
 
 
 def test_rows_may_stand_inside_a_json_object(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def _matching(rows: Rows, table: Table) -> list[int]:
             for column in columns:
                 if column not in row:
                     named = setting_of(rows, f"{setting}.{column}")
-                    raise DataError(f"{place}: {named}: {no_column(column, row)}")
+                    without = f"~{named} leaves the condition out."
+                    raise DataError(f"{place}: {named}: {no_column(column, row)} {without}")
         values = {column: text_of(row[column], place, column) for column in rows.where}
         if values != rows.where:
             if len(others) < 10:

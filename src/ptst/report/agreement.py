@@ -272,7 +272,9 @@ def _chosen(names: Sequence[str], wanted: Sequence[str] | None, grid: Grid) -> l
             fitting = [n for n in names if n == name]
             fitting = fitting or [n for n in names if n.partition(" (")[0] == name]
             if not fitting:
-                if not (CONF / "judge" / f"{name}.yaml").is_file() and not name.startswith("annotator"):
+                if not (CONF / "judge" / f"{name}.yaml").is_file() and not name.startswith(
+                    "annotator"
+                ):
                     there = ", ".join(sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))
                     raise ConfigError(f"judges: there is no judge {name}; the judges are: {there}.")
                 raise ConfigError(
