@@ -170,6 +170,24 @@ def test_offline_runs_hold_config_history_and_summary(
         assert len(row["completion"]) < 12 or row["completion"].encode() not in uploaded
 
 
+def test_points_of_analyses_are_the_history_of_the_cells_run(
+    composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent / "analysis")
+    own = "+analysis.own._target_=leaves_points.LeavesPoints"
+    run_cell(composed(*TINY, "finetune=none", "tracking=wandb_offline", own))
+    run = runs(tmp_path / "store")["cell"]
+    layer, alpha, x = "own/By layer: moved", "own/By alpha: moved", "own/By alpha: x"
+    points = [{k: p[k] for k in ("_step", layer, alpha, x) if k in p} for p in run["history"]]
+    assert points == [  # an x that is no step is logged beside its y
+        {"_step": 0, layer: 0.0, alpha: 1.0, x: 0.0},
+        {"_step": 1, layer: 0.1, alpha: 0.5, x: 0.5},
+        {"_step": 2, layer: 0.2},
+    ]
+    assert run["summary"]["own/moved"] == 0.25
+    assert "hazards/asr" in run["summary"]
+
+
 def test_completions_are_uploaded_if_asked_for(
     composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

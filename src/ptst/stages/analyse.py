@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
-from ptst.analysis import Analysis
+from ptst.analysis import POINTS, Analysis, Point
 from ptst.component import Context, load
 from ptst.errors import PtstError
 from ptst.keys import CellKeys
@@ -74,3 +76,39 @@ def read_analyses(store: Store, keys: CellKeys) -> dict[str, float]:
             values = read_json(store.path("analyse", key) / VALUES)
             found |= {f"{name}/{what}": value for what, value in values.items()}
     return found
+
+
+def read_points(result: Path) -> list[Point]:
+    """The points in an analysis' folder of the store; none where it left none."""
+    file = result / "files" / POINTS
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [
+            Point(row["picture"], row["line"], float(row["x"]), float(row["y"]))
+            for row in csv.DictReader(lines)
+        ]
+
+
+def points_history(store: Store, keys: CellKeys) -> dict[int, dict[str, float]]:
+    """The points of a cell's analyses as the history of a W&B run, which draws it as lines.
+
+    Returns:
+        By step, in order: "<analysis>/<picture>: <line>" -> y. The step is x where all x of a
+        picture are whole numbers from 0 on; else the place of x in their order, and x is there,
+        too, as "<analysis>/<picture>: x".
+    """
+    history: dict[int, dict[str, float]] = {}
+    for name, (key, _) in keys.analyses.items():
+        found = read_points(store.path("analyse", key)) if store.has("analyse", key) else []
+        for picture in dict.fromkeys(point.picture for point in found):
+            own = [point for point in found if point.picture == picture]
+            xs = sorted({point.x for point in own})
+            whole = all(x >= 0 and x.is_integer() for x in xs)
+            steps = {x: int(x) if whole else place for place, x in enumerate(xs)}
+            for point in own:
+                values = history.setdefault(steps[point.x], {})
+                values[f"{name}/{picture}: {point.line}"] = point.y
+                if not whole:
+                    values[f"{name}/{picture}: x"] = point.x
+    return dict(sorted(history.items()))

@@ -11,7 +11,7 @@ from ptst.judge import load_judge
 from ptst.keys import CellKeys, judge_parts
 from ptst.metrics import Answer, Metric, Scale, from_json, known_sum, mean_of, measure
 from ptst.schema import Config, Evaluation
-from ptst.stages.analyse import read_analyses
+from ptst.stages.analyse import points_history, read_analyses
 from ptst.stages.base import title, write_provenance
 from ptst.stages.completions import answer_of, read_completions, scored
 from ptst.store import Store, key_of, read_json, read_jsonl, write_json
@@ -53,6 +53,8 @@ def summarise(config: Config, keys: CellKeys, store: Store) -> Metrics:
                 **dataclasses.asdict(config),
             },
         ) as run:
+            for step, points in points_history(store, keys).items():
+                run.log(points, step)
             run.summary({"key": keys.cell, **run_costs(keys, store), **read_analyses(store, keys)})
             for name, values in plain.items():
                 categories = values["categories"].items()
