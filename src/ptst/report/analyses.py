@@ -27,17 +27,24 @@ class Found:
     number: float | None
     key: str
 
+    @property
+    def analysis(self) -> str:
+        """Its name."""
+        return self.value.partition("/")[0]
+
 
 def analysis_tables(found: Sequence[Found]) -> list[list[tuple[str, ...]]]:
     """A table for each analysis: its heads, and a line for each model, or for each pair of
     templates."""
-    shared = _shared(found)
+    same = shared(found)
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for one in found:
         analysis, _, value = one.value.partition("/")
         lines = tables.setdefault(analysis, {})
-        own = {c: v for c, v in one.coordinates.items() if c not in shared}
-        line = lines.setdefault(f"{_place(own)} {one.key}", {"": _place(own)})
+        own = {c: v for c, v in one.coordinates.items() if c not in same}
+        line = lines.setdefault(
+            f"{coordinates_in_words(own)} {one.key}", {"": coordinates_in_words(own)}
+        )
         line[value] = "missing" if one.number is None else f"{one.number:.4g}"
     return [_table(analysis, list(lines.values())) for analysis, lines in tables.items()]
 
@@ -50,7 +57,7 @@ def _table(analysis: str, lines: Sequence[dict[str, str]]) -> list[tuple[str, ..
     return head + (rows if values else [(line[""], "missing") for line in lines])
 
 
-def _shared(found: Sequence[Found]) -> set[str]:
+def shared(found: Sequence[Found]) -> set[str]:
     """Coordinates, but for the templates, that are the same wherever something was trained."""
     places = [one.coordinates for one in found]
     trained = [place for place in places if place.get("finetune") != "none"] or places
@@ -58,7 +65,7 @@ def _shared(found: Sequence[Found]) -> set[str]:
     return {name for name in names if len({place.get(name) for place in trained}) == 1}
 
 
-def _place(own: Mapping[str, str]) -> str:
+def coordinates_in_words(own: Mapping[str, str]) -> str:
     """Coordinates in words: "chat_vanilla → chat_llama, seed 0"."""
     rest = dict(own)
     ends = [rest.pop(name) for name in ("train_template", "test_template") if name in rest]

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptst.metrics import shown
-from ptst.report.analyses import analysis_tables
 from ptst.report.pictures import (
     ALONG,
     LOSS,
@@ -22,15 +21,18 @@ from ptst.report.pictures import (
     heatmap_name,
     named,
     on_ramp,
+    point_names,
     scale_note,
     scatter_name,
     scatter_pairs,
+    strength_names,
 )
 from ptst.report.place import figures_of, place_in_words
+from ptst.report.points import PointPicture
 from ptst.report.provenance import configured, costs_of, counted, made_by, recorded
 from ptst.report.results import Contrast, Entry, Results, Table
 from ptst.report.rows import cut, render, rows_file
-from ptst.report.tables import guard_lines, protection_lines
+from ptst.report.tables import guard_lines, outcome_lines, protection_lines, wide_tables
 from ptst.report.tables.captions import (
     about_contrasts,
     about_table,
@@ -106,8 +108,19 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
         frontiers=[_image(pictures, name) for name in frontier_names(results)],
         guards=guard_lines(results.guards),
         roc=_image(pictures, ROC),
-        analyses=analysis_tables(results.analyses),
+        analyses=wide_tables(results.analyses),
+        outcomes=outcome_lines(results.relations),
+        points=[
+            {"image": image, "alt": _points_alt(picture), "about": _about_points(picture)}
+            for name, picture in point_names(results, store)
+            if (image := _image(pictures, name))
+        ],
         along=_image(pictures, ALONG),
+        strengths=[
+            {"image": image, "axis": key}
+            for key, name in strength_names(results).items()
+            if (image := _image(pictures, name))
+        ],
         loss=_image(pictures, LOSS),
         judged={
             keys.judge
@@ -145,6 +158,33 @@ def _image(pictures: Mapping[str, bytes], name: str) -> dict[str, Any] | None:
         "source": "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii"),
         "width": round(float(width[1]) * 96 / 72) if width else 800,
     }
+
+
+def _points_alt(picture: PointPicture) -> str:
+    """What a picture of points shows, for who does not see it."""
+    lines = f"a line for each of {_listed(picture.lines)}" if len(picture.lines) > 1 else "a line"
+    panels = counted(len(picture.panels), "panel")
+    title = ", ".join([picture.title, *picture.split.values()])
+    return (
+        f"{picture.analysis}: {title}. {panels}, {lines}; its numbers are in analyses_points.csv."
+    )
+
+
+def _about_points(picture: PointPicture) -> str:
+    """The caption of a picture of points."""
+    said = [f"{picture.analysis}: {picture.title}."]
+    if picture.rows:
+        said.append("A row for each train template, a column for each test template.")
+    said.append("All panels have the same axes, and a line its colour in all of them.")
+    runs = {len(r) for panel in picture.panels.values() for r in panel.lines.values()}
+    if max(runs, default=1) > 1:
+        what = " and ".join(key.replace("_", " ") for key in picture.over)
+        several = " or ".join(map(str, sorted(runs)))
+        said.append(
+            f"Lines are means over {several} runs ({what}); bands reach from the lowest to the "
+            "highest. Runs whose points are not at the same x are drawn one by one."
+        )
+    return " ".join(said)
 
 
 def _about(results: Results) -> str:

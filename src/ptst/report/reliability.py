@@ -108,10 +108,16 @@ def bootstrapped(
     units = len(per_unit)
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=DRAWS)
     sums = drawn @ per_unit.reshape(units, -1)
-    values = statistic(sums.reshape(DRAWS, *per_unit.shape[1:]))
+    return percentile_interval(value, statistic(sums.reshape(DRAWS, *per_unit.shape[1:])))
+
+
+def percentile_interval(value: float, values: np.ndarray) -> Interval:
+    """An estimate with the 95 % percentile interval of its bootstrap samples; NaN: not defined."""
+    import numpy as np
+
     defined = values[~np.isnan(values)]
     # Too rare an event for an interval; or no unit differs, and an interval would claim certainty
-    if len(defined) < 0.95 * DRAWS or np.ptp(defined) < 1e-12:
+    if len(defined) < 0.95 * len(values) or np.ptp(defined) < 1e-12:
         return Interval(value, None, None)
     low, high = np.quantile(defined, (0.025, 0.975))
     return Interval(value, float(low), float(high))

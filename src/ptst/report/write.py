@@ -9,6 +9,8 @@ from typing import Any
 
 from ptst.judge import broken
 from ptst.report.analyses import analyses_csv, analysis_tables
+from ptst.report.outcomes import outcomes_csv
+from ptst.report.points import points_csv
 from ptst.report.results import Results
 from ptst.report.results.published import PAPER
 from ptst.store import Store, fingerprint, key_of, read_json, write_atomic, write_bytes, write_json
@@ -57,6 +59,8 @@ def write_report(results: Results, store: Store) -> Path:
     optional = {
         "categories.csv": category_csv(results),
         "analyses.csv": analyses_csv(results.analyses),
+        "analyses_outcomes.csv": outcomes_csv(results.relations),
+        "analyses_points.csv": points_csv(results.analyses, store),
         "defences.csv": protections_csv(results.protections),
         "guards.csv": guards_csv(results.guards),
     }
@@ -102,6 +106,7 @@ def _made(grid: Grid, store: Store) -> dict[str, int | None]:
         artifacts = [("cell", cell.keys.cell), ("finetune", cell.keys.finetune or "none")]
         for keys in cell.keys.evaluations.values():
             artifacts += [("generate", keys.generate), ("judge", keys.judge)]
+        artifacts += [("analyse", key) for key, _ in cell.keys.analyses.values()]
         for stage, key in artifacts:
             file = store.path(stage, key) / "key.json"
             made[f"{stage} {key}"] = file.stat().st_mtime_ns if file.is_file() else None

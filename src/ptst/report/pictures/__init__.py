@@ -1,9 +1,11 @@
-"""The pictures of a report: heat maps, safety against helpfulness, loss curves."""
+"""The pictures of a report: heat maps, safety against helpfulness, loss curves, points."""
 
 from ptst.report.pictures.draw import ALONG, LOSS, draw_all
 from ptst.report.pictures.frontier import frontier_names
+from ptst.report.pictures.points import point_names
 from ptst.report.pictures.roc import ROC
 from ptst.report.pictures.scatter import scatter_pairs
+from ptst.report.pictures.strength import strength_names
 from ptst.report.pictures.style import (
     CALM,
     WARM,
@@ -25,7 +27,9 @@ __all__ = [
     "heatmap_name",
     "named",
     "on_ramp",
+    "point_names",
     "scale_note",
     "scatter_name",
     "scatter_pairs",
+    "strength_names",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXES = {"finetune.epoch": "epoch", "dataset.n": "training rows"}
+"""Coordinates that measure how much was trained, so that the untouched model lies at 0."""
 
 
 Ends = tuple[str, str]
@@ -37,18 +38,15 @@ def along(results: Results) -> Figure | None:
     """Helpfulness and safety over the numbers that the columns are, from the untouched model at 0.
 
     A line for each pair of templates, with 95 % intervals; the paper's points dotted. None where
-    the columns are not numbers, where more than templates sets tables apart (two models), or where
-    nothing has a number yet.
+    the columns are no epochs or training rows, where more than templates sets tables apart (two
+    models), or where nothing has a number yet.
     """
     from matplotlib.figure import Figure
 
     pair = next(scatter_pairs(results), None)
-    if pair is None:
+    if pair is None or not is_along(results):
         return None
-    at = {column: _number(column) for table in pair for column in table.columns}
-    apart = {key for table in results.tables for key in table.split} - {"train_template"}
-    if None in at.values() or len(at) < 3 or apart:
-        return None
+    at = _places(pair)
     figure = Figure(figsize=(9.6, 4.0), facecolor="white")
     styles = _styles(results)
     lines: dict[Ends, None] = {}
@@ -68,13 +66,26 @@ def along(results: Results) -> Figure | None:
         axes.set_ylim(*limits(values, first.scale, 0.02, 0.1))
         axes.set_xticks([x for x in at.values() if x is not None])
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
-        axes.set_xlabel(AXES.get(results.grid.sweep.columns, results.grid.sweep.columns))
+        axes.set_xlabel(AXES[results.grid.sweep.columns])
         axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
         title = textwrap.fill(f"{first.title} ({scale_note(first.scale)})", 42)
         axes.set_title(title, loc="left", fontsize=10, weight="bold", pad=8)
     _legend(figure, {ends: styles[ends] for ends in lines}, with_paper, results)
     return figure
+
+
+def is_along(results: Results) -> bool:
+    """Whether the columns of all tables are epochs or training rows, three or more."""
+    pair = next(scatter_pairs(results), ())
+    apart = {key for table in results.tables for key in table.split} - {"train_template"}
+    at = _places(pair)
+    known = results.grid.sweep.columns in AXES and None not in at.values()
+    return known and len(at) >= 3 and not apart
+
+
+def _places(pair: Sequence[Table]) -> dict[str, float | None]:
+    return {column: _number(column) for table in pair for column in table.columns}
 
 
 def _styles(results: Results) -> dict[Ends, dict[str, Any]]:

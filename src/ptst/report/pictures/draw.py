@@ -12,8 +12,10 @@ from ptst.report.pictures.along import along
 from ptst.report.pictures.frontier import frontiers
 from ptst.report.pictures.heatmap import heatmap
 from ptst.report.pictures.loss import loss_curves
+from ptst.report.pictures.points import point_figures
 from ptst.report.pictures.roc import ROC, roc_curves
 from ptst.report.pictures.scatter import scatter, scatter_pairs
+from ptst.report.pictures.strength import strengths
 from ptst.report.pictures.style import FAINT, INK, heatmap_name, scatter_name
 from ptst.report.results import Results
 from ptst.store import Store
@@ -25,15 +27,15 @@ LOSS = "loss"
 """Name of the picture of all loss curves."""
 
 ALONG = "along"
-"""Name of the picture of a sweep whose columns are numbers: epochs, say."""
+"""Name of the picture of a sweep whose columns are epochs or training rows."""
 
 
 def draw_all(results: Results, store: Store) -> dict[str, bytes]:
     """Draw every picture that there is something to show in.
 
     Returns:
-        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], roc, along
-        and loss, each as .svg and .png.
+        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], roc, along,
+        loss, along-<coordinate> and analysis-<analysis>-<number>[-<split>], each as .svg and .png.
     """
     import matplotlib
 
@@ -78,6 +80,8 @@ def _figures(results: Results, store: Store) -> Iterator[tuple[str, Figure]]:
     for name, drawn in others:
         if drawn is not None:
             yield name, drawn
+    yield from strengths(results)
+    yield from point_figures(results, store)
 
 
 def _saved(figure: Figure, suffix: str) -> bytes:

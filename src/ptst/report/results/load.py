@@ -10,8 +10,9 @@ from ptst.errors import ConfigError
 from ptst.judge import load_judge
 from ptst.judge.reading import Reading
 from ptst.report.agreement import COMPLIED
-from ptst.report.analyses import analyses_of
+from ptst.report.analyses import Found, analyses_of
 from ptst.report.audited import audit_of, in_words
+from ptst.report.outcomes import Relation, relations_of
 from ptst.report.results.broken import flaws_reader, with_flaws
 from ptst.report.results.contrasts import contrasts_of
 from ptst.report.results.entries import reported, table_of
@@ -20,7 +21,7 @@ from ptst.report.results.layout import splits_of
 from ptst.report.results.protection import protections
 from ptst.report.results.published import paper_rows
 from ptst.report.results.scores import reader
-from ptst.report.results.types import Results, Run
+from ptst.report.results.types import Results, Run, Table
 from ptst.stages.summarise import Metrics, read_metrics
 from ptst.status.states import CellState
 from ptst.store import Readable, Store
@@ -65,7 +66,21 @@ def load_results(grid: Grid, store: Store, states: Mapping[str, CellState]) -> R
     analyses = tuple(analyses_of(grid, store))
     protected = protections(grid, tables, read)
     guards = guards_of(grid, store)
-    return Results(grid, dict(states), tuple(tables), contrasts, analyses, protected, guards)
+    relations = tuple(_relations(grid, analyses, tables))
+    return Results(
+        grid, dict(states), tuple(tables), contrasts, analyses, protected, guards, relations
+    )
+
+
+def _relations(grid: Grid, found: Sequence[Found], tables: Sequence[Table]) -> list[Relation]:
+    """Analyses against the metrics of the tables."""
+    outcomes: dict[str, dict[str, float]] = {table.metric: {} for table in tables}
+    for table in tables:
+        for run in (run for entry in table.entries.values() for run in entry.runs):
+            if run.metric and run.metric.value is not None:
+                outcomes[table.metric][run.cell.keys.cell] = run.metric.value
+    titles = {table.metric: table.title for table in tables}
+    return relations_of(grid, found, outcomes, titles)
 
 
 def _settings(grid: Grid, cell: GridCell, metric: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ptst.judge.broken import BROKEN
 from ptst.metrics import Better, Metric, Scale, known_sum
 from ptst.report.analyses import Found
+from ptst.report.outcomes import Relation
 from ptst.status.states import CellState
 from ptst.sweep.grid import Grid, GridCell
 
@@ -311,6 +312,8 @@ class Results:
     """Of a sweep over defences."""
     guards: tuple[Detection, ...] = ()
     """Of a sweep with guards."""
+    relations: tuple[Relation, ...] = ()
+    """Of analyses to the tables' metrics."""
 
 
 Place = tuple[str, str]

@@ -3,6 +3,7 @@
 All of them say the same of every place (`ptst.report.place`), and the same around it (`captions`).
 """
 
+from ptst.report.tables.analyses import outcome_lines, wide_tables
 from ptst.report.tables.guards import guard_lines, guards_csv
 from ptst.report.tables.latex import latex
 from ptst.report.tables.markdown import markdown
@@ -16,8 +17,10 @@ __all__ = [
     "guards_csv",
     "latex",
     "markdown",
+    "outcome_lines",
     "protection_lines",
     "protections_csv",
     "show",
     "tidy_csv",
+    "wide_tables",
 ]

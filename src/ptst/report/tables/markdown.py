@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from ptst.report.analyses import analysis_tables
 from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
+from ptst.report.tables.analyses import outcome_lines, wide_tables
 from ptst.report.tables.captions import (
     about_contrasts,
     about_table,
@@ -39,8 +39,11 @@ def markdown(results: Results) -> str:
             if chosen := contrasts_of(results, table):
                 parts += _contrasts(table, chosen)
     parts += ["## Analyses"] if results.analyses else []
-    for head, *lines in analysis_tables(results.analyses):
+    for head, *lines in wide_tables(results.analyses):
         parts.append(_table([head, ("---", *["---:"] * (len(head) - 1)), *lines]))
+    for one in outcome_lines(results.relations):
+        rule = ("---", *["---:"] * (len(one.heads) - 1))
+        parts += [f"## {one.title}", _table([one.heads, rule, *one.rows]), one.about]
     return "\n\n".join(parts) + "\n"
 
 

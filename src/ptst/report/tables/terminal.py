@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ptst.report.analyses import analysis_tables
 from ptst.report.place import PlaceInWords, figures_of, place_in_words
 from ptst.report.results import Contrast, Results, Table
+from ptst.report.tables.analyses import ranges_note, short_tables, strongest_lines
 from ptst.report.tables.captions import (
     about_table,
     contrasts_of,
@@ -47,15 +47,26 @@ def show(results: Results, out: Console) -> None:
             out.print(_contrasts(chosen))
     if results.contrasts:
         out.print(Text(test_note(results.contrasts), "dim"))
-    for place, (heads, *found) in enumerate(analysis_tables(results.analyses)):
-        out.print(Text("" if place else "\nAnalyses", "bold"))
-        broken = [heads[0], *(head.replace("_", "\n") for head in heads[1:])]
-        out.print(*_listed(broken, found, out.width), sep="\n")
+    _analyses(results, out)
     out.print()
     for line in state_lines(results):
         out.print(Text(line, "yellow"))
     if world is not None:
         out.print(Text(world))
+
+
+def _analyses(results: Results, out: Console) -> None:
+    """Their values, or the ranges of many; then what of them goes with the outcomes."""
+    for place, (heads, *found) in enumerate(short_tables(results.analyses)):
+        out.print(Text("" if place else "\nAnalyses", "bold"))
+        broken = [heads[0], *(head.replace("_", "\n") for head in heads[1:])]
+        out.print(*_listed(broken, found, out.width), sep="\n")
+    if note := ranges_note(results.analyses):
+        out.print(Text(note, "dim"))
+    for lines in strongest_lines(results.relations):
+        out.print(Text(f"\n{lines.title}", "bold"))
+        out.print(*_listed(lines.heads, lines.rows, out.width), sep="\n")
+        out.print(Text(lines.about, "dim"))
 
 
 def _narrow(text: str) -> str:
