@@ -236,7 +236,9 @@ def test_add_your_own_works_in_its_order(tmp_path: Path) -> None:
     replaced = re.search(r"hazards/neither +(\d+\.\d)", half)  # what the guard puts there
     assert replaced and 20 < float(replaced[1]) < 80
     assert re.search(r"hazards/neither +100\.0", of("engine=capitals"))
-    assert re.search(r"largest_change/largest 0\.0\d+", of("analysis=[largest_change]"))
+    assert re.search(r"largest_change/largest 0\.0\d+", of("ptst analysis=[largest_change]"))
+    assert "2 of 2 cells done" in of("-m analysis=[largest_change]")
+    assert len(list(checkout.glob("reports/*/analysis-largest_change-1.png"))) == 1
     assert re.search(r"sure/asr .* 20 +", of("evaluation=[sure]"))
     assert all("passed" in text for command, text in said.items() if command.startswith("pytest"))
     assert {

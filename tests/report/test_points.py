@@ -136,6 +136,19 @@ def test_runs_at_other_x_are_drawn_one_by_one(tmp_path: Path) -> None:
     assert not tuned.collections and not figure.legends
 
 
+def test_numbers_that_are_nearly_equal_look_so(tmp_path: Path) -> None:
+    grid = grid_of(analysis="norm_of_change")
+    nearly = [Point(TITLE, "a", 0, 6.0021e-4), Point(TITLE, "a", 1, 6.0023e-4)]
+    results, store = filled(grid, tmp_path, lambda cell: nearly)
+    ((_, figure),) = point_figures(results, store)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(1.12 * 0.02 * 6.0023e-4, rel=0.01)
+    assert not axes.yaxis.get_offset_text().get_text()
+    assert "0.0006" in [label.get_text() for label in axes.get_yticklabels()]
+
+
 def test_an_analysis_of_the_weights_alone_has_a_panel_for_each_model(tmp_path: Path) -> None:
     grid = grid_of(analysis="norm_of_change")
     results, store = filled(grid, tmp_path, lambda cell: [Point(TITLE, "a", 0, 1)])

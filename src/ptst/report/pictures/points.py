@@ -164,6 +164,8 @@ def _draw_panel(
     whole = all(x.is_integer() for runs in panel.lines.values() for run in runs for x, _ in run)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(4))
+    for axis in (axes.xaxis, axes.yaxis):  # an offset would stand in the panel's title
+        axis.set_major_formatter(lambda value, _: f"{value:.4g}".replace("-", "−"))
     axes.tick_params(labelsize=7, length=2.5)
     if not outer[0]:
         axes.set_yticklabels([])
@@ -224,8 +226,10 @@ def _ends(pictures: Sequence[PointPicture]) -> tuple[tuple[float, float], tuple[
 
 
 def _around(values: Sequence[float]) -> tuple[float, float]:
+    """With room at both ends; what is equal but for 2 % of its size is drawn as about equal."""
     low, high = min(values, default=0.0), max(values, default=1.0)
-    room = 0.06 * (high - low) or 0.5
+    span = max(high - low, 0.02 * max(abs(low), abs(high))) or 1.0
+    room = 0.06 * span + (span - (high - low)) / 2
     return low - room, high + room
 
 
