@@ -72,7 +72,7 @@ def point_figure(
     places, across, down = _places(picture)
     side, tall = _size(across)
     names = max((len(named(row)) for row in picture.rows), default=0)
-    left = 0.62 + names * LETTER + (0.12 if names else 0)
+    left = 0.7 + names * LETTER + (0.12 if names else 0)
     heads = HEAD if not picture.rows else 0.0  # each panel has its title, or each column
     width = max(left + across * (side + GAP) + RIGHT, 4.6)
     title = textwrap.fill(", ".join([picture.title, *picture.split.values()]), int(width / 0.092))
@@ -93,7 +93,7 @@ def point_figure(
         axes.set_title(words, loc="left", fontsize=8, pad=3, weight=bold)
         if picture.rows and column == 0:
             figure.text(
-                (left - 0.5) / width,
+                (left - 0.58) / width,
                 (bottom + tall / 2) / height,
                 named(key[0]),
                 ha="right",
