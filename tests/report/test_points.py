@@ -204,6 +204,23 @@ def test_the_page_shows_them_below_the_values_in_words_for_who_does_not_see_them
     assert [link.words() for link in root.all("a", href="#analyses")] == ["Analyses"]
 
 
+def test_a_table_that_is_long_and_wide_is_folded(seeds: tuple[Results, Store]) -> None:
+    results, store = seeds
+
+    def folded(values: int) -> list[str]:
+        own = [
+            replace(one, value=f"probe_drift/v{v}", number=0.5)
+            for one in results.analyses
+            for v in range(values)
+        ]
+        root = read(page(replace(results, analyses=tuple(own)), store, {}))
+        (found,) = root.all("section", id="analyses")
+        return [summary.words() for summary in found.all("summary")]
+
+    assert folded(6) == []
+    assert folded(20) == ["All values of probe_drift"]
+
+
 def test_the_report_has_the_pictures_and_every_point(
     seeds: tuple[Results, Store], tmp_path: Path
 ) -> None:
