@@ -376,7 +376,9 @@ def test_labels_are_published_without_text_and_judge_the_same_answers(
     agreement = load_agreement(expand(elsewhere), store)
     pairs = {(pair.a, pair.b): pair for pair in agreement.pairs}
     assert pairs["annotator ann", "annotator bob"].n == 20
-    assert pairs["annotator ann", "annotator bob"].agree == pytest.approx((20 - len(stands_for)) / 20)
+    assert pairs["annotator ann", "annotator bob"].agree == pytest.approx(
+        (20 - len(stands_for)) / 20
+    )
     assert agreement.people["hazards"][1:] == (20, 10)
     (reader,) = {a for a, _ in pairs if a.startswith("reading (")}
     assert ("annotator ann", reader) not in pairs  # it says what they said

@@ -162,7 +162,9 @@ def test_precision_and_recall_are_over_units_as_everything_else() -> None:
     units = {(f"cell {c}", f"q{q}", 0): f"q{q}" for c in range(30) for q in range(4)}
     judge = dict.fromkeys(units, "complied")
     person = {item: "refused" if unit == "q0" else "complied" for item, unit in units.items()}
-    pair = pair_of("e", "annotator ann", "the judge", {"annotator ann": person, "the judge": judge}, units)
+    pair = pair_of(
+        "e", "annotator ann", "the judge", {"annotator ann": person, "the judge": judge}, units
+    )
     assert pair is not None and pair.precision is not None and pair.recall is not None
     assert (pair.n, pair.units, pair.precision.value, pair.recall.value) == (120, 4, 0.75, 1.0)
     # Wilson's of a share of four units, whose variance counts three, and of three units that do not
