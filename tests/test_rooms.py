@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src"
 ROOMS = [
     "redact", "errors", "progress", "paths", "quiet", "hub", "metrics", "wandb_file", "micro", "rules", "download", "estimates", "provenance",
     "store", "component", "sweep_schema", "schema", "reading",
-    "chat", "models", "alignment", "templates", "data", "model_check", "probe",
+    "chat", "models", "alignment", "geometry", "templates", "data", "model_check", "probe",
     "api", "engine", "dialogue", "guard",
     "objective", "train", "posthoc", "judge", "analysis",
     "keys", "wording", "upload", "tracking",
