@@ -15,7 +15,7 @@ ROOMS = [
     "redact", "errors", "progress", "paths", "quiet", "hub", "metrics", "wandb_file", "micro", "rules", "download", "estimates", "provenance",
     "store", "component", "sweep_schema", "schema", "reading",
     "chat", "models", "alignment", "geometry", "templates", "data", "model_check", "probe",
-    "api", "engine", "dialogue", "guard",
+    "api", "engine", "contrast", "dialogue", "guard",
     "objective", "train", "posthoc", "judge", "analysis",
     "keys", "wording", "upload", "tracking",
     "stages", "cell",
