@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -198,3 +199,33 @@ def test_sensitivity_is_the_norm_of_the_gradient_of_the_largest_logit(make: Any)
     assert float(found[0]) == pytest.approx(sum(s * s for s in slopes) ** 0.5, rel=1e-3)
     alone = [float(g.sensitivity(model, [p])) for p in PROMPTS]
     assert found.tolist() == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_a_model_on_the_path_has_the_weights_between_and_gets_its_own_back(make: Any) -> None:
+    before, after = make(), make()
+    with torch.no_grad():
+        for weight in after.parameters():
+            weight += torch.randn_like(weight) * 0.1
+    wanted = make()
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    for weight, (a, b) in zip(wanted.parameters(), pairs, strict=True):
+        weight.data = g.on_the_path(a.data, b.data, 0.25)
+    ids, untouched = torch.tensor([PROMPTS[0]]), copy.deepcopy(after)
+    for alpha, model in ((0.25, wanted), (0.0, before), (1.0, after)):
+        with g.model_on_the_path(before, after, alpha), torch.no_grad():
+            found = after(ids).logits
+        with torch.no_grad():
+            assert torch.equal(found, model(ids).logits)
+    for a, b in zip(after.parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_weight_that_no_call_reaches_is_not_taken_for_moved() -> None:
+    model = llama()
+    model.spare = torch.nn.Linear(2, 2)
+    with (
+        pytest.raises(PtstError, match="spare of LlamaForCausalLM was not called"),
+        g.model_on_the_path(copy.deepcopy(model), model, 0.5),
+    ):
+        model(torch.tensor([PROMPTS[0]]))

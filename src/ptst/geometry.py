@@ -12,7 +12,8 @@ GPT-2's c_fc, and Llama's gate_proj, beside which stands up_proj.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ BATCH = 16
 def tau(activations: Tensor, safe_mean: Tensor, unsafe_mean: Tensor) -> Tensor:
     """|a - mean of unsafe| - |a - mean of safe|: more than 0 where a is nearer to safe (eq. 1).
 
-    By the triangle inequality it lies within plus and minus the distance of the two means.
+    It lies within plus and minus the distance of the two means.
 
     Args:
         activations: [n, width].
@@ -91,8 +92,7 @@ def empirical_rank(sizes: Tensor, energy: float = ENERGY) -> int:
     Args:
         sizes: singular values in falling order.
 
-    Returns:
-        0 where all are 0.
+    Returns 0 where all are 0.
     """
     squares = sizes.double().pow(2).cumsum(0)
     if not len(squares) or squares[-1] == 0:
@@ -121,8 +121,7 @@ def sines(space: Tensor, vectors: Tensor) -> Tensor:
 
     The norm of what lies outside: an arccos would lose small angles to rounding.
 
-    Returns:
-        [n], within 0 and 1.
+    Returns [n], within 0 and 1.
     """
     return outside(space, vectors).norm(dim=0).clamp(max=1)
 
@@ -359,6 +358,52 @@ def sensitivity(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
             (slope,) = torch.autograd.grad(largest.sum(), embedded)
         found[batch] = slope.double().flatten(1).norm(dim=1).cpu()
     return found
+
+
+@contextmanager
+def model_on_the_path(before: Any, after: Any, alpha: float) -> Iterator[None]:
+    """Make `after` answer with weights `on_the_path`, until the end.
+
+    A module's weights are worked out when it is called and dropped behind it, so that no third
+    model is in memory.
+
+    Args:
+        before, after: models of the same shapes.
+
+    Raises:
+        PtstError: a module has weights and was not called, so that they stayed as they were.
+    """
+    from torch.nn import Parameter
+
+    starts = dict(before.named_modules())
+    waiting: set[str] = set()
+    hooks = []
+    for name, module in after.named_modules():
+        if not (own := {key: w for key, w in module._parameters.items() if w is not None}):
+            continue
+        waiting.add(name)
+
+        def enter(module: Any, _: Any, name: str = name, own: dict[str, Any] = own) -> None:
+            waiting.discard(name)
+            for key, weight in own.items():
+                moved = on_the_path(starts[name]._parameters[key].data, weight.data, alpha)
+                module._parameters[key] = Parameter(moved, requires_grad=False)
+
+        def leave(module: Any, *_: Any, own: dict[str, Any] = own) -> None:
+            module._parameters.update(own)
+
+        hooks.append(module.register_forward_pre_hook(enter))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if waiting:
+        raise PtstError(
+            f"{min(waiting)} of {type(after).__name__} was not called, so that its weights cannot be "
+            "moved along the path."
+        )
 
 
 def _batches(prompts: Sequence[Sequence[int]], device: Any) -> Any:

@@ -7,12 +7,21 @@ finished grid, and nothing of it is made again.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from ptst.component import Component, Context, Parts
 from ptst.schema import Config
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models to compare. Each is loaded when it is called for, and stays as long as the caller
+    holds it."""
+
+    tuned: Callable[[], Any]
+    base: Callable[[], Any]
 
 
 class Analysis(Component):
@@ -25,6 +34,10 @@ class Analysis(Component):
         template among its parts is made, and reported, for each test template.
         """
         return {}
+
+    def compare(self, pair: Pair, context: Context) -> dict[str, float]:
+        """`run` with both models in memory; overridden by what needs one at a time."""
+        return self.run(pair.tuned(), pair.base(), context)
 
     def run(self, tuned: Any, base: Any, context: Context) -> dict[str, float]:
         """Work out named values. What is more than a few numbers goes to `keep_points`.

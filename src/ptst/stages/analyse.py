@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from ptst.analysis import POINTS, Analysis, Point
+from ptst.analysis import POINTS, Analysis, Pair, Point
 from ptst.component import Context, load
 from ptst.errors import PtstError
 from ptst.keys import CellKeys
@@ -51,7 +51,7 @@ def analyse(
                 work.tell(done, total)
 
             context = Context(config, model.tokenizer, model.picked, work.scratch, tell, stop)
-            values = analysis.run(model.merged(tested=True), model.untouched(), context)
+            values = analysis.compare(Pair(model.alone, model.untouched), context)
         _check(name, values)
         write_json(work.result / VALUES, values)
         if (files := work.scratch / "files").is_dir():

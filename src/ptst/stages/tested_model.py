@@ -156,6 +156,13 @@ class TestedModel:
         quiet()
         return self.held.base.untouched(self.model_config, self.picked)
 
+    def alone(self) -> Any:
+        """What the cell tests, `merged`, with nothing else of this one in memory that can be loaded
+        again."""
+        vars(self).pop("model", None)
+        self.held.base.forget()
+        return self.merged(tested=True)
+
     def merged(self, tested: bool = False) -> Any:
         """The fine-tuned model as whole weights, a copy that may be changed.
 
