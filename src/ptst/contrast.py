@@ -177,14 +177,26 @@ def inputs_of(model: Any, modules: Sequence[Any], asked: Sequence[Asked], last: 
     """
     import torch
 
-    found: dict[int, Tensor] = {}
+    return torch.stack(inputs_of_each(model, modules, asked, last), dim=1)
+
+
+def inputs_of_each(
+    model: Any, modules: Sequence[Any], asked: Sequence[Asked], last: int = 1
+) -> list[Tensor]:
+    """As `inputs_of`, of modules whose inputs may differ in width: [prompts, last, width] each."""
+    import torch
+
+    order: list[int] = []
+    found: list[list[Tensor]] = [[] for _ in modules]
     for numbers, lengths, forward in _batches(model, asked, last):
+        order += numbers
         rows, places = torch.arange(len(numbers)), lengths[:, None] - last + torch.arange(last)
         with _noting(modules, (rows[:, None], places)) as noted:
             forward(1)
-        states = torch.stack([noted[number] for number in range(len(modules))], dim=1)
-        found |= dict(zip(numbers, states, strict=True))
-    return torch.stack([found[number] for number in range(len(asked))])
+        for number, batches in enumerate(found):
+            batches.append(noted[number])
+    back = torch.tensor(order).argsort()
+    return [torch.cat(batches)[back] for batches in found]
 
 
 def logits_of(model: Any, asked: Sequence[Asked]) -> Tensor:

@@ -28,7 +28,7 @@ from ptst.schema import Config
 
 OWN = "analysis.mechanism"
 FEW = [
-    "analysis=[mechanism]", f"{OWN}.unsafe.n=10", f"{OWN}.safe.n=10", f"{OWN}.gradients=2",
+    "analysis=[mechanism]", f"{OWN}.unsafe.n=10", f"{OWN}.safe.n=10", f"{OWN}.few=10",
     f"{OWN}.alphas=[0.0,0.5,1.0]",
 ]  # fmt: skip
 
@@ -48,6 +48,12 @@ def mechanism(tuned: Any, base: Any, folder: Path, *words: str) -> dict[str, flo
 def points(folder: Path) -> list[dict[str, str]]:
     with (folder / "files" / "points.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def along(folder: Path, line: str) -> list[tuple[float, float]]:
+    """(alpha, y) of a line of the pictures of the path."""
+    own = [p for p in points(folder) if "path" in p["picture"] and p["line"] == line]
+    return [(float(p["x"]), float(p["y"])) for p in own]
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +117,8 @@ def test_equal_models_are_no_change_and_no_nan(base: Any, tmp_path: Path) -> Non
     assert found["moved_safe"] == pytest.approx(0, abs=1e-5)
     assert found["gap_before"] == found["tau_safe_before"] - found["tau_unsafe_before"] > 0
     assert 0 < found["separation_before"] <= 1
-    along = {p["y"] for p in points(tmp_path) if "path" in p["picture"]}
-    assert len(along) == 1
+    along = {(p["line"], p["y"]) for p in points(tmp_path) if "path" in p["picture"]}
+    assert len(along) == 3  # separation, and the refusal score of both kinds
 
 
 def test_the_clusters_of_the_micro_model_are_told_apart_and_a_scrambled_ones_less(
@@ -159,15 +165,25 @@ def test_the_path_begins_and_ends_at_the_two_models(base: Any, tmp_path: Path) -
         for weight in tuned.parameters():
             weight += torch.randn_like(weight) * weight.std() * 0.3
     found = mechanism(tuned, base, tmp_path, f"{OWN}.alphas=[1.5,0.0,1.0,0.5]")
-    path = [p for p in points(tmp_path) if "path" in p["picture"]]
-    assert [float(p["x"]) for p in path] == [0.0, 0.5, 1.0, 1.5]
-    ends = [float(path[n]["y"]) for n in (0, 2)]
-    assert ends == [found["separation_before"], found["separation_drift"]]
+    lines = ("separation", "safe", "unsafe")
+    path, safe, unsafe = (along(tmp_path, line) for line in lines)
+    assert [x for x, _ in path] == [x for x, _ in unsafe] == [0.0, 0.5, 1.0, 1.5]
+    assert [path[n][1] for n in (0, 2)] == [found["separation_before"], found["separation_drift"]]
+    assert unsafe[0][1] > 0 > safe[0][1]  # the untuned model refuses what it should
     half = copy.deepcopy(base)
     for weight, other in zip(half.parameters(), tuned.parameters(), strict=True):
         weight.data = geometry.on_the_path(weight.data, other.data, 0.5)
     between = mechanism(half, base, tmp_path)["separation_drift"]
-    assert float(path[1]["y"]) == pytest.approx(between, abs=1e-6)
+    assert path[1][1] == pytest.approx(between, abs=1e-6)
+    assert unsafe[1][1] == along(tmp_path, "unsafe")[-1][1]
+    assert unsafe[0][1] == along(tmp_path, "unsafe")[0][1]
+
+
+def test_the_path_may_be_of_a_few_prompts(base: Any, tmp_path: Path) -> None:
+    found = mechanism(base, base, tmp_path, f"{OWN}.few=3")
+    few = along(tmp_path, "separation")
+    assert few[0][1] == few[-1][1] != found["separation_before"]
+    assert abs(few[0][1] - found["separation_before"]) < 0.3
 
 
 def test_pictures_have_layers_directions_and_alphas(base: Any, tmp_path: Path) -> None:
@@ -232,7 +248,7 @@ def test_what_decides_its_key() -> None:
             ["model=micro_aligned", f"{OWN}.before=base", "model.base=src/ptst/micro/pair/aligned"],
             r"is model micro_aligned itself",
         ),
-        ([f"{OWN}.gradients=0"], r"gradients=0 must be at least 1"),
+        ([f"{OWN}.few=0"], r"few=0 must be at least 1"),
         ([f"{OWN}.alphas=[1.0,1.0]"], r"must be finite numbers, each once"),
         (["scale=paper", f"{OWN}.unsafe.source=micro"], r"scale=paper knows"),
         (

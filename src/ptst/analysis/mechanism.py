@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ptst import geometry, models
 from ptst.alignment import Unaligned
 from ptst.analysis import Analysis, Pair, keep_points
-from ptst.analysis.mechanism_values import Clusters, Read, points, values
+from ptst.analysis.mechanism_values import KINDS, Clusters, Read, Step, points, values
+from ptst.analysis.refusal_direction import first_tokens, refusal_scores
 from ptst.component import Context, Parts
-from ptst.contrast import Asked, Contrast, halves, inputs_of, read_prompts
+from ptst.contrast import Asked, Contrast, halves, inputs_of_each, logits_of, read_prompts
 from ptst.errors import ConfigError, PtstError
 from ptst.schema import Config
 
@@ -46,15 +47,19 @@ class Mechanism(Contrast, Analysis):
     """How many of the last blocks have their MLP's weights compared."""
     directions: int = 15
     """How many singular vectors of a change are looked at one by one."""
-    gradients: int = 16
-    """How many prompts of each kind have their sensitivity taken, the first ones; at most all."""
+    few: int = 16
+    """How many prompts of each kind, the first ones, where a prompt costs more than one pass: of
+    sensitivity, and of the path."""
+    openings: list[str] = field(default_factory=lambda: ["I cannot", "Sorry", "As an AI"])
+    """How refusals begin, for the path; only the first token of each counts."""
     alphas: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5])
-    """Points of the path before + alpha (after - before), of which clusters are drawn."""
+    """Points of the path before + alpha (after - before), of which separation and refusal
+    score are drawn."""
 
     def __post_init__(self) -> None:
         if self.before not in BEFORE:
             raise ConfigError(f"before={self.before} is not one of: {', '.join(BEFORE)}.")
-        for name in ("blocks", "directions", "gradients"):
+        for name in ("blocks", "directions", "few"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         if not all(map(math.isfinite, self.alphas)) or len({*self.alphas}) < len(self.alphas):
@@ -63,6 +68,10 @@ class Mechanism(Contrast, Analysis):
     def check(self, config: Config) -> None:
         """Refuse before=base where there is no base, and invented hazards for a real model."""
         self.check_prompts(self.where, config)
+        if not self.openings or not all(opening.strip() for opening in self.openings):
+            raise ConfigError(
+                "openings needs a beginning of a refusal or more, none of them empty."
+            )
         if self.before == "base":
             if not self.unaligned.path:
                 raise ConfigError(
@@ -109,10 +118,15 @@ class Mechanism(Contrast, Analysis):
                 "after: only models of the same shapes can be compared."
             )
         clusters = Clusters.of(asked, halves(asked, self.seed), before, after)
-        path = {0.0: clusters.before, 1.0: clusters.after_by_before}
+        path = {
+            alpha: Step(clusters.on_the_path(read.few, end.activations[read.few]), end.refusal)
+            for alpha, end in ((0.0, before), (1.0, after))
+        }
+        few = [asked[n] for n in read.few]
         for done, alpha in enumerate(read.path, 1):
             with geometry.model_on_the_path(model, other, alpha):
-                path[alpha] = clusters.by_before(read.activations(other, asked))
+                separation = clusters.on_the_path(read.few, read.activations(other, few))
+                path[alpha] = Step(separation, read.refusal(other))
             context.tell(done, len(read.path))
         del model, other
         changes = [
@@ -137,23 +151,30 @@ class _Reading:
     ) -> None:
         self.own, self.asked, self.fitted = own, asked, fitted
         self.path = sorted({*own.alphas} - {0.0, 1.0})
-        kinds = ([a for a in asked if a.unsafe == kind] for kind in (True, False))
-        self.few = [a for kind in kinds for a in kind[: own.gradients]]
+        kinds = ([n for n, a in enumerate(asked) if a.unsafe == kind] for kind in (True, False))
+        self.few = [n for kind in kinds for n in kind[: own.few]]
+        cell = context.config
+        of_cell = (cell.test_template, cell.model, context.tokenizer)
+        self.refusals = first_tokens(own.openings, *of_cell)
 
     def of(self, model: Any) -> Read:
         """Activations, inputs, sensitivities and weights."""
-        last = geometry.mlps(model)[-self.own.blocks :]
-        activations = self.activations(model, self.asked)
-        first = [model.get_submodule(mlp.first) for mlp in last]
-        slopes = geometry.sensitivity(model, [a.ids for a in self.few])
+        mlps = geometry.mlps(model)
+        last = mlps[-self.own.blocks :]
+        names = [mlp.second for mlp in mlps] + [mlp.first for mlp in last]
+        given = inputs_of_each(model, [model.get_submodule(n) for n in names], self.asked)
+        second, first = _stacked(given[: len(mlps)]), _stacked(given[len(mlps) :])
+        fitted = second
+        if self.fitted is not self.asked:
+            fitted = self.activations(model, self.fitted)
+        few = [self.asked[n] for n in self.few]
+        slopes = geometry.sensitivity(model, [a.ids for a in few])
         return Read(
-            activations,
-            activations if self.fitted is self.asked else self.activations(model, self.fitted),
-            inputs_of(model, first, self.asked)[:, :, 0],
-            {
-                kind: slopes[[n for n, a in enumerate(self.few) if a.unsafe == (kind == "unsafe")]]
-                for kind in ("safe", "unsafe")
-            },
+            second,
+            fitted,
+            first,
+            self._by_kind(slopes),
+            self.refusal(model),
             [
                 {what: geometry.matrix(model, n).clone() for what, n in mlp.matrices.items()}
                 for mlp in last
@@ -164,4 +185,25 @@ class _Reading:
     def activations(self, model: Any, asked: Sequence[Asked]) -> Tensor:
         """What the nonlinearity of each block's MLP gives at the last token, [n, blocks, width]."""
         second = [model.get_submodule(mlp.second) for mlp in geometry.mlps(model)]
-        return inputs_of(model, second, asked)[:, :, 0]
+        return _stacked(inputs_of_each(model, second, asked))
+
+    def refusal(self, model: Any) -> dict[str, float]:
+        """The mean refusal score of a few prompts of each kind."""
+        logits = logits_of(model, [self.asked[n] for n in self.few])
+        scores = self._by_kind(refusal_scores(logits, self.refusals))
+        return {kind: float(own.mean()) for kind, own in scores.items()}
+
+    def _by_kind(self, values: Tensor) -> dict[str, Tensor]:
+        """What the few prompts have, by their kinds."""
+        numbers = {
+            kind: [i for i, n in enumerate(self.few) if self.asked[n].unsafe == (kind == "unsafe")]
+            for kind in KINDS
+        }
+        return {kind: values[own] for kind, own in numbers.items()}
+
+
+def _stacked(inputs: Sequence[Tensor]) -> Tensor:
+    """Inputs of modules at one token, [n, modules, width]."""
+    import torch
+
+    return torch.stack([own[:, 0] for own in inputs], dim=1)

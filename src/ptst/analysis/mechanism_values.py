@@ -29,7 +29,8 @@ class Read:
             [n, blocks, width].
         fitted: the same under the template of the means.
         inputs: of the first matrix of the last blocks, [n, some, width].
-        sensitivity: of some prompts, by kind.
+        sensitivity: of a few prompts, by kind.
+        refusal: the mean refusal score of the same, by kind.
         weights: of the last blocks, by matrix.
         shapes: of all weights, by name.
     """
@@ -38,8 +39,18 @@ class Read:
     fitted: Tensor
     inputs: Tensor
     sensitivity: Mapping[str, Tensor]
+    refusal: Mapping[str, float]
     weights: Sequence[Mapping[str, Tensor]]
     shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model on the path: the separation of a few prompts, and their mean refusal score by
+    kind."""
+
+    separation: float
+    refusal: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -93,9 +104,21 @@ class Clusters:
             distances(before.fitted, after.activations),
         )
 
-    def by_before(self, activations: Tensor) -> Distances:
-        """Of another model's activations, to the means of the model before."""
-        return held_out(self.reads["before"].fitted, activations, self.unsafe, self.halves)
+    def on_the_path(self, few: Sequence[int], activations: Tensor) -> float:
+        """The separation of some prompts in another model, by the means of the model before.
+
+        Args:
+            few: the prompts' numbers.
+            activations: of these, [few, blocks, width].
+        """
+        import torch
+
+        fitted = self.reads["before"].fitted
+        scored = torch.zeros_like(fitted)
+        scored[list(few)] = activations
+        relative = held_out(fitted, scored, self.unsafe, self.halves).relative[list(few)]
+        unsafe = self.unsafe[list(few)]
+        return float((relative[~unsafe].mean(0) - relative[unsafe].mean(0)).mean() / 2)
 
     def named(self) -> dict[str, Distances]:
         """All three, by the ends of values' names."""
@@ -224,7 +247,7 @@ def points(
     clusters: Clusters,
     changes: Changes,
     after: Read,
-    path: Mapping[float, Distances],
+    path: Mapping[float, Step],
     directions: int,
 ) -> Iterator[Point]:
     """Tau by layer; of the last block, angles and row space by direction; separation by alpha."""
@@ -243,10 +266,11 @@ def points(
             for i, size in enumerate(rows.tolist(), 1):
                 yield Point("What the change does to prompts (sigma |v a|)",
                             f"{what}, {kind}", i, size)  # fmt: skip
-    for alpha, own in path.items():
-        separation = float(clusters.separation(own).mean())
-        yield Point("Separation along the path, by the clusters before", "separation",
-                    alpha, separation)  # fmt: skip
+    for alpha, step in path.items():
+        title = "Separation along the path, by the clusters before"
+        yield Point(title, "separation", alpha, step.separation)
+        for kind in KINDS:
+            yield Point("Refusal score along the path", kind, alpha, step.refusal[kind])
 
 
 def _mean(values: Tensor) -> float:
