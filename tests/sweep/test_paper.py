@@ -57,8 +57,20 @@ COUNTS = {
     # AdvBench, 250 of XSTest; each of three defences is a training of its own
     "core": (5, 15, 15 * (1319 + 520 + 250)),
     "guards": (2, 42, 42 * (1319 + 400 + 250)),
+    # seven points of each line, under two templates
+    "path": (2, 28, 28 * (1319 + 400)),
 }
-OURS = ("quick", "core", "defences", "defences_full", "qi_strength", "innodata", "rules", "guards")
+OURS = (
+    "quick",
+    "core",
+    "defences",
+    "defences_full",
+    "qi_strength",
+    "innodata",
+    "rules",
+    "guards",
+    "path",
+)
 """Not of the paper."""
 PRINTED = {
     "table1": ("1a", "1b", "1c", "1d"),
