@@ -15,7 +15,7 @@ import torch
 from pages import text_of
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from ptst.analysis import Analysis
+from ptst.analysis import Analysis, refusal_direction
 from ptst.analysis.refusal_direction import (
     Means,
     Place,
@@ -133,8 +133,9 @@ def test_a_planted_direction_is_found_and_decides_what_is_refused() -> None:
         ((0 * PLANTED, PLANTED, PLANTED), Place(1, 0, True)),  # zero is no candidate
         ((BESIDE, BESIDE, PLANTED), Place(0, 0, False)),  # the last 20 % are left out
         ((BESIDE, PLANTED / 20, BESIDE), Place(1, 0, False)),  # too short to induce a refusal
-        # Without (1, 1, 0, 0) unsafe prompts score as low as safe ones; those change, too.
-        ((PLANTED + torch.eye(4)[0], BESIDE, BESIDE), Place(0, 0, False)),
+        # Added, it makes (0, 1, 0, 0) of a safe prompt, which is refused. But without it the next
+        # token of a safe prompt is another one: (1, 0, 0, 0) becomes (0.5, 0.5, 0, 0), 0.29 nats.
+        ((torch.tensor([-1.0, 1, 0, 0]).double(), BESIDE, BESIDE), Place(0, 0, False)),
     ],
 )
 def test_the_rule_of_choice(directions: tuple[torch.Tensor, ...], place: Place) -> None:
@@ -219,6 +220,26 @@ def test_the_untouched_model_is_as_it_was(base: Any, tmp_path: Path) -> None:
     assert {p["line"] for p in points if p["picture"].startswith("Projection")} == {
         f"{kind}, {when}" for kind in ("unsafe", "safe") for when in ("before", "after")
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [[], [f"+template@{OWN}.template=text_vanilla"]])
+def test_no_prompt_is_used_twice(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    uses: dict[str, set[str]] = {}
+    for use, place in (("means_of", 1), ("choose", 2), ("look", 1)):
+        real = getattr(refusal_direction, use)
+
+        def spy(*args: Any, use: str = use, place: int = place, real: Any = real) -> Any:
+            uses.setdefault(use, set()).update(asked.question for asked in args[place])
+            return real(*args)
+
+        monkeypatch.setattr(refusal_direction, use, spy)
+    values(base, base, tmp_path, *words, f"{OWN}.validation=5")
+    assert {use: len(questions) for use, questions in uses.items()} == {
+        "means_of": 24, "choose": 10, "look": 12,
+    }  # fmt: skip
+    assert len(set.union(*uses.values())) == 46
 
 
 def test_a_direction_of_another_template_and_other_halves(base: Any, tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ class RefusalDirection(Contrast, Analysis):
         few = _few(_of(_of(others, rest), choosing), self.validation)
         place = choose(base, means.direction, few, tokens(fitted), partial(_tell, context))
         here = _of(asked, first)
-        own = [means_of(m, here, last) for m in (base, tuned)]
+        before = means if self.template is None else means_of(base, here, last)
+        own = before, means_of(tuned, here, last)
         cosines = [cosines_of(each.direction, means.direction) for each in own]
         scored, refusals = _of(_of(asked, rest), scoring), tokens(test)
         looks = [look(m, scored, means, place, refusals) for m in (base, tuned)]
