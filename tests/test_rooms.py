@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 ROOMS = [
-    "redact", "errors", "progress", "paths", "quiet", "hub", "metrics", "wandb_file", "micro", "rules", "download", "estimates", "provenance",
+    "redact", "errors", "progress", "paths", "quiet", "hub", "metrics", "wandb_file", "micro", "known_words", "rules", "download", "estimates", "provenance",
     "store", "component", "sweep_schema", "schema", "reading",
     "chat", "models", "alignment", "geometry", "templates", "data", "model_check", "probe",
     "api", "engine", "contrast", "dialogue", "guard",
@@ -21,7 +21,7 @@ ROOMS = [
     "stages", "cell",
     "config",
     "sweep", "slurm", "status",
-    "audit", "report", "dashboard", "inventory", "push",
+    "audit", "audit_data", "report", "dashboard", "inventory", "push",
     "multirun", "prompt", "ask", "sync", "cli",
 ]  # fmt: skip
 """From the ground up: a room imports those before it. The package itself stands above them all."""
