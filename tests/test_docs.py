@@ -22,6 +22,7 @@ from ptst.sweep.plan import make_plan
 
 RUN = {
     "docs/add-your-own.md": "tests/test_docs.py",
+    "docs/audit-data.md": "tests/test_docs_audit_data.py",
     "docs/judges.md": "tests/test_docs_judges.py",
     "docs/publishing.md": "tests/test_docs.py",
     "docs/slurm.md": "tests/slurm/test_docs_slurm.py",
@@ -111,7 +112,7 @@ def check(command: str, tmp_path: Path) -> None:
     if words[:1] in (["--help"], ["prompt"]):
         assert cli.main(words if words != ["prompt"] else ["prompt", "question=Why?"]) == 0
         return
-    if words[:1] in (["ls"], ["show"], ["rm"], ["export"], ["audit"]):
+    if words[:1] in (["ls"], ["show"], ["rm"], ["export"], ["audit"], ["audit-data"]):
         assert cli.main([words[0], "--help"]) == 0
         return
     if words[:1] == ["compare"]:

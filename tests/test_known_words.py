@@ -20,6 +20,7 @@ from ptst.known_words import known, script_of
         ("Сколько стоит этот билет на поезд?", "ru"),
         ("这个问题的答案是什么？我不知道。", "zh"),
         ("これは日本語の文章です。", "ja"),
+        ("यह किताब मेरे भाई की है और वह स्कूल में है।", "hi"),
         (
             "def positions(values):\n  return [i for i in range(len(values)) if isValid(values[i])]",
             "en",

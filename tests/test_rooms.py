@@ -21,7 +21,7 @@ ROOMS = [
     "stages", "cell",
     "config",
     "sweep", "slurm", "status",
-    "audit", "audit_data", "report", "dashboard", "inventory", "push",
+    "audit", "report", "dashboard", "inventory", "push", "audit_data",
     "multirun", "prompt", "ask", "sync", "cli",
 ]  # fmt: skip
 """From the ground up: a room imports those before it. The package itself stands above them all."""

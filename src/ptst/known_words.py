@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 LANGUAGES = {
-    "LATIN": "en es fr de it pt nl pl sv da nb fi cs sk ro hu tr id vi ca hr",
+    "LATIN": "en es fr de it pt nl pl sv da nb fi cs sk ro hu tr id vi ca hr sl lt lv",
     "CYRILLIC": "ru uk bg mk",
     "GREEK": "el",
     "HEBREW": "he",
@@ -35,9 +35,11 @@ RARE = 1e-9
 ENOUGH = 0.6
 """A text of which this share is English is taken for English: no other language is tried."""
 LONGEST = 4
-"""Characters of a word in a script that has no spaces."""
+"""Characters of a word in a script without spaces, or with endings that are part of the word."""
 
-WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
+LETTER = r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0963\u0980-\u0dff])"
+"""Marks of Indian scripts that stand for vowels are no letters to Python's \\w."""
+WORD = re.compile(rf"{LETTER}+(?:['\u2019]{LETTER}+)*")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -77,6 +79,11 @@ def known(text: str) -> Known:
     return Known(best, letters, language)
 
 
+def has_list(text: str) -> bool:
+    """Whether there is a word list of a language in the script that most of a text is in."""
+    return bool(_candidates(text))
+
+
 def script_of(text: str) -> str:
     """The script that most letters are of, as the first word of their Unicode names; "" where there
     are no letters."""
@@ -111,7 +118,7 @@ def _list(language: str) -> dict[str, float]:
 
 def _letters_known(word: str, language: str) -> int:
     words = _list(language)
-    if language in ("zh", "ja"):
+    if language in ("zh", "ja", "ko"):
         return _letters_covered(word, words)
     plain = word.removesuffix("'s")
     return len(word) if words.get(plain, 0.0) >= FREQUENT.get(len(plain), RARE) else 0

@@ -13,14 +13,26 @@ from collections.abc import Sequence
 
 import click
 
-from ptst.cli import audit, card, compare, dashboard, grids, judges, prompts, run, stored, sync
+from ptst.cli import (
+    audit,
+    audit_data,
+    card,
+    compare,
+    dashboard,
+    grids,
+    judges,
+    prompts,
+    run,
+    stored,
+    sync,
+)
 from ptst.cli.group import App
 from ptst.errors import ConfigError, PtstError
 
 COMMANDS = (
     run.run,
     *(grids.plan, grids.status, grids.report, compare.compare, dashboard.dashboard, grids.cancel),
-    *(judges.judges, audit.audit),
+    *(judges.judges, audit.audit, audit_data.audit_data),
     *(stored.ls, stored.show, stored.rm, stored.export),
     *(prompts.ask, prompts.prompt, prompts.check_model),
     *(card.card, card.push, sync.sync),

@@ -167,13 +167,13 @@ class Encoded(Dialogue):
         if self.coding == "shift":
             return shifted(self.shift * direction)
         back = {coded: plain for plain, coded in self._letters.items()}
-        return _with_capitals(self._letters if direction > 0 else back)
+        return with_capitals(self._letters if direction > 0 else back)
 
 
 def shifted(places: int) -> dict[int, str]:
     """For `str.translate`: each letter by so many places, backwards where they are negative."""
     letters = ALPHABET[places % 26 :] + ALPHABET[: places % 26]
-    return _with_capitals(dict(zip(ALPHABET, letters, strict=True)))
+    return with_capitals(dict(zip(ALPHABET, letters, strict=True)))
 
 
 def decoded_bytes(text: str, coding: str) -> str | None:
@@ -213,7 +213,8 @@ def _apart(text: str, separator: str) -> float:
     return taken / len(separator) / (whole - 1) if whole > 1 else 0.0
 
 
-def _with_capitals(mapping: Mapping[str, str]) -> dict[int, str]:
+def with_capitals(mapping: Mapping[str, str]) -> dict[int, str]:
+    """For `str.translate`: a mapping of letters, and of capitals as of their small letters."""
     capitals = {k.upper(): v.upper() for k, v in mapping.items() if len(k.upper()) == 1}
     return str.maketrans(capitals | dict(mapping))
 
