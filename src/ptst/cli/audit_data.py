@@ -39,7 +39,7 @@ def audit_data(
     to_files: bool,
     output: str,
 ) -> None:
-    """The formats of training rows, and which no evaluation asks in.
+    """The formats of training rows, and who asks in them.
 
     The rows are those of dataset=..., or of dataset.source=local dataset.path=FILE. It says what
     was found, and never that data are safe.
