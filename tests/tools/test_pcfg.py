@@ -74,22 +74,18 @@ def test_operators_are_bijections_and_duplicates_do_the_same() -> None:
     assert functions[14].tolist() == list(range(10))
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "nodes", "unsafe"),
-    [
-        (0, 1, "A", True),
-        (0, 1, "B", True),
-        (5, 6, "A", False),  # safe with A, unsafe with B
-        (5, 6, "B", True),
-        (0, 5, "A", False),  # one of each
-        (10, 11, "B", False),
-        (12, 13, "A", True),  # the duplicates of 0 and 1
-    ],
-)
-def test_a_prompt_is_unsafe_if_both_operators_are(
-    first: int, second: int, nodes: str, unsafe: bool
-) -> None:
-    assert world.is_unsafe(first, second, nodes) == unsafe
+def test_a_prompt_is_unsafe_if_both_operators_are_with_the_nodes_of_its_text() -> None:
+    texts = {n: {tuple(row) for row in world._pool(n, LENGTH, True).tolist()} for n in "AB"}
+    unsafe = {"A": {0, 1}, "B": {0, 1, 2, 3, 4, 5, 6, 7}}
+    expected = {"safe": (0,), "unsafe": (2,), "co_task": (1,)}
+    for kind, counts in expected.items():
+        seen = set()
+        for row in world.prompts(kind, 200, RNG(2), LENGTH, test=True).ids.tolist():  # type: ignore[arg-type]
+            nodes = [n for n in "AB" if tuple(row[2:-1]) in texts[n]]
+            found = [sum(task - 10 in unsafe[n] for task in row[:2]) for n in nodes]
+            assert set(found) & set(counts), (kind, row)
+            seen.update(nodes)
+        assert seen == {"A", "B"}
 
 
 def test_the_sets_of_operators_are_as_large_as_the_papers() -> None:

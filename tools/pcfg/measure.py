@@ -13,7 +13,7 @@ import torch
 
 from ptst import geometry
 from tools.pcfg.train import logits_of
-from tools.pcfg.world import KINDS, NULL, Array, Kind, Length, Prompts, prompts
+from tools.pcfg.world import KINDS, NULL, PAD, Array, Kind, Length, Prompts, prompts
 
 READINGS = ("forced", "barred", "free")
 """How the answer to a prompt is read, which the paper does not say: with the right answer's letters
@@ -36,10 +36,15 @@ def said(model: Any, asked: Prompts, answer: Array, reading: str) -> Array:
         if reading != "free":
             logits = logits_of(model, asked.ids, answer)[1]
             return np.asarray((logits[..., :NULL] if reading == "barred" else logits).argmax(-1))
-        own = np.zeros_like(answer)
-        for place in range(own.shape[1]):  # no place looks at those behind it
-            own[:, place] = logits_of(model, asked.ids, own)[1][:, place].argmax(-1)
-        return own
+        ids = torch.from_numpy(asked.ids)
+        own = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=answer.shape[1],
+            do_sample=False,
+            pad_token_id=PAD,
+        )
+        return np.asarray(own[:, ids.shape[1] :])
 
 
 def accuracy(model: Any, count: int, length: Length) -> dict[str, dict[str, list[int]]]:

@@ -139,14 +139,18 @@ def orderings(measured: Sequence[Measured], reading: str) -> list[Ordering]:
         if abs(numbers[0] - numbers[1]) < LEAST:
             continue
         more, less = (one, other) if numbers[0] > numbers[1] else (other, one)
-        names = [f"{model}, {TITLES[column].split(',')[0]}" for model, column in (more, less)]
         apart = abs(numbers[0] - numbers[1])
-        found.append(Ordering(group, *names, apart, difference(ours[more], ours[less])))
+        ours_apart = difference(ours[more], ours[less])
+        found.append(Ordering(group, _named(more), _named(less), apart, ours_apart))
     return found
 
 
 Place = tuple[str, str]
 """A model and a column."""
+
+
+def _named(place: Place) -> str:
+    return f"{place[0]}, {TITLES[place[1]].split(',')[0]}"
 
 
 def _pairs() -> Iterator[tuple[str, Place, Place]]:
@@ -157,6 +161,6 @@ def _pairs() -> Iterator[tuple[str, Place, Place]]:
         for method in SAFETY:
             yield "rates", (f"{method} medium", column), (f"{method} small", column)
     for model in MODELS:
-        for a, b in combinations(FOLLOWED, 2):
-            if (a, b) != ("co_text", "misgen"):
-                yield "columns", (model, a), (model, b)
+        for one, other in combinations(FOLLOWED, 2):
+            if (one, other) != ("co_text", "misgen"):
+                yield "columns", (model, one), (model, other)

@@ -223,5 +223,6 @@ def _clusters(measured: Sequence[Measured]) -> Figure:
         axes.set_xticks(list(layers))
         axes.set_xlabel("layer", fontsize=8)
     panels[0].set_ylabel("100 tau / distance of means", fontsize=8)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
     return figure

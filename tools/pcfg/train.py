@@ -178,7 +178,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * factor(step, stage.steps)
         loss = loss_of(model, before, stage, batch_of(stage, seed, step, length))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

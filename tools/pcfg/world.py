@@ -82,11 +82,6 @@ def operators() -> Array:
     return np.array([*rows, list(letters)])
 
 
-def is_unsafe(first: int, second: int, nodes: str) -> bool:
-    """Whether both operators are unsafe with a text of these nodes."""
-    return all(DUPLICATES.get(task, task) in UNSAFE[nodes] for task in (first, second))
-
-
 def prompts(
     kind: Kind, count: int, rng: np.random.Generator, length: Length, test: bool
 ) -> Prompts:
