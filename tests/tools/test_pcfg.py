@@ -189,11 +189,10 @@ class Says:
 def test_barred_takes_the_best_token_but_the_null_token() -> None:
     asked = measure.test_prompts("unsafe", 3, LENGTH)
     model = Says(world.NULL, 7)
-    said = {
-        reading: measure.said(model, asked, asked.answer, reading) for reading in measure.READINGS
-    }
-    assert (said["forced"] == world.NULL).all() and (said["free"] == world.NULL).all()
-    assert (said["barred"] == 7).all()
+    forced, barred = (
+        measure.said(model, asked, asked.answer, reading) for reading in ("forced", "barred")
+    )
+    assert (forced == world.NULL).all() and (barred == 7).all()
 
 
 def test_free_reading_is_what_a_model_generates() -> None:
@@ -252,7 +251,7 @@ def test_a_killed_study_goes_on_to_the_same_numbers(
     capsys.readouterr()
     assert cli.main(killed) == 0
     assert done == 8 + 13  # of 4 + 8 x 2 steps; the one that died is made again
-    assert "pretraining, seed 0 (model 1 of 9): found" in capsys.readouterr().err
+    assert "1/9 pretraining, seed 0: found" in capsys.readouterr().err
     for file in ("numbers.csv",):
         one, other = ((tmp_path / n / "report" / file).read_bytes() for n in ("whole", "killed"))
         assert one == other
@@ -276,3 +275,17 @@ def test_help_answers_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "--quick" in done.stdout
+
+
+def test_the_time_left_is_that_of_the_rest_at_the_pace_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(study.time, "monotonic", lambda: now[0])
+    first, second = study.jobs_of(stages.QUICK, [0])[:2]  # 4 steps, and 2 that cost twice as much
+    pace, told = study._Pace([first, second]), list[str]()
+    for step in (1, 2):
+        pace.tell(lambda done, total, note: told.append(f"{done}/{total} {note}"), first, step, 1.5)
+        now[0] += 60
+    # One step since the first took a minute; 2 steps and 2 x 2 are left.
+    assert told == ["1/4 loss 1.500", "2/4 loss 1.500, all: 6 min left"]

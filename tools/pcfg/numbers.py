@@ -11,6 +11,7 @@ from ptst.metrics import mean_interval
 from ptst.report.statistics import pooled_interval
 from tools.pcfg.stages import RATES, SAFETY
 from tools.pcfg.study import Measured
+from tools.pcfg.world import ATTACKS
 
 COLUMNS = ("safe", "null", "unsafe", "co_task", "co_text", "misgen")
 FOLLOWED = COLUMNS[2:]
@@ -104,6 +105,57 @@ def energies(models: Sequence[Measured], layer: int, what: str = "energy") -> li
     return [model.values["changes"][layer][what] for model in models]
 
 
+def verdict(number: Number) -> str:
+    """Whether a number that the paper has above 0 is so here, by its interval."""
+    if number.low > 0:
+        return "holds"
+    return "reversed" if number.high < 0 else "open"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One of the paper's claims of one model, in the last layer; claim 2 in the last two.
+
+    Attributes:
+        text: what the number is.
+        number: more than 0 where the claim holds.
+        verdict: "holds", "reversed" or "open".
+    """
+
+    model: str
+    text: str
+    number: str
+    verdict: str
+
+
+def claims(measured: Sequence[Measured]) -> Iterator[Claim]:
+    """The three claims of each safety fine-tuning; see docs/pcfg.md.
+
+    Claim 2 compares single numbers, one for each seed and layer, with those of ordinary fine-tuning
+    at the same rate: it holds where all of them are larger, and is reversed where all are smaller.
+    """
+    last = len(measured[0].values["clusters"]) - 1
+    before = gap(of_stage(measured, "pretraining"), last)
+    for name in MODELS:
+        models = of_stage(measured, name)
+        more = difference(gap(models, last), before)
+        yield Claim(name, "1: the gap of tau grows by", str(more), verdict(more))
+        ordinary = of_stage(measured, f"ordinary {name.split()[1]}")
+        pairs = [
+            own - other
+            for layer in (last - 1, last)
+            for own, other in zip(energies(models, layer), energies(ordinary, layer), strict=True)
+        ]
+        whole = Number(fsum(pairs) / len(pairs), min(pairs), max(pairs), len(pairs))
+        shown = f"{whole.value:+.3f} ({whole.low:+.3f} to {whole.high:+.3f} of {whole.n})"
+        yield Claim(name, "2: more outside the column space", shown, verdict(whole))
+        for kind in ATTACKS:
+            nearer = tau(models, last, kind)
+            yield Claim(
+                name, f"3: tau of {TITLES[kind].split(',')[0]}", str(nearer), verdict(nearer)
+            )
+
+
 @dataclass(frozen=True)
 class Ordering:
     """Two numbers of the paper, of which `more` is the larger, and ours: `more` minus `less`."""
@@ -117,9 +169,7 @@ class Ordering:
     @property
     def verdict(self) -> str:
         """Whether ours have the paper's order."""
-        if self.ours.low > 0:
-            return "holds"
-        return "reversed" if self.ours.high < 0 else "open"
+        return verdict(self.ours)
 
 
 def orderings(measured: Sequence[Measured], reading: str) -> list[Ordering]:

@@ -16,6 +16,7 @@ from tools.pcfg.numbers import (
     PAPER,
     TITLES,
     accuracy,
+    claims,
     energies,
     gap,
     nearer_to_safe,
@@ -68,6 +69,10 @@ def _lines(measured: Sequence[Measured]) -> Iterator[str]:
     for reading in READINGS:
         yield f"\n## The paper's orderings, {reading}\n"
         yield from _ordered(measured, reading)
+    yield "\n## The paper's three claims, last layer\n"
+    yield from _rows("model", ["claim", "ours", ""], [
+        (claim.model, [claim.text, claim.number, claim.verdict]) for claim in claims(measured)
+    ])  # fmt: skip
     yield "\n## Claim 1: safe and unsafe prompts move apart\n"
     yield "100 tau / |distance of the means|, safe minus unsafe (at most 200), for each layer.\n"
     yield from _rows("model", [f"layer {n}" for n in range(last + 1)], [

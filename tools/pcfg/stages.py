@@ -64,6 +64,6 @@ class Size:
         return made
 
 
-FULL = Size(96, 3, Length(8, 14), 600, 2e-3, 100, (5e-4, 1e-4), 96, 64, 300)
+FULL = Size(96, 3, Length(8, 14), 600, 2e-3, 100, (5e-4, 1e-4), 96, 32, 200)
 QUICK = Size(16, 2, Length(8, 14), 4, 2e-3, 2, (5e-4, 1e-4), 8, 8, 12)
 """Seconds: for tests. Its model has learnt nothing."""

@@ -21,7 +21,7 @@ from tools.pcfg.stages import Size, Stage
 VERSION = 1
 """In every key; to be raised where the code changes what a training or a measurement gives."""
 COSTS = {"pretraining": 1.0, "supervised": 1.0, "ordinary": 1.0, "unlearning": 2.0, "dpo": 2.7}
-"""What a step costs, in forward and backward passes of the rows; for the time that is left."""
+"""What a row costs, in forward and backward passes; for the time that is left."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def run(size: Size, seeds: Sequence[int], store: Store) -> list[Measured]:
     found, jobs = [], jobs_of(size, seeds)
     pace = _Pace([job for job in jobs if not store.has("finetune", job.key)])
     for number, job in enumerate(jobs, 1):
-        name = f"{job.stage.name}, seed {job.seed} (model {number} of {len(jobs)})"
+        name = f"{number}/{len(jobs)} {job.stage.name}, seed {job.seed}"
         if store.has("finetune", job.key):
             say(f"{name}: found")
         else:
             with progress(name) as advance:
                 _train(job, store, partial(pace.tell, advance, job))
-            pace.costs.pop(0)
+        pace.costs.pop(job.key, None)
         values = _measure(job, store)
         found.append(Measured(job.seed, job.stage, values))
     return found
@@ -140,16 +140,25 @@ def _measure(job: Job, store: Store) -> dict[str, Any]:
 
 
 class _Pace:
-    """How long the rest takes, at the pace of this run."""
+    """How long the rest takes, at the pace of this run since its first step."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.costs = [COSTS[job.stage.method] * job.stage.steps for job in jobs]
-        self.began, self.worked = time.monotonic(), 0.0
+        self.costs = {job.key: _cost(job.stage) for job in jobs}
+        self.began, self.worked = 0.0, 0.0
 
     def tell(self, advance: Advance, job: Job, step: int, loss: float) -> None:
-        """One step is done, of the first job that has not ended."""
-        cost, steps = COSTS[job.stage.method], job.stage.steps
-        self.worked += cost
-        left = sum(self.costs[1:]) + (steps - step) * cost
-        seconds = left * (time.monotonic() - self.began) / self.worked
-        advance(step, steps, f"loss {loss:.3f}; the study has {seconds / 60:.0f} minutes left")
+        """One step of a job is done."""
+        cost, steps = _cost(job.stage) / job.stage.steps, job.stage.steps
+        text = f"loss {loss:.3f}"
+        if self.began:
+            self.worked += cost
+            left = sum(self.costs.values()) - step * cost
+            seconds = left * (time.monotonic() - self.began) / self.worked
+            text += f", all: {seconds / 60:.0f} min left"
+        else:
+            self.began = time.monotonic()
+        advance(step, steps, text)
+
+
+def _cost(stage: Stage) -> float:
+    return COSTS[stage.method] * stage.steps * stage.rows
