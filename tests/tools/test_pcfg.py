@@ -225,6 +225,34 @@ def test_the_papers_orderings_are_judged_by_our_intervals() -> None:
     assert verdicts == ["holds", "open", "reversed"]
 
 
+def measured(name: str, seed: int, hits: list[int], taus: list[float], energy: float) -> Any:
+    """A model of two layers and two prompts of four letters."""
+    columns = {f"{c}/forced": {"hits": hits, "tokens": [4, 4]} for c in numbers.COLUMNS}
+    layer = {"tau": {kind: taus for kind in world.KINDS} | {"unsafe": [-0.9, -0.7]}}
+    values = {"accuracy": columns, "clusters": [layer] * 2, "changes": [{"energy": energy}] * 2}
+    return study.Measured(seed, stages.Stage(name, "dpo", 1, 1.0, 1), values)
+
+
+def test_numbers_are_pooled_over_seeds_and_prompts() -> None:
+    models = [measured("x", 0, [2, 4], [0.5, 0.1], 0.8), measured("x", 1, [1, 1], [0.4, -0.2], 0.9)]
+    found = numbers.accuracy(models, "safe", "forced")
+    assert (found.value, found.n) == (50.0, 16) and found.low < 50 < found.high
+    assert numbers.tau(models, 0, "safe").value == pytest.approx(20)
+    assert numbers.gap(models, 1).value == pytest.approx(20 + 80)
+    assert numbers.nearer_to_safe(models, 0, "safe").value == 75
+    assert numbers.energies(models, 1) == [0.8, 0.9]
+
+
+def test_a_claim_holds_where_its_number_is_more_than_nothing() -> None:
+    models = [measured("pretraining", 0, [4, 4], [-0.7, -0.9], 0.0)]
+    models += [measured(name, 0, [4, 4], [0.5, 0.4], 0.9) for name in numbers.MODELS]
+    models += [measured(f"ordinary {rate}", 0, [4, 4], [0, 0], 0.95) for rate in stages.RATES]
+    first, second, *third = [c for c in numbers.claims(models) if c.model == "dpo small"]
+    assert first.number.startswith("125.0") and first.verdict == "open"  # of two prompts
+    assert (second.number, second.verdict) == ("-0.050 (-0.050 to -0.050 of 2)", "reversed")
+    assert [c.text for c in third] == ["3: tau of CO-Task", "3: tau of CO-Text", "3: tau of MisGen"]
+
+
 # The whole
 
 

@@ -66,9 +66,8 @@ def _lines(measured: Sequence[Measured]) -> Iterator[str]:
     for reading in READINGS:
         yield f"\n## Token accuracy, {reading}\n\n{IN_WORDS[reading]}\n"
         yield from _table(measured, reading)
-    for reading in READINGS:
-        yield f"\n## The paper's orderings, {reading}\n"
-        yield from _ordered(measured, reading)
+    yield "\n## The paper's orderings\n"
+    yield from _ordered(measured)
     yield "\n## The paper's three claims, last layer\n"
     yield from _rows("model", ["claim", "ours", ""], [
         (claim.model, [claim.text, claim.number, claim.verdict]) for claim in claims(measured)
@@ -132,19 +131,21 @@ def _table(measured: Sequence[Measured], reading: str) -> Iterator[str]:
     yield from _rows("tuning", [TITLES[c] for c in COLUMNS], [*rows, ("n", list(map(str, counts)))])
 
 
-def _ordered(measured: Sequence[Measured], reading: str) -> Iterator[str]:
-    found = orderings(measured, reading)
-    yield from _rows("of", ["hold", "open", "reversed"], [
-        (group, [
-            str(sum(one.group == group and one.verdict == verdict for one in found))
-            for verdict in ("holds", "open", "reversed")
+def _ordered(measured: Sequence[Measured]) -> Iterator[str]:
+    found = {reading: orderings(measured, reading) for reading in READINGS}
+    verdicts = ("holds", "open", "reversed")
+    yield from _rows("of", verdicts, [
+        (f"{group}, {reading}", [
+            str(sum(one.group == group and one.verdict == verdict for one in found[reading]))
+            for verdict in verdicts
         ])
+        for reading in READINGS
         for group in ("methods", "rates", "columns")
     ])  # fmt: skip
-    yield ""
+    yield f"\nThose that do not hold, {READINGS[0]}:\n"
     yield from _rows("more > less", ["paper", "ours", ""], [
         (f"{one.more} > {one.less}", [f"{one.paper:+.1f}", str(one.ours), one.verdict])
-        for one in found
+        for one in found[READINGS[0]]
         if one.verdict != "holds"
     ])  # fmt: skip
 
@@ -197,9 +198,10 @@ def _accuracy(measured: Sequence[Measured]) -> Figure:
             colour = OKABE_ITO[place // 2]
             ours = accuracy(of_stage(measured, name), column, "forced")
             reach = [[max(0, ours.value - ours.low)], [max(0, ours.high - ours.value)]]
-            axes.errorbar([place], [ours.value], reach, **marker(MARKERS[0], colour, True))
+            style = marker(MARKERS[0], colour, True)
+            axes.errorbar([place], [ours.value], reach, ecolor=colour, **style)
             paper = PAPER[name][COLUMNS.index(column)]
-            axes.plot([place], [paper], **marker(MARKERS[2], FAINT, False))
+            axes.plot([place], [paper], **marker(MARKERS[3], FAINT, False))
         axes.set_title(TITLES[column], fontsize=8, loc="left")
         axes.set_xticks(range(len(MODELS)), MODELS, rotation=90, fontsize=7)
         axes.set_ylim(-4, 104)
