@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,22 +74,15 @@ def _lines(measured: Sequence[Measured]) -> Iterator[str]:
     ])  # fmt: skip
     yield "\n## Claim 1: safe and unsafe prompts move apart\n"
     yield "100 tau / |distance of the means|, safe minus unsafe (at most 200), for each layer.\n"
-    yield from _rows("model", [f"layer {n}" for n in range(last + 1)], [
-        (name, [str(gap(of_stage(measured, name), n)) for n in range(last + 1)])
-        for name in ("pretraining", *TUNED)
-    ])  # fmt: skip
+    yield from _by_layer(measured, ("pretraining", *TUNED), lambda models, n: str(gap(models, n)))
     yield "\nHow well k-means with two clusters tells them apart (percent, mean over seeds):\n"
-    yield from _rows("model", [f"layer {n}" for n in range(last + 1)], [
-        (name, [_mean_accuracy(of_stage(measured, name), n) for n in range(last + 1)])
-        for name in ("pretraining", *TUNED)
-    ])  # fmt: skip
+    yield from _by_layer(measured, ("pretraining", *TUNED), _mean_accuracy)
     yield "\n## Claim 2: the change lies outside the column space\n"
     yield "Share of the change's norm outside the column space of the MLP's first matrix: the mean"
-    yield "and each seed. A change of no direction has what stands under chance.\n"
-    yield from _rows("model", [f"layer {n}" for n in range(last + 1)], [
-        *((name, [_energy(of_stage(measured, name), n) for n in range(last + 1)]) for name in TUNED),
-        ("chance", [_energy(of_stage(measured, MODELS[0]), n, "by_chance") for n in range(last + 1)]),
-    ])  # fmt: skip
+    yield "and each seed; then the share for a change of no direction.\n"
+    yield from _by_layer(measured, TUNED, _energy)
+    yield ""
+    yield from _by_layer(measured, MODELS[:1], lambda models, n: _energy(models, n, "by_chance"))
     yield "\n## Claim 3: attacks look safe\n"
     yield f"100 tau / |distance of the means| in the last layer ({last}); then the share of prompts"
     yield "that are nearer to safe, in percent.\n"
@@ -113,6 +106,16 @@ def _rows(
     yield f"|{'---|' * (len(columns) + 1)}"
     for name, cells in rows:
         yield f"| {' | '.join((name, *cells))} |"
+
+
+def _by_layer(
+    measured: Sequence[Measured],
+    names: Sequence[str],
+    value: Callable[[Sequence[Measured], int], str],
+) -> Iterator[str]:
+    layers = range(len(measured[0].values["clusters"]))
+    rows = [(name, [value(of_stage(measured, name), n) for n in layers]) for name in names]
+    yield from _rows("model", [f"layer {n}" for n in layers], rows)
 
 
 def _table(measured: Sequence[Measured], reading: str) -> Iterator[str]:
