@@ -64,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model", help="a hub id, or a folder")
     parser.add_argument("--rows", help="folder with GSM8K's files (default: the micro world's)")
     every = ["memory", "training", "generation"]
+    parser.add_argument("--questions", help="file of one question a line, for generation alone")
     parser.add_argument("--only", nargs="+", choices=every, default=every)
     kinds = ["chat_vanilla", "chat_llama"]
     parser.add_argument("--templates", nargs="+", default=kinds)
@@ -233,10 +234,14 @@ def generation(arguments: argparse.Namespace, template: str) -> dict[str, Any]:
     make_padding_exist(tokenizer, model.config)
     ends = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    asked: Any = data.load_rows(config.task["gsm8k"].queries, ("input",))
+    if arguments.questions:
+        lines = Path(arguments.questions).read_text(encoding="utf-8").splitlines()
+        asked = [{"input": line} for line in lines[:n]]
     prompts = [
         make_prompt(r, config.test_template, config.dataset, config.model, tokenizer).token_ids
         or []
-        for r in data.load_rows(config.task["gsm8k"].queries, ("input",))
+        for r in asked
     ]
     answers: dict[str, list[str]] = {}
 
