@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -152,17 +152,35 @@ def read_answers(
         DataError: naming file, row and column.
         TemplateError: the model's format cannot spell a row.
     """
+    return [
+        answer_of(row, unsafe, template, config, tokenizer, most)
+        for rows, unsafe in sets
+        for row in data.read_rows(rows, needs=("input", "output"))
+    ]
+
+
+def answer_of(
+    row: Mapping[str, Any],
+    unsafe: bool,
+    template: Template,
+    config: Config,
+    tokenizer: Any,
+    most: int | None = None,
+) -> Answer:
+    """A row's answer under a template, without what ends it.
+
+    Args:
+        most: as `read_answers` has it; None: all tokens.
+
+    Raises:
+        TemplateError: the model's format cannot spell the row.
+    """
+    made = make_training_row(row, template, config.dataset, config.model, tokenizer)
     end = end_of(template, config.model, tokenizer).end_id
-    spelled = (template, config.dataset, config.model, tokenizer)
-    answers = []
-    for rows, unsafe in sets:
-        for row in data.read_rows(rows, needs=("input", "output")):
-            made = make_training_row(row, *spelled)
-            body = made.ids[made.prompt_length :]
-            length = min(body.index(end) if end in body else len(body), most)
-            ids = made.ids[: made.prompt_length + length]
-            answers.append(Answer(ids, made.prompt_length, unsafe, str(row["input"])))
-    return answers
+    body = made.ids[made.prompt_length :]
+    length = min(body.index(end) if end in body else len(body), len(body) if most is None else most)
+    ids = made.ids[: made.prompt_length + length]
+    return Answer(ids, made.prompt_length, unsafe, str(row["input"]))
 
 
 def states_of(model: Any, answers: Sequence[Answer], prefixes: Sequence[int] = PREFIXES) -> States:
