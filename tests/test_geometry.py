@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from array import array
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ptst import geometry as g
+from ptst.contrast import Asked, inputs_of_each
 from ptst.errors import PtstError
 
 E1, E2, E3 = torch.eye(3).unbind()
@@ -163,21 +165,22 @@ def test_a_block_without_such_an_mlp_is_refused() -> None:
 def test_inputs_of_the_second_matrix_are_read_at_the_last_token_of_every_prompt(make: Any) -> None:
     model = make()
     mlp = g.mlps(model)[1]
-    found = g.last_inputs(model, [mlp.first, mlp.second], PROMPTS)
-    second = model.get_submodule(mlp.second)
+    first, second = (model.get_submodule(name) for name in (mlp.first, mlp.second))
+    asked = [Asked(array("i", prompt), False, "") for prompt in PROMPTS]
+    given_first, given_second = inputs_of_each(model, [first, second], asked)
     for n, prompt in enumerate(PROMPTS):  # alone, without padding
         states = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[1]
         given: list[Tensor] = []
         hook = second.register_forward_pre_hook(lambda m, i, given=given: given.append(i[0]))
         model(torch.tensor([prompt]))
         hook.remove()
-        torch.testing.assert_close(found[mlp.second][n], given[0][0, -1], atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(given_second[n, 0], given[0][0, -1], atol=1e-6, rtol=1e-4)
         if make is gpt2:  # the nonlinearity of the first, worked out from the states
             block = model.transformer.h[1]
             states = block.attn(block.ln_1(states))[0] + states
             act = block.mlp.act(block.mlp.c_fc(block.ln_2(states)))
-            torch.testing.assert_close(found[mlp.second][n], act[0, -1], atol=1e-6, rtol=1e-4)
-    assert found[mlp.first].shape == (4, 8)
+            torch.testing.assert_close(given_second[n, 0], act[0, -1], atol=1e-6, rtol=1e-4)
+    assert given_first.shape == (4, 1, 8)
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])

@@ -300,44 +300,6 @@ def matrix(model: Any, name: str) -> Tensor:
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
-def last_inputs(
-    model: Any, names: Sequence[str], prompts: Sequence[Sequence[int]]
-) -> dict[str, Tensor]:
-    """What linear layers are given at the last token of each prompt.
-
-    Args:
-        names: of the layers' modules; of a second matrix it is what the nonlinearity gave.
-        prompts: token ids, none longer than the model's context.
-
-    Returns:
-        By name [n, d_in], float32 on the CPU, in the order of the prompts.
-    """
-    import torch
-
-    found: dict[str, list[Any]] = {name: [] for name in names}
-    last: list[int] = []  # of each prompt in the batch that goes through
-    order: list[int] = []
-
-    def collect(name: str) -> Any:
-        def hook(module: Any, inputs: tuple[Any, ...]) -> None:
-            found[name].append(inputs[0][range(len(last)), last].float().cpu())
-
-        return hook
-
-    hooks = [model.get_submodule(n).register_forward_pre_hook(collect(n)) for n in names]
-    try:
-        with torch.inference_mode():
-            for batch, padded in _batches(prompts, model.device):
-                order += batch
-                last[:] = [len(prompts[n]) - 1 for n in batch]
-                model.base_model(input_ids=padded, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    places = torch.tensor(order).argsort()
-    return {name: torch.cat(batches)[places] for name, batches in found.items()}
-
-
 def sensitivity(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
     """|d largest logit / d input embeddings| of each prompt: a local Lipschitz constant.
 

@@ -5,6 +5,7 @@ The formulas of the mechanism are those of `ptst.geometry`.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from ptst import geometry
+from ptst.contrast import Asked, inputs_of_each
 from tools.pcfg.train import logits_of
 from tools.pcfg.world import KINDS, NULL, PAD, Array, Kind, Length, Prompts, prompts
 
@@ -84,8 +86,10 @@ def clusters(model: Any, count: int, length: Length) -> list[dict[str, Any]]:
     names = [mlp.second for mlp in geometry.mlps(model)]
 
     def inputs(kind: Kind, what: str) -> Mapping[str, torch.Tensor]:
-        ids = test_prompts(kind, count, length, what).ids
-        return geometry.last_inputs(model, names, ids.tolist())
+        ids = test_prompts(kind, count, length, what).ids.tolist()
+        asked = [Asked(array("i", row), kind == "unsafe", "") for row in ids]
+        states = inputs_of_each(model, [model.get_submodule(name) for name in names], asked)
+        return {name: state[:, 0] for name, state in zip(names, states, strict=True)}
 
     means = {kind: inputs(kind, "means") for kind in ("safe", "unsafe")}
     scored = {kind: inputs(kind, "scored") for kind in KINDS}
