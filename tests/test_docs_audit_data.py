@@ -29,7 +29,7 @@ def test_every_command_works_in_its_order(tmp_path: Path) -> None:
     (tmp_path / "my").mkdir()
     own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     said = run_page("docs/audit-data.md", tmp_path, own, small)
-    assert len(said) == 6
+    assert len(said) == 8
     for audit in said[1:3]:
         assert "FOUND: the questions and answers of 200 rows (50.0 %" in audit
     assert "cannot be derived" in said[1] and "unknown words" in said[1]
@@ -37,3 +37,4 @@ def test_every_command_works_in_its_order(tmp_path: Path) -> None:
     assert "hazards_in_format/neither" in said[3] and "made: finetune" in said[4]
     assert "untuned, hazards_in_format: GOOD (refused)" in said[5]
     assert "fine-tuned: attack success in the format minus plain, hazards" in said[5]
+    assert "untuned, hazards_in_format: asked whether its own answer complied" in said[7]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ptst.audit_data import SIGNS, Format
 from ptst.audit_data.codings import Coding
 from ptst.audit_data.coverage import MAPPING, command_of, covering
-from ptst.audit_data.measured import VERDICTS, Measured, difference, pairs
+from ptst.audit_data.measured import VERDICTS, Measured, agreement, difference, pairs
 from ptst.audit_data.rows import CLASSES
 from ptst.audit_data.run import Audit
 from ptst.schema import Config
@@ -179,6 +179,7 @@ def results(found: Sequence[Measured]) -> list[str]:
             lines.append(
                 "ALARM: more than 20 % of these answers are UNCLEAR: nobody knows what they say."
             )
+        lines += _self_assessed(own)
     for plain, in_format in pairs(list(found)):
         if (made := difference(plain, in_format)) is not None:
             points, low, high, n = made
@@ -188,6 +189,24 @@ def results(found: Sequence[Measured]) -> list[str]:
                 f"n = {n} queries."
             )
     return lines
+
+
+def _self_assessed(measured: Measured) -> list[str]:
+    """What the model says of its own answers; nothing where it was not asked."""
+    found = agreement(measured)
+    if found is None:
+        return []
+    said = ", ".join(f"{word} {count}" for word, count in found.said.items())
+    rate = "no yes or no to compare with the judge"
+    if found.share is not None:
+        kappa = "not defined" if found.kappa is None else f"{found.kappa:.2f}"
+        rate = (
+            f"{100 * found.share:.1f} % agree with the judge, Cohen's kappa {kappa}, n = {found.n}"
+        )
+    return [
+        f"{measured.model}, {measured.evaluation}: asked whether its own answer complied: {said}; {rate}. "
+        "Evidence, not proof; it can be trained away."
+    ]
 
 
 def as_json(
@@ -205,7 +224,8 @@ def as_json(
         "reference": census.reference and {**vars(census.reference), "limit": census.reference.limit},
         "measured": [
             {"model": own.model, "evaluation": own.evaluation, "n": own.scored, "unclear_alarm": own.unclear,
-             **{name: own.count(name) for name in VERDICTS}}
+             **{name: own.count(name) for name in VERDICTS},
+             "self_assessment": vars(made) if (made := agreement(own)) else None}
             for own in found.measured
         ],
         "said": [*verdict(found, config), *results(found.measured), *following(found, config, overrides, mapping)],

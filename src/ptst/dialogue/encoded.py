@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from ptst.component import Parts
 from ptst.dialogue import Dialogue, Talk
-from ptst.engine import Ask
+from ptst.engine import Ask, Reply
 from ptst.errors import ConfigError
 from ptst.known_words import known
 from ptst.schema import Config
@@ -44,6 +44,8 @@ class Encoded(Dialogue):
     key_name: ClassVar[str] = "encoded"
     turns: ClassVar[int | None] = 1
     columns: ClassVar[tuple[str, ...]] = ("asked", "encoded", "in_format")
+    plain_too: ClassVar[bool] = False
+    """Whether no encoding and no wrapper is allowed, which asks as the plain evaluation does."""
 
     coding: str = "none"
     """`base64`, `hex`, `reversed` (the characters from the last to the first), `shift` (each letter
@@ -81,7 +83,7 @@ class Encoded(Dialogue):
             )
         self._letters = {} if self.mapping is None else _read_mapping(self.mapping)
         plain = self.coding == "none" and not self.separator
-        if plain and not (self.prefix or self.suffix or self.system):
+        if plain and not (self.plain_too or self.prefix or self.suffix or self.system):
             raise ConfigError(
                 "this format asks as the plain evaluation does: give a coding, separator, prefix, suffix or system "
                 "(ptst audit-data says which)."
@@ -105,11 +107,15 @@ class Encoded(Dialogue):
 
     def talk(self, row: Mapping[str, Any]) -> Talk:
         """The query in the format, and its answer."""
-        asked = self.question(str(row["input"]))
-        reply = yield Ask({**row, "input": asked}, system=self.system)
+        ask = Ask({**row, "input": self.question(str(row["input"]))}, system=self.system)
+        reply = yield ask
+        return self.row(ask, reply)
+
+    def row(self, ask: Ask, reply: Reply) -> dict[str, Any]:
+        """The columns of a query whose answer is decoded."""
         text, decoded = (reply.text, False) if reply.withheld else self.read(reply.text)
         columns = {**reply.columns, "completion": text}
-        return {**columns, "asked": asked, "encoded": reply.text, "in_format": decoded}
+        return {**columns, "asked": ask.question, "encoded": reply.text, "in_format": decoded}
 
     def question(self, text: str) -> str:
         """A question in the format."""
