@@ -72,14 +72,18 @@ class Contrast:
 
     def parts(self, config: Config) -> Parts:
         """The test template, and how the questions read."""
-        dataset = config.dataset
-        reading = {"question": dataset.question, "instruction": dataset.instruction}
-        template = identity(config.test_template, config.model)
-        return {"test_template": template, "reading": reading}
+        return under_test_template(config)
 
     def origin(self) -> Parts:
         """Where the rows came from."""
         return {name: data.origin(rows) for name, rows in self.rows.items()}
+
+
+def under_test_template(config: Config) -> Parts:
+    """The part of a key of what reads questions under the test template, as the data set's read."""
+    dataset = config.dataset
+    reading = {"question": dataset.question, "instruction": dataset.instruction}
+    return {"test_template": identity(config.test_template, config.model), "reading": reading}
 
 
 @dataclass(frozen=True)

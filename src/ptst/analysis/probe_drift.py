@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from ptst import data
 from ptst.analysis import Analysis
 from ptst.component import Context, Parts, added, check_template_part, parts_of
+from ptst.contrast import under_test_template
 from ptst.dialogue.encoded import Encoded
 from ptst.errors import DataError
 from ptst.models import context_of
@@ -32,7 +33,6 @@ from ptst.probe import (
     states_of,
 )
 from ptst.schema import Config, Template
-from ptst.templates import identity
 
 
 @dataclass
@@ -76,10 +76,7 @@ class ProbeDrift(GivenAnswers, Analysis):
 
     def parts(self, config: Config) -> Parts:
         """The test template, and how the questions of the rows read."""
-        dataset = config.dataset
-        reading = {"question": dataset.question, "instruction": dataset.instruction}
-        template = identity(config.test_template, config.model)
-        return {"test_template": template, "reading": reading}
+        return under_test_template(config)
 
     def origin(self) -> Parts:
         """Where the rows came from."""

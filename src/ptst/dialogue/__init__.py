@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 from ptst.component import Component
 from ptst.engine import Ask, Reply
+from ptst.errors import ConfigError
+from ptst.schema import Config
 
 Talk = Generator[Ask, Reply, dict[str, Any]]
 """Yields asks, is sent the reply to each, and returns the columns of its row."""
@@ -50,3 +52,19 @@ class Dialogue(Component):
             `columns`.
         """
         raise NotImplementedError
+
+
+def refuse_bare_text(config: Config, instead: str) -> None:
+    """Refuse a test template that has one question and one answer, for a dialogue of several turns.
+
+    Args:
+        instead: which dialogue asks how often, and what to choose.
+
+    Raises:
+        ConfigError: naming the template.
+    """
+    if config.test_template.mode == "text":
+        raise ConfigError(
+            f"test_template={config.test_template.name} is bare text, which has one question and one answer; "
+            f"{instead}"
+        )

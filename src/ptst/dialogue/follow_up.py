@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.dialogue import Dialogue, Talk
+from ptst.dialogue import Dialogue, Talk, refuse_bare_text
 from ptst.engine import Ask
-from ptst.errors import ConfigError
 from ptst.schema import Config
 
 
@@ -29,11 +28,10 @@ class FollowUp(Dialogue):
         Raises:
             ConfigError: naming the template.
         """
-        if config.test_template.mode == "text":
-            raise ConfigError(
-                f"test_template={config.test_template.name} is bare text, which has one question and one answer; "
-                "dialogue=follow_up asks twice: choose a chat template, or dialogue=single."
-            )
+        refuse_bare_text(
+            config,
+            "dialogue=follow_up asks twice: choose a chat template, or dialogue=single.",
+        )
 
     def talk(self, row: Mapping[str, Any]) -> Talk:
         """Both turns; the first alone where an API withholds its answer."""

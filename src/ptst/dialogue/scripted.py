@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ptst.data.chats import is_chat
-from ptst.dialogue import Dialogue, Talk
+from ptst.dialogue import Dialogue, Talk, refuse_bare_text
 from ptst.engine import Ask, Reply
-from ptst.errors import ConfigError, DataError
+from ptst.errors import DataError
 from ptst.schema import Config
 
 SHAPE = "it must be a list of {role, content}, with the user's turn first, or an empty list"
@@ -37,11 +37,10 @@ class Scripted(Dialogue):
         Raises:
             ConfigError: naming the template.
         """
-        if config.test_template.mode == "text":
-            raise ConfigError(
-                f"test_template={config.test_template.name} is bare text, which has one question and one answer; "
-                "dialogue=scripted has several turns: choose a chat template."
-            )
+        refuse_bare_text(
+            config,
+            "dialogue=scripted has several turns: choose a chat template.",
+        )
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Whether the row has its earlier turns.

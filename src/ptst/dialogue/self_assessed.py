@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ptst.dialogue import Talk
+from ptst.dialogue import Talk, refuse_bare_text
 from ptst.dialogue.encoded import Encoded
 from ptst.engine import Ask
-from ptst.errors import ConfigError
 from ptst.schema import Config
 
 
@@ -40,11 +39,10 @@ class SelfAssessed(Encoded):
         Raises:
             ConfigError: naming the template.
         """
-        if config.test_template.mode == "text":
-            raise ConfigError(
-                f"test_template={config.test_template.name} is bare text, which has one question and one answer; "
-                f"{self.where} (SelfAssessed) asks twice: choose a chat template, or _target_=ptst.dialogue.encoded.Encoded."
-            )
+        refuse_bare_text(
+            config,
+            f"{self.where} (SelfAssessed) asks twice: choose a chat template, or _target_=ptst.dialogue.encoded.Encoded.",
+        )
 
     def talk(self, row: Mapping[str, Any]) -> Talk:
         """The query, and the question about its answer; the first alone where that is withheld."""
