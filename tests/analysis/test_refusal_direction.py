@@ -25,6 +25,7 @@ from ptst.analysis.refusal_direction import (
     first_tokens,
     look,
     means_of,
+    projections,
     refusal_scores,
 )
 from ptst.component import Context, load
@@ -117,25 +118,29 @@ def test_a_refusal_score_by_hand() -> None:
 def test_a_planted_direction_is_found_and_decides_what_is_refused() -> None:
     model, means = toy(), means_of(toy(), TOY, 1)
     assert torch.allclose(means.direction, PLANTED.expand(3, 1, 4))
-    found = look(model, TOY, means, Place(0, 0, True), [2]).values
+    found = look(model, TOY, means.direction[0, 0], 0, [2])
     # (1, 2, 0, 0) is normalised to (.894427, 1.788854, 0, 0): 1.788854 - log(e^.894427 + 1); and
     # (1, 0, 0, 0) to (2, 0, 0, 0): 0 - log(e^2 + 1).
     yes, no = pytest.approx(0.551660, abs=1e-4), pytest.approx(-2.126928, abs=1e-4)
     assert (found["refusal_unsafe"], found["refusal_safe"]) == (yes, no)
     assert (found["ablated_unsafe"], found["added_safe"]) == (no, yes)
-    assert (found["projection_unsafe"], found["projection_safe"]) == (1, 0)
+    lines = projections(model, TOY, means, Place(0, 0, 1.0))
+    assert {kind: line.tolist() for kind, line in lines.items()} == {
+        "unsafe": [1, 1, 1],
+        "safe": [0, 0, 0],
+    }
 
 
 @pytest.mark.parametrize(
     "directions, place",
     [
-        ((BESIDE, PLANTED, PLANTED), Place(1, 0, True)),
-        ((0 * PLANTED, PLANTED, PLANTED), Place(1, 0, True)),  # zero is no candidate
-        ((BESIDE, BESIDE, PLANTED), Place(0, 0, False)),  # the last 20 % are left out
-        ((BESIDE, PLANTED / 20, BESIDE), Place(1, 0, False)),  # too short to induce a refusal
+        ((BESIDE, PLANTED, PLANTED), Place(1, 0, 1.0)),
+        ((0 * PLANTED, PLANTED, PLANTED), Place(1, 0, 1.0)),  # zero is no candidate
+        ((BESIDE, BESIDE, PLANTED), Place(0, 0, 0.0)),  # the last 20 % are left out
+        ((BESIDE, PLANTED / 20, BESIDE), Place(1, 0, 0.0)),  # too short to induce a refusal
         # Added, it makes (0, 1, 0, 0) of a safe prompt, which is refused. But without it the next
         # token of a safe prompt is another one: (1, 0, 0, 0) becomes (0.5, 0.5, 0, 0), 0.29 nats.
-        ((torch.tensor([-1.0, 1, 0, 0]).double(), BESIDE, BESIDE), Place(0, 0, False)),
+        ((torch.tensor([-1.0, 1, 0, 0]).double(), BESIDE, BESIDE), Place(0, 0, 0.0)),
     ],
 )
 def test_the_rule_of_choice(directions: tuple[torch.Tensor, ...], place: Place) -> None:
@@ -182,21 +187,23 @@ def test_hooks_fit_another_architecture() -> None:
 def test_a_model_without_the_direction_scores_as_one_from_which_it_is_ablated(
     base: Any, asked: list[Asked], means: Means
 ) -> None:
-    place = Place(2, 1, True)
+    direction = means.direction[2, 1]
     refusals = first_tokens(
         ["I cannot", "Sorry"],
         compose([]).test_template,
         compose([]).model,
         load_tokenizer(compose([]).model),
     )
-    whole, emptied = (
-        look(m, asked, means, place, refusals).values
-        for m in (base, without(base, means.direction[2, 1]))
-    )
+    models = base, without(base, direction)
+    whole, emptied = (look(m, asked, direction, 2, refusals) for m in models)
     for name in ("refusal_unsafe", "ablated_unsafe"):
         assert emptied[name] == pytest.approx(whole["ablated_unsafe"], abs=1e-2)
-    assert emptied["projection_unsafe"] == pytest.approx(emptied["projection_safe"], abs=1e-4)
-    assert whole["projection_unsafe"] == pytest.approx(1, abs=1e-5)
+    whole_at, emptied_at = (
+        {kind: float(line[2]) for kind, line in found.items()}
+        for found in (projections(m, asked, means, Place(2, 1, 1.0)) for m in models)
+    )
+    assert emptied_at["unsafe"] == pytest.approx(emptied_at["safe"], abs=1e-4)
+    assert whole_at["unsafe"] == pytest.approx(1, abs=1e-5)
     assert whole["refusal_unsafe"] > whole["ablated_unsafe"] + 1
 
 
@@ -227,7 +234,7 @@ def test_no_prompt_is_used_twice(
     base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     uses: dict[str, set[str]] = {}
-    for use, place in (("means_of", 1), ("choose", 2), ("look", 1)):
+    for use, place in (("means_of", 1), ("choose", 2), ("look", 1), ("projections", 1)):
         real = getattr(refusal_direction, use)
 
         def spy(*args: Any, use: str = use, place: int = place, real: Any = real) -> Any:
@@ -237,7 +244,7 @@ def test_no_prompt_is_used_twice(
         monkeypatch.setattr(refusal_direction, use, spy)
     values(base, base, tmp_path, *words, f"{OWN}.validation=5")
     assert {use: len(questions) for use, questions in uses.items()} == {
-        "means_of": 24, "choose": 10, "look": 12,
+        "means_of": 24, "choose": 10, "look": 12, "projections": 12,
     }  # fmt: skip
     assert len(set.union(*uses.values())) == 46
 

@@ -18,10 +18,15 @@ from ptst.schema import Config
 @dataclass(frozen=True)
 class Pair:
     """Two models to compare. Each is loaded when it is called for, and stays as long as the caller
-    holds it."""
+    holds it.
+
+    Attributes:
+        untuned: what `Analysis.of_untuned` found of `base`.
+    """
 
     tuned: Callable[[], Any]
     base: Callable[[], Any]
+    untuned: Callable[[], dict[str, float]] = dict
 
 
 class Analysis(Component):
@@ -33,6 +38,11 @@ class Analysis(Component):
         By default nothing: cells that test one model share one result. One that has the test
         template among its parts is made, and reported, for each test template.
         """
+        return {}
+
+    def of_untuned(self, base: Any, context: Context) -> dict[str, float]:
+        """What the values of all cells have in common: named numbers of the model before it was
+        fine-tuned. They are worked out once for each combination of base, fields and `parts`."""
         return {}
 
     def compare(self, pair: Pair, context: Context) -> dict[str, float]:

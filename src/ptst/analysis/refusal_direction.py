@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ptst.analysis import Analysis, Point, keep_points
+from ptst.analysis import Analysis, Pair, Point, keep_points
 from ptst.component import Context
 from ptst.contrast import (
     Asked,
@@ -83,41 +83,77 @@ class RefusalDirection(Contrast, Analysis):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
 
+    def of_untuned(self, base: Any, context: Context) -> dict[str, float]:
+        """The place that is chosen, and what the untuned model has there."""
+        read = _Prompts(self, context)
+        means = means_of(base, read.fitted, read.last)
+        few = _few(read.choosing, self.validation)
+        place = choose(base, means.direction, few, read.openings, partial(_tell, context))
+        values = look(base, read.scored, place.of(means.direction), place.layer, read.refusals)
+        return {**asdict(place), **values}
+
     def run(self, tuned: Any, base: Any, context: Context) -> dict[str, float]:
-        """Both models read the prompts; nothing is generated."""
-        config, tokenizer, test = context.config, context.tokenizer, context.config.test_template
-        fitted = self.template or test
-        tail = min(own_tail(template, config, tokenizer) for template in (fitted, test))
-        last = max(1, min(tail, self.positions))
-        asked = others = read_prompts(self, test, config, tokenizer)
-        if self.template is not None:
-            others = read_prompts(self, self.template, config, tokenizer)
-        first, rest = halves(asked, self.seed)
-        choosing, scoring = halves(_of(asked, rest), self.seed)
+        """See `compare`."""
+        known = partial(self.of_untuned, base, context)
+        return self.compare(Pair(lambda: tuned, lambda: base, known), context)
 
-        def tokens(template: Template) -> list[int]:
-            return first_tokens(self.openings, template, config.model, tokenizer)
-
-        means = means_of(base, _of(others, first), last)
-        few = _few(_of(_of(others, rest), choosing), self.validation)
-        place = choose(base, means.direction, few, tokens(fitted), partial(_tell, context))
-        here = _of(asked, first)
-        before = means if self.template is None else means_of(base, here, last)
-        own = before, means_of(tuned, here, last)
-        cosines = [cosines_of(each.direction, means.direction) for each in own]
-        scored, refusals = _of(_of(asked, rest), scoring), tokens(test)
-        looks = [look(m, scored, means, place, refusals) for m in (base, tuned)]
-        keep_points(context, _points(cosines[1], looks, place))
+    def compare(self, pair: Pair, context: Context) -> dict[str, float]:
+        """Both models read the prompts, one after the other; nothing is generated."""
+        read = _Prompts(self, context)
+        known = pair.untuned()
+        place = Place(int(known.pop("layer")), int(known.pop("position")), known.pop("rule_met"))
+        base = pair.base()
+        means = means_of(base, read.fitted, read.last)
+        before = means if read.fitted is read.here else means_of(base, read.here, read.last)
+        lines = [projections(base, read.scored, means, place)]
+        del base
+        tuned = pair.tuned()
+        after = means_of(tuned, read.here, read.last)
+        lines.append(projections(tuned, read.scored, means, place))
+        own = look(tuned, read.scored, place.of(means.direction), place.layer, read.refusals)
+        cosines = [cosines_of(each.direction, means.direction) for each in (before, after)]
+        looks = [
+            {
+                **{f"projection_{kind}": float(of[place.layer]) for kind, of in line.items()},
+                **scores,
+            }
+            for line, scores in zip(lines, (known, own), strict=True)
+        ]
+        keep_points(context, _points(cosines[1], lines, looks, place))
         return {
             "layer": float(place.layer),
-            "position": float(place.position - last),
+            "position": float(place.position - read.last),
             "rule_met": float(place.rule_met),
-            "post_instruction_tokens": float(tail),
-            "cosine": float(cosines[1][place.layer, place.position]),
-            "untuned_cosine": float(cosines[0][place.layer, place.position]),
-            **looks[1].values,
-            **{f"untuned_{name}": value for name, value in looks[0].values.items()},
+            "post_instruction_tokens": float(read.tail),
+            "cosine": float(place.of(cosines[1])),
+            "untuned_cosine": float(place.of(cosines[0])),
+            **looks[1],
+            **{f"untuned_{name}": value for name, value in looks[0].items()},
         }
+
+
+class _Prompts:
+    """The prompts of a comparison, by what they are for: no prompt is in two of `fitted`,
+    `choosing` and `scored`."""
+
+    def __init__(self, own: RefusalDirection, context: Context) -> None:
+        config, tokenizer, test = context.config, context.tokenizer, context.config.test_template
+        under = own.template or test
+        self.tail = min(own_tail(template, config, tokenizer) for template in (under, test))
+        self.last = max(1, min(self.tail, own.positions))
+        asked = others = read_prompts(own, test, config, tokenizer)
+        if own.template is not None:
+            others = read_prompts(own, own.template, config, tokenizer)
+        first, rest = halves(asked, own.seed)
+        choosing, scored = halves(_of(asked, rest), own.seed)
+        self.here = _of(asked, first)
+        self.fitted = self.here if own.template is None else _of(others, first)
+        self.choosing = _of(_of(others, rest), choosing)
+        self.scored = _of(_of(asked, rest), scored)
+        self.openings, self.refusals = (
+            first_tokens(own.openings, template, config.model, tokenizer)
+            for template in (under, test)
+        )
 
 
 @dataclass(frozen=True)
@@ -153,21 +189,11 @@ class Place:
 
     layer: int
     position: int
-    rule_met: bool
+    rule_met: float
 
-
-@dataclass(frozen=True)
-class Look:
-    """What a model has of prompts that no mean is of.
-
-    Attributes:
-        unsafe, safe: mean projection at the place's position, [layer].
-        values: by name, at the place.
-    """
-
-    unsafe: Tensor
-    safe: Tensor
-    values: dict[str, float]
+    def of(self, everywhere: Tensor) -> Tensor:
+        """What [layer, position, ...] has at this place."""
+        return everywhere[self.layer, self.position]
 
 
 def means_of(model: Any, asked: Sequence[Asked], last: int) -> Means:
@@ -262,7 +288,7 @@ def choose(
     """
     from torch.nn.functional import kl_div
 
-    unsafe, safe = ([a for a in asked if a.unsafe == kind] for kind in (True, False))
+    unsafe, safe = _kinds(asked).values()
     candidates = [
         (layer, position)
         for layer in range(max(1, int(LAYERS * len(directions))))
@@ -286,53 +312,57 @@ def choose(
         with added(model, candidate[0], directions[candidate]):
             induced = refusal_scores(logits_of(model, safe), refusals)
         if float(induced.mean()) >= LEAST_INDUCED:
-            return Place(*candidate, True)
-    return Place(*candidates[0], False)
+            return Place(*candidate, 1.0)
+    return Place(*candidates[0], 0.0)
+
+
+def projections(
+    model: Any, asked: Sequence[Asked], means: Means, place: Place
+) -> dict[str, Tensor]:
+    """The mean projection of unsafe and of safe prompts at a place's position, [layer] each."""
+    layers, last = decoder_layers(model), means.safe.shape[1]
+    return {
+        kind: means.project(inputs_of(model, layers, own, last))[..., place.position].mean(0)
+        for kind, own in _kinds(asked).items()
+    }
 
 
 def look(
-    model: Any, asked: Sequence[Asked], means: Means, place: Place, refusals: Sequence[int]
-) -> Look:
-    """Projections and refusal scores of prompts, as they are and with a hand on the direction."""
-    layers, last = decoder_layers(model), means.safe.shape[1]
-    direction = means.direction[place.layer, place.position]
-    unsafe, safe = ([a for a in asked if a.unsafe == kind] for kind in (True, False))
+    model: Any, asked: Sequence[Asked], direction: Tensor, layer: int, refusals: Sequence[int]
+) -> dict[str, float]:
+    """Mean refusal scores of prompts as they are, without a direction, and with it added."""
 
-    def line(kind: Sequence[Asked]) -> Tensor:
-        projected = means.project(inputs_of(model, layers, kind, last))
-        return projected[..., place.position].mean(0)
+    def score(kind: str) -> float:
+        return float(refusal_scores(logits_of(model, kinds[kind]), refusals).mean())
 
-    def score(kind: Sequence[Asked]) -> float:
-        return float(refusal_scores(logits_of(model, kind), refusals).mean())
-
-    lines = line(unsafe), line(safe)
-    values = {
-        "projection_unsafe": float(lines[0][place.layer]),
-        "projection_safe": float(lines[1][place.layer]),
-        "refusal_unsafe": score(unsafe),
-        "refusal_safe": score(safe),
-    }
+    kinds = _kinds(asked)
+    values = {f"refusal_{kind}": score(kind) for kind in kinds}
     with ablated(model, direction):
-        values["ablated_unsafe"] = score(unsafe)
-    with added(model, place.layer, direction):
-        values["added_safe"] = score(safe)
-    return Look(lines[0], lines[1], values)
+        values["ablated_unsafe"] = score("unsafe")
+    with added(model, layer, direction):
+        values["added_safe"] = score("safe")
+    return values
 
 
-def _points(cosines: Tensor, looks: Sequence[Look], place: Place) -> Iterator[Point]:
+def _points(
+    cosines: Tensor,
+    lines: Sequence[dict[str, Tensor]],
+    looks: Sequence[dict[str, float]],
+    place: Place,
+) -> Iterator[Point]:
     """By layer, at the place's position; and the refusal score of each intervention."""
     for layer, cosine in enumerate(cosines[:, place.position].tolist()):
         if cosine:  # 0: the template's own token, in front of the first layer
             yield Point("Refusal direction, before and after (cosine)", "cosine", layer, cosine)
-    for when, own in zip(("before", "after"), looks, strict=True):
-        for kind, line in (("unsafe", own.unsafe), ("safe", own.safe)):
-            for layer, value in enumerate(line.tolist()):
+    for when, line, own in zip(("before", "after"), lines, looks, strict=True):
+        for kind, values in line.items():
+            for layer, value in enumerate(values.tolist()):
                 title = "Projection on the refusal direction before (safe 0, unsafe 1)"
                 yield Point(title, f"{kind}, {when}", layer, value)
         title = "Refusal score as it is (0), and with the direction ablated or added (1)"
         for kind, hand in (("unsafe", "ablated"), ("safe", "added")):
             for x, name in enumerate((f"refusal_{kind}", f"{hand}_{kind}")):
-                yield Point(title, f"{kind}, {hand}, {when}", x, own.values[name])
+                yield Point(title, f"{kind}, {hand}, {when}", x, own[name])
 
 
 def _tell(context: Context, done: int, total: int) -> None:
@@ -345,9 +375,15 @@ def _of(asked: Sequence[Asked], numbers: Sequence[int]) -> list[Asked]:
     return [asked[n] for n in numbers]
 
 
+def _kinds(asked: Sequence[Asked]) -> dict[str, list[Asked]]:
+    return {
+        kind: [a for a in asked if a.unsafe == (kind == "unsafe")] for kind in ("unsafe", "safe")
+    }
+
+
 def _few(asked: Sequence[Asked], most: int) -> list[Asked]:
     """The first `most` of each kind."""
-    return [a for kind in (True, False) for a in [a for a in asked if a.unsafe == kind][:most]]
+    return [a for own in _kinds(asked).values() for a in own[:most]]
 
 
 def _norms(layer: Any, width: int) -> list[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ptst.analysis import POINTS, Analysis, Pair, Point
-from ptst.component import Context, load
+from ptst.component import Context, Parts, load
 from ptst.errors import PtstError
 from ptst.keys import CellKeys
 from ptst.progress import progress
@@ -18,7 +18,7 @@ from ptst.quiet import quiet
 from ptst.schema import Config
 from ptst.stages.base import Stop, never, write_provenance
 from ptst.stages.tested_model import TestedModel
-from ptst.store import Store, read_json, write_json
+from ptst.store import Store, key_of, read_json, write_json
 
 VALUES = "values.json"
 
@@ -51,7 +51,11 @@ def analyse(
                 work.tell(done, total)
 
             context = Context(config, model.tokenizer, model.picked, work.scratch, tell, stop)
-            values = analysis.compare(Pair(model.alone, model.untouched), context)
+
+            def untuned() -> dict[str, float]:
+                return _of_untuned(analysis, parts, model, store, context)
+
+            values = analysis.compare(Pair(model.alone, model.untouched, untuned), context)
         _check(name, values)
         write_json(work.result / VALUES, values)
         if (files := work.scratch / "files").is_dir():
@@ -59,6 +63,22 @@ def analyse(
         made[f"analyse {name}"] = time.monotonic() - started
         seconds = work.maker.spent + made[f"analyse {name}"]
         write_provenance(work.result, config, seconds, dict(analysis.origin()))
+
+
+def _of_untuned(
+    analysis: Analysis, parts: Parts, model: TestedModel, store: Store, context: Context
+) -> dict[str, float]:
+    """See `Analysis.of_untuned`. Kept in the store, under the key of an analysis of no model."""
+    parts = {**parts, "model": {}}
+    key = key_of(parts)
+    with store.make("analyse", key, parts, context.stop) as work:
+        if work is not None:
+            started = time.monotonic()
+            write_json(work.result / VALUES, analysis.of_untuned(model.untouched(), context))
+            seconds = work.maker.spent + time.monotonic() - started
+            write_provenance(work.result, context.config, seconds, dict(analysis.origin()))
+    found: dict[str, float] = read_json(store.path("analyse", key) / VALUES)
+    return found
 
 
 def _check(name: str, values: Mapping[str, float]) -> None:
