@@ -188,32 +188,42 @@ def inputs_of_each(
     model: Any, modules: Sequence[Any], asked: Sequence[Asked], last: int = 1
 ) -> list[Tensor]:
     """As `inputs_of`, of modules whose inputs may differ in width: [prompts, last, width] each."""
-    import torch
-
-    order: list[int] = []
-    found: list[list[Tensor]] = [[] for _ in modules]
-    for numbers, lengths, forward in _batches(model, asked, last):
-        order += numbers
-        rows, places = torch.arange(len(numbers)), lengths[:, None] - last + torch.arange(last)
-        with _noting(modules, (rows[:, None], places)) as noted:
-            forward(1)
-        for number, batches in enumerate(found):
-            batches.append(noted[number])
-    back = torch.tensor(order).argsort()
-    return [torch.cat(batches)[back] for batches in found]
+    return _read(model, modules, asked, last, False)[0]
 
 
 def logits_of(model: Any, asked: Sequence[Asked]) -> Tensor:
     """The logits of the first token of each answer, [prompts, vocabulary], float32, on the CPU."""
+    return _read(model, (), asked, 1, True)[1]
+
+
+def inputs_and_logits(
+    model: Any, modules: Sequence[Any], asked: Sequence[Asked]
+) -> tuple[list[Tensor], Tensor]:
+    """`inputs_of_each` at the last token, and `logits_of`, in one pass."""
+    return _read(model, modules, asked, 1, True)
+
+
+def _read(
+    model: Any, modules: Sequence[Any], asked: Sequence[Asked], last: int, wanted: bool
+) -> tuple[list[Tensor], Tensor]:
+    """Inputs of modules, and logits of the answers' first tokens where they are wanted."""
     import torch
 
-    found: dict[int, Tensor] = {}
-    for numbers, lengths, forward in _batches(model, asked, 1):
+    order: list[int] = []
+    inputs: list[list[Tensor]] = [[] for _ in modules]
+    firsts: list[Tensor] = []
+    for numbers, lengths, forward in _batches(model, asked, last):
+        order += numbers
+        rows, places = torch.arange(len(numbers)), lengths[:, None] - last + torch.arange(last)
         # Prompts of a batch differ in length: logits are made at each last place that there is.
-        places, own = torch.unique(lengths - 1, return_inverse=True)
-        logits = forward(places)[torch.arange(len(numbers)), own].float().cpu()
-        found |= dict(zip(numbers, logits, strict=True))
-    return torch.stack([found[number] for number in range(len(asked))])
+        ends, own = torch.unique(lengths - 1, return_inverse=True)
+        with _noting(modules, (rows[:, None], places)) as noted:
+            logits = forward(ends if wanted else 1)
+        firsts.append(logits[rows, own if wanted else 0].float().cpu())
+        for number, batches in enumerate(inputs):
+            batches.append(noted[number])
+    back = torch.tensor(order).argsort()
+    return [torch.cat(batches)[back] for batches in inputs], torch.cat(firsts)[back]
 
 
 @contextmanager

@@ -7,11 +7,13 @@ from __future__ import annotations
 import copy
 import csv
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from pages import text_of
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -28,13 +30,16 @@ from ptst.analysis.refusal_direction import (
     projections,
     refusal_scores,
 )
+from ptst.cell import run_cell
 from ptst.component import Context, load
 from ptst.config.compose import compose
 from ptst.contrast import Asked, Contrast, decoder_layers, inputs_of, logits_of, read_prompts
 from ptst.errors import ConfigError, Interrupted
+from ptst.inventory.remove import unused
 from ptst.keys import cell_keys
 from ptst.models import load_model, load_tokenizer
-from ptst.schema import Rows
+from ptst.schema import Config, Rows
+from ptst.store import Store
 
 OWN = "analysis.refusal_direction"
 FEW = ["analysis=[refusal_direction]", *(f"{OWN}.{name}.n=24" for name in ("unsafe", "safe"))]
@@ -260,6 +265,32 @@ def test_a_direction_of_another_template_and_other_halves(base: Any, tmp_path: P
         base, base, next(folders), f"+template@{OWN}.template=text_vanilla", f"{OWN}.seed=1"
     )
     assert again["refusal_unsafe"] != other["refusal_unsafe"]
+
+
+def test_cells_of_one_test_template_share_what_is_chosen_of_the_untuned_model(
+    composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real = refusal_direction.choose
+
+    def spy(*args: Any) -> Place:
+        asked.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(refusal_direction, "choose", spy)
+    words = [*TINY, *FEW, "finetune=none"]
+    first = run_cell(composed(*words)).analyses
+    noisy = run_cell(composed(*words, "defence=[add_noise]")).analyses
+    assert len(asked) == 1
+    assert noisy["refusal_direction/refusal_safe"] != first["refusal_direction/refusal_safe"]
+    of_untuned = [name for name in first if "untuned_" in name or name.endswith(WHERE)]
+    assert len(of_untuned) == 11 and all(noisy[name] == first[name] for name in of_untuned)
+    other = composed(*words, "template@test_template=chat_llama")
+    run_cell(other)
+    assert len(asked) == 2
+    store = Store(Path(other.paths.store))
+    assert len([*(store.root / "analyse").glob("*")]) == 3 + 2
+    assert unused(store) == []
 
 
 def test_it_stops_when_it_is_asked_to(base: Any, tmp_path: Path) -> None:

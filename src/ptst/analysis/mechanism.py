@@ -18,7 +18,7 @@ from ptst.analysis import Analysis, Pair, keep_points
 from ptst.analysis.mechanism_values import KINDS, Clusters, Read, Step, points, values
 from ptst.analysis.refusal_direction import first_tokens, refusal_scores
 from ptst.component import Context, Parts
-from ptst.contrast import Asked, Contrast, halves, inputs_of_each, logits_of, read_prompts
+from ptst.contrast import Asked, Contrast, halves, inputs_and_logits, inputs_of_each, read_prompts
 from ptst.errors import ConfigError, PtstError
 from ptst.schema import Config
 
@@ -33,8 +33,8 @@ class Mechanism(Contrast, Analysis):
     """Compares the model that the cell tests, *after*, with what it was *before*.
 
     Prompts stand under the test template; `template` is that of the means of the clusters. The
-    values are described in docs/why.md. One model is in memory at a time, and two where `alphas`
-    has others than 0 and 1.
+    values are described in docs/why.md. One model is in memory at a time; where `alphas` has others
+    than 0 and 1, the one before stays in memory of the CPU beside it.
     """
 
     key_name: ClassVar[str] = "mechanism"
@@ -106,7 +106,9 @@ class Mechanism(Contrast, Analysis):
             fitted = read_prompts(self, self.template, config, tokenizer)
         read = _Reading(self, asked, fitted, context)
         model = self._load_before(pair, context)
-        before, model = read.of(model), (model if read.path else None)
+        before = read.of(model)
+        # The path takes it layer by layer: a GPU has room for one model
+        model = model.cpu() if read.path else None
         models.give_back_memory()
         other = pair.tuned()
         after = read.of(other)
@@ -122,11 +124,10 @@ class Mechanism(Contrast, Analysis):
             alpha: Step(clusters.on_the_path(read.few, end.activations[read.few]), end.refusal)
             for alpha, end in ((0.0, before), (1.0, after))
         }
-        few = [asked[n] for n in read.few]
         for done, alpha in enumerate(read.path, 1):
             with geometry.model_on_the_path(model, other, alpha):
-                separation = clusters.on_the_path(read.few, read.activations(other, few))
-                path[alpha] = Step(separation, read.refusal(other))
+                activations, refusal = read.of_few(other)
+            path[alpha] = Step(clusters.on_the_path(read.few, activations), refusal)
             context.tell(done, len(read.path))
         del model, other
         changes = [
@@ -174,7 +175,7 @@ class _Reading:
             fitted,
             first,
             self._by_kind(slopes),
-            self.refusal(model),
+            self.of_few(model)[1],
             [
                 {what: geometry.matrix(model, n).clone() for what, n in mlp.matrices.items()}
                 for mlp in last
@@ -187,11 +188,12 @@ class _Reading:
         second = [model.get_submodule(mlp.second) for mlp in geometry.mlps(model)]
         return _stacked(inputs_of_each(model, second, asked))
 
-    def refusal(self, model: Any) -> dict[str, float]:
-        """The mean refusal score of a few prompts of each kind."""
-        logits = logits_of(model, [self.asked[n] for n in self.few])
+    def of_few(self, model: Any) -> tuple[Tensor, dict[str, float]]:
+        """Activations of a few prompts, [few, blocks, width], and their mean refusal scores."""
+        second = [model.get_submodule(mlp.second) for mlp in geometry.mlps(model)]
+        given, logits = inputs_and_logits(model, second, [self.asked[n] for n in self.few])
         scores = self._by_kind(refusal_scores(logits, self.refusals))
-        return {kind: float(own.mean()) for kind, own in scores.items()}
+        return _stacked(given), {kind: float(own.mean()) for kind, own in scores.items()}
 
     def _by_kind(self, values: Tensor) -> dict[str, Tensor]:
         """What the few prompts have, by their kinds."""
