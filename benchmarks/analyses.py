@@ -43,11 +43,11 @@ def turn(overrides: list[str]) -> dict[str, float]:
             *("-m", "+sweeps=table1", "seed=0", "tracking=none", *overrides),
             *(f"paths.store={folder}/store", f"paths.reports={folder}/reports"),
         ]
-        spent = {"finetune": seconds([*grid, "stages=[finetune]"])}
-        spent["finetune"] -= seconds([*grid, "stages=[finetune]"])
-        for name in ANALYSES:
-            own = [*grid, f"analysis=[{name}]", "stages=[generate]", "evaluation=[]"]
-            spent[name] = seconds(own) - seconds(own)
+        made = {"finetune": ["stages=[finetune]"], "generate": ["stages=[generate]"]}
+        made |= {name: [f"analysis=[{name}]", "stages=[generate]"] for name in ANALYSES}
+        spent = {}
+        for name, words in made.items():
+            spent[name] = seconds([*grid, *words]) - seconds([*grid, *words])
     return spent
 
 
@@ -55,7 +55,9 @@ def seconds(words: list[str]) -> float:
     """Processor seconds of a run, its children's among them."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "ptst.cli", *words]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **ONE})
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ONE})
+    if run.returncode:
+        sys.exit(run.stderr)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
