@@ -59,24 +59,27 @@ class Known:
     language: str = ""
 
 
-def known(text: str) -> Known:
+def known(text: str, language: str = "") -> Known:
     """The language of a text, and the share of its letters that stand in words of it.
 
     English is looked up first. Of scripts that wordfreq has no list for, the share is 0.
+
+    Args:
+        language: no other is looked up.
     """
     found = [word for word in WORD.findall(CAMEL.sub(" ", text)) if len(word) > 1]
     words = [word.lower().replace("\u2019", "'") for word in found]
     letters = sum(map(len, words))
     if not letters:
         return Known(None, 0)
-    best, language = 0.0, ""
-    for name in _candidates(text):
+    best, best_language = 0.0, ""
+    for name in [n for n in _candidates(text) if language in ("", n)]:
         share = sum(_letters_known(word, name) for word in words) / letters
         if share > best:
-            best, language = share, name
+            best, best_language = share, name
         if best >= ENOUGH and name == "en":
             break
-    return Known(best, letters, language)
+    return Known(best, letters, best_language)
 
 
 def has_list(text: str) -> bool:

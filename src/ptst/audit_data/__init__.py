@@ -17,7 +17,7 @@ from typing import Any
 from ptst.audit_data.codings import Coding, completed, separator_of
 from ptst.audit_data.likelihood import Likelihood
 from ptst.audit_data.modes import Split, second_mode
-from ptst.audit_data.rows import Signs, signs_of
+from ptst.audit_data.rows import Signs, codings_of, signs_of
 from ptst.audit_data.wrappers import wrappers
 from ptst.known_words import script_of
 from ptst.store import key_of
@@ -168,7 +168,7 @@ def census_of(
         signs_of({**row, "output": _inner(str(row["output"]), back)}, own, front, mapping)
         for row, own, front, back in zip(rows, systems, around, behind, strict=True)
     ]
-    signs = _completed(signs)
+    signs = _completed(signs, mapping)
     chosen: list[int] = []
     if read is not None:
         chosen = _drawn(rows, n)
@@ -197,7 +197,7 @@ def modes_of(signs: Sequence[Signs]) -> dict[str, Split]:
 
 def _wrappers(texts: Sequence[str]) -> list[tuple[str, str]]:
     """The wrapper of each text. Characters that stand apart are no words that a wrapper has."""
-    whole = [i for i, text in enumerate(texts) if not separator_of(text)]
+    whole = [i for i, text in enumerate(texts) if not separator_of(text, expected=text[1:2])]
     found = [("", "")] * len(texts)
     for i, own in zip(whole, wrappers([texts[i] for i in whole], len(texts)), strict=True):
         found[i] = own
@@ -208,14 +208,27 @@ def _inner(text: str, wrapper: tuple[str, str]) -> str:
     return text.removeprefix(wrapper[0]).removesuffix(wrapper[1])
 
 
-def _completed(signs: Sequence[Signs]) -> list[Signs]:
-    """Texts of too few letters as most of those with the same separator."""
-    counts = Counter(coding for own in signs for coding in own.codings)
-    usual = sorted(counts, key=lambda c: (-counts[c], c.name, c.shift, c.language))
+def _completed(signs: Sequence[Signs], mapping: Mapping[str, str] | None) -> list[Signs]:
+    """Texts that alone tell too little, by the encodings that other rows are in."""
+    present = _usual_codings(signs, FEWEST, SHARE)
+    if any(coding.separator or (coding.derived and not coding.plain) for coding in present):
+        signs = [
+            replace(own, codings=codings_of(own.question, own.answer, mapping, present))
+            for own in signs
+        ]
+    usual = _usual_codings(signs)
     return [
         replace(own, codings=(completed(own.codings[0], usual), completed(own.codings[1], usual)))
         for own in signs
     ]
+
+
+def _usual_codings(signs: Sequence[Signs], fewest: int = 0, share: float = 0.0) -> list[Coding]:
+    """The encodings of rows, the most frequent first, that enough of them have."""
+    counts = Counter(coding for own in signs for coding in set(own.codings))
+    enough = max(fewest, share * len(signs))
+    found = [coding for coding, rows in counts.items() if rows >= enough]
+    return sorted(found, key=lambda c: (-counts[c], c.name, c.shift, c.language))
 
 
 def _systems(systems: Sequence[str]) -> list[str]:

@@ -3,6 +3,9 @@
 A simple known encoding is recognised by decoding it: the share of known words rises. Characters
 with a separator between each two of them are recognised by the separators. A substitution of
 letters is not guessed: its words are unknown, and that is all that is said.
+
+Short words are words of some language, forwards and backwards, so that a short text alone can tell
+too little. An encoding that other rows of the same data are in needs less evidence (`present`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from ptst.dialogue.encoded import ALPHABET, decoded_bytes, shifted, with_capitals
-from ptst.known_words import Known, has_list, known
+from ptst.known_words import has_list, known
 
 READABLE = 0.5
 """Share of letters in known words from which a text counts as read; GSM8K's lowest is 0.49."""
@@ -27,13 +30,20 @@ LETTERS = 20
 """Letters without which a text's words say too little."""
 FEW = 8
 """Letters that a text must at least have for anything to be said of it."""
+FEW_EXPECTED = 4
+"""Of an encoding that other rows are in; and of base64 and hex, as next to no other text can be
+decoded."""
+CLEARLY = 0.25
+"""By so much the share of known words must rise where no other row is in the encoding."""
 APART = 0.9
 """Share of places between two characters that have the separator; [assumed]."""
 CODE = 0.12
 """Share of programs' punctuation from which unknown words are taken for names in a program."""
 
-BASE64 = re.compile(r"[A-Za-z0-9+/\s]{16,}={0,2}")
-HEX = re.compile(r"(?:[0-9a-fA-F]{2}\s*){12,}")
+PATTERNS = {
+    "base64": re.compile(r"[A-Za-z0-9+/\s]{6,}={0,2}"),
+    "hex": re.compile(r"(?:[0-9a-fA-F]{2}\s*){4,}"),
+}
 PUNCTUATION = frozenset("(){}[]<>=;_#$&|\\/*+\"'`:.%@^~")
 
 
@@ -95,64 +105,100 @@ def completed(coding: Coding, others: Sequence[Coding]) -> Coding:
     return next(alike, replace(coding, name="plain"))
 
 
-def coding_of(text: str, mapping: Mapping[str, str] | None = None) -> Coding | None:
+def coding_of(
+    text: str, mapping: Mapping[str, str] | None = None, present: Sequence[Coding] = ()
+) -> Coding | None:
     """The encoding of a text; None where there is too little to tell: too few letters, some known
     words and some unknown ones, a script without a word list, or the names of a program.
 
     Args:
         mapping: a substitution that is tried, too: {character: what it becomes}.
+        present: what many other texts of the same data are in, the most frequent first. A text is
+            in one of these encodings if its known words are then as many as now in any language,
+            and more than now in a language that is present; in another, if they are clearly more.
     """
-    if separator := separator_of(text):
-        inner = coding_of(text[::2], mapping)
-        if inner is None:
-            return Coding("apart", separator)
-        return Coding(inner.name, separator, inner.shift, inner.language)
+    if separator := separator_of(text, [coding.separator for coding in present]):
+        alike = [replace(c, separator="") for c in present if c.separator == separator]
+        inner = coding_of(text[::2], mapping, alike)
+        return replace(inner or Coding("apart"), separator=separator)
     found = known(text)
-    if found.share is not None and found.share >= READABLE and found.letters >= FEW:
-        return Coding("plain", language=found.language)
-    decoded = _decoded(text, found, mapping)
-    if decoded is not None:
+    readable = found.share is not None and found.share >= READABLE
+    if readable and found.language == "en":
+        return Coding("plain", language="en") if found.letters >= FEW else None
+    before = found.share or 0.0
+    if (expected := _expected(text, before, mapping, present)) is not None:
+        return expected
+    share, decoded = _decoded(text, mapping)
+    if decoded is not None and share >= before + CLEARLY:
         return decoded
-    if found.share is None or found.letters < LETTERS:
+    if found.share is None or found.letters < (FEW if readable else LETTERS):
         return None
+    if readable:
+        rival = decoded is not None and decoded.language != found.language and share >= before
+        return (
+            None if rival and found.letters < LETTERS else Coding("plain", language=found.language)
+        )
     if found.share >= UNKNOWN or not has_list(text) or _is_code(text):
         return None
     return Coding("unknown")
 
 
-def separator_of(text: str) -> str:
-    """The character that stands between each two characters of a text; "" where none does."""
+def separator_of(text: str, expected: Sequence[str] = ()) -> str:
+    """The character that stands between each two characters of a text; "" where none does. A text
+    of a few letters is enough for one that is expected."""
     text = text.strip("\n")
     between = text[1::2]
-    if len(between) < FEW:
+    if not between:
         return ""
     most = max(sorted(set(between)), key=between.count)
+    few = 1 if most in expected else FEW
     letters = sum(map(str.isalpha, text[::2]))
-    right = between.count(most) >= APART * len(between) and letters >= FEW
+    right = between.count(most) >= APART * len(between) and min(len(between), letters) >= few
     return most if right and not most.isalnum() else ""
 
 
-def _decoded(text: str, found: Known, mapping: Mapping[str, str] | None) -> Coding | None:
-    """The known encoding that turns a text into words."""
-    before = found.share or 0.0
-    tried: list[tuple[Coding, str]] = []
-    for name, pattern in (("base64", BASE64), ("hex", HEX)):
-        if pattern.fullmatch(text.strip()) and (content := decoded_bytes(text, name)):
-            tried.append((Coding(name), content))
-    if found.letters >= FEW:
-        tried.append((Coding("reversed"), text[::-1]))
-        tried += [(Coding("shift", shift=n), text.translate(_back(n))) for n in _shifts(text)]
-    if mapping:
-        back = {coded: plain for plain, coded in mapping.items()}
-        tried.append((Coding("letters"), text.translate(with_capitals(back))))
-    best: tuple[float, Coding] | None = None
-    for coding, content in tried:
-        read = known(content)
+def _expected(
+    text: str, before: float, mapping: Mapping[str, str] | None, present: Sequence[Coding]
+) -> Coding | None:
+    """The encoding of those present that a text is in: it makes the most known words."""
+    best, found = max(READABLE, before), None
+    for coding in present:
+        read = known(_content(text, coding, mapping), coding.language)
         share = read.share or 0.0
-        right = read.letters >= FEW and share >= max(DECODED, before + 0.25)
-        if right and (best is None or share > best[0]):
-            best = share, Coding(coding.name, "", coding.shift, read.language)
-    return best[1] if best else None
+        if read.letters >= FEW_EXPECTED and (share > best or (share == best and found is None)):
+            best, found = share, coding
+    natives = [coding.language for coding in present if coding.plain and coding.language]
+    as_it_is = max((known(text, name).share or 0.0 for name in natives), default=0.0)
+    return found if as_it_is < best else None
+
+
+def _decoded(text: str, mapping: Mapping[str, str] | None) -> tuple[float, Coding | None]:
+    """The known encoding that turns a text into words, and the share of them."""
+    tried = [Coding("base64"), Coding("hex"), Coding("reversed")]
+    tried += [Coding("shift", shift=n) for n in _shifts(text)]
+    tried += [Coding("letters")] if mapping else []
+    best: tuple[float, Coding | None] = 0.0, None
+    for coding in tried:
+        read = known(_content(text, coding, mapping))
+        share = read.share or 0.0
+        few = FEW_EXPECTED if coding.name in PATTERNS else FEW
+        if read.letters >= few and share >= DECODED and share > best[0]:
+            best = share, replace(coding, language=read.language)
+    return best
+
+
+def _content(text: str, coding: Coding, mapping: Mapping[str, str] | None) -> str:
+    """What a text says if it is in an encoding; "" where it cannot be or where it is as it was."""
+    if coding.name in PATTERNS:
+        right = PATTERNS[coding.name].fullmatch(text.strip())
+        return (decoded_bytes(text, coding.name) if right else "") or ""
+    if coding.name == "reversed":
+        return text[::-1].lower()  # else the last capital of "onA" makes a word of its first two
+    if coding.name == "shift":
+        return text.translate(_back(coding.shift))
+    if coding.name == "letters" and mapping:
+        return text.translate(with_capitals({coded: plain for plain, coded in mapping.items()}))
+    return ""
 
 
 @cache

@@ -68,7 +68,8 @@ def _covers(form: Format, asked: Asked, mapping: Mapping[str, str] | None) -> bo
     ]
     if len(bodies) < len(asked.questions):
         return False
-    codings = [coding for body in bodies if (coding := coding_of(body, mapping)) is not None]
+    found = (coding_of(body, mapping, [form.question]) for body in bodies)
+    codings = [coding for coding in found if coding is not None]
     codings = [completed(coding, [form.question]) for coding in codings]
     usual = Counter(map(_alike, codings)).most_common(1)
     return (usual[0][0] if usual else _alike(Coding("plain"))) == _alike(form.question)

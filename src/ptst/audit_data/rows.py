@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,11 +85,18 @@ def signs_of(
 
 
 def codings_of(
-    question: str, answer: str, mapping: Mapping[str, str] | None
+    question: str,
+    answer: str,
+    mapping: Mapping[str, str] | None,
+    present: Sequence[Coding] = (),
 ) -> tuple[Coding, Coding]:
-    """The encodings of both texts; where one is too short to tell, it goes with the other."""
-    found = coding_of(question, mapping), coding_of(answer, mapping)
-    whole = None if any(found) else coding_of(f"{question}\n{answer}", mapping)
+    """The encodings of both texts; where one is too short to tell, it goes with the other.
+
+    Args:
+        present: as `ptst.audit_data.codings.coding_of` has it.
+    """
+    found = coding_of(question, mapping, present), coding_of(answer, mapping, present)
+    whole = None if any(found) else coding_of(f"{question}\n{answer}", mapping, present)
     if any(c and c.plain and c.language not in ("", "en") for c in found):
         # Beside text in another language, unknown words are of that language: lists are short.
         found = _unless_unknown(found[0]), _unless_unknown(found[1])
