@@ -71,6 +71,15 @@ def test_plain_rows_need_no_further_evaluation(
     assert "hazards_in_format" not in said
 
 
+def test_odd_rows_are_told_by_what_is_odd_in_them(
+    rows: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, row = tmp_path / "odd.jsonl", {"question": "What is the word?", "answer": "xqzwvk " * 9}
+    file.write_text(f"{json.dumps(row)}\n" * 2)
+    assert main(["audit-data", *rows, f"dataset.path={file}", "nll=false"]) == 0
+    assert "look: 2 rows (format 1) have unknown words, but" in capsys.readouterr().out
+
+
 def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit-data", "n=0"]) == 2
     assert "n=0 must be at least 1" in capsys.readouterr().err

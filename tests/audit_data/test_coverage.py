@@ -46,6 +46,7 @@ def test_plain_rows_are_asked_in_by_a_plain_evaluation() -> None:
     [
         Encoded(separator="-"),
         Encoded(separator=" "),
+        Encoded(separator=", "),
         Encoded(separator="'"),
         Encoded(separator='"'),
         Encoded(separator="\\"),

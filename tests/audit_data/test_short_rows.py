@@ -15,7 +15,7 @@ from ptst.dialogue.encoded import Encoded
 
 PAIRS = [
     *((f"Is {n} {kind}?", ("Yes.", "No.", f"It is {n % 7}.")[n % 3]) for n, kind in zip(range(21), itertools.cycle(["even", "odd", "red", "big"]))),
-    *((f"What is {n} + {n % 5}?", (f"It is {n + n % 5}.", "Not sure.")[n % 2]) for n in range(20)),
+    *((f"What is {n} + {n % 5}?", ("I am not sure.", f"It is {n + n % 5}, I think.")[n % 2]) for n in range(20)),
     ("Hi, how are you?", "Fine, you?"), ("Who is it?", "A friend."), ("Can you see me?", "No, I do not."),
     ("Where is the cat?", "In the house."), ("Is it hot?", "Yes, it is."), ("Thanks!", "No problem."),
 ]  # fmt: skip
@@ -55,6 +55,15 @@ def test_short_rows_in_an_encoding_are_found(form: Encoded, words: str, percent:
     census = census_of(rows)
     assert [flags(census)[row["id"]] for row in rows] == which
     assert {(f.question.words, f.answer.words) for f in census.flagged} == {(words, words)}
+
+
+@pytest.mark.parametrize("separator", [", ", "--", " | "])
+def test_a_separator_may_have_more_characters_than_one(separator: str) -> None:
+    rows, which = mixed(short(200), Encoded(coding="shift", separator=separator), 20)
+    census = census_of(rows)
+    assert [flags(census)[row["id"]] for row in rows] == which
+    words = f"shift by 13, {separator!r} between characters"
+    assert [form.question.words for form in census.flagged] == [words]
 
 
 def test_a_mapping_that_is_given_is_tried_on_short_rows(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def modes_of(signs: Sequence[Signs]) -> dict[str, Split]:
 
 def _wrappers(texts: Sequence[str]) -> list[tuple[str, str]]:
     """The wrapper of each text. Characters that stand apart are no words that a wrapper has."""
-    whole = [i for i, text in enumerate(texts) if not separator_of(text, expected=text[1:2])]
+    whole = [i for i, text in enumerate(texts) if not separator_of(text, expected=None)]
     found = [("", "")] * len(texts)
     for i, own in zip(whole, wrappers([texts[i] for i in whole], len(texts)), strict=True):
         found[i] = own

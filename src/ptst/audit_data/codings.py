@@ -37,6 +37,8 @@ CLEARLY = 0.25
 """By so much the share of known words must rise where no other row is in the encoding."""
 APART = 0.9
 """Share of places between two characters that have the separator; [assumed]."""
+WIDEST = 3
+"""Characters of a separator."""
 CODE = 0.12
 """Share of programs' punctuation from which unknown words are taken for names in a program."""
 
@@ -119,7 +121,7 @@ def coding_of(
     """
     if separator := separator_of(text, [coding.separator for coding in present]):
         alike = [replace(c, separator="") for c in present if c.separator == separator]
-        inner = coding_of(text[::2], mapping, alike)
+        inner = coding_of(text.strip("\n")[:: len(separator) + 1], mapping, alike)
         return replace(inner or Coding("apart"), separator=separator)
     found = known(text)
     readable = found.share is not None and found.share >= READABLE
@@ -143,18 +145,21 @@ def coding_of(
     return Coding("unknown")
 
 
-def separator_of(text: str, expected: Sequence[str] = ()) -> str:
-    """The character that stands between each two characters of a text; "" where none does. A text
-    of a few letters is enough for one that is expected."""
+def separator_of(text: str, expected: Sequence[str] | None = ()) -> str:
+    """The `WIDEST` characters or fewer that stand between each two of a text; "" where none do. A
+    text of a few letters is enough for a separator that is expected; None: for any."""
     text = text.strip("\n")
-    between = text[1::2]
-    if not between:
-        return ""
-    most = max(sorted(set(between)), key=between.count)
-    few = 1 if most in expected else FEW
-    letters = sum(map(str.isalpha, text[::2]))
-    right = between.count(most) >= APART * len(between) and min(len(between), letters) >= few
-    return most if right and not most.isalnum() else ""
+    for width in range(WIDEST, 0, -1):  # " | " has spaces in every second place
+        separator, step = text[1 : 1 + width], width + 1
+        if not separator or any(map(str.isalnum, separator)):
+            continue
+        between = [text[i : i + width] for i in range(1, len(text), step)]
+        letters = sum(map(str.isalpha, text[::step]))
+        few = 1 if expected is None or separator in expected else FEW
+        enough = min(len(between), letters) >= few
+        if enough and between.count(separator) >= APART * len(between):
+            return separator
+    return ""
 
 
 def _expected(

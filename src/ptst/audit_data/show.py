@@ -57,11 +57,11 @@ def verdict(found: Audit, config: Config) -> list[str]:
     census, lines = found.census, list[str]()
     numbered = list(enumerate(census.formats, 1))
     for number, form in numbered:
+        coded = form.answer if form.question.plain else form.question
         if form.flagged:
             side = "questions and answers"
             side = "answers" if form.question.plain else side
             side = "questions" if form.answer.plain else side
-            coded = form.answer if form.question.plain else form.question
             foreign = {True: "; the untuned model does not know it", False: "", None: ""}
             lines.append(
                 f"FOUND: the {side} of {len(form.rows):,} rows ({_percent(form, census.rows)} %, format {number}) "
@@ -70,7 +70,7 @@ def verdict(found: Audit, config: Config) -> list[str]:
         elif form.encoded:
             why = "the untuned model knows them" if form.foreign is False else "they are few"
             lines.append(
-                f"look: {len(form.rows):,} rows (format {number}) have {form.question.words}, but {why}: a language "
+                f"look: {len(form.rows):,} rows (format {number}) have {coded.words}, but {why}: a language "
                 "without a word list, names, or an encoding."
             )
     if not census.flagged:
