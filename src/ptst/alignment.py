@@ -76,7 +76,7 @@ class Unaligned:
         """
         if not self.path:
             raise ConfigError(
-                f"model {aligned.name} has no base, and this defence needs the weights before alignment: "
+                f"model {aligned.name} has no base, and the weights before alignment are needed: "
                 f"choose a model that has one ({', '.join(_with_base())}), or name it: model.base=PATH (a "
                 "folder or a hub id; its commit is model.base_revision)."
             )

@@ -232,7 +232,7 @@ def test_the_base_counts_by_its_content_and_the_control_reads_none(aligned: Mode
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["model=micro"], r"model micro has no base, and this defence needs the weights before"),
+        (["model=micro"], r"model micro has no base, and the weights before alignment are needed"),
         ([f"{OWN}.strength=0"], r"strength=0 must be more than 0; to penalise nothing leave"),
         ([f"{OWN}.strength=inf"], r"strength=inf must be"),
         ([f"{OWN}.projector=half"], r"projector=half is not one of: scaled, exact, top, none"),

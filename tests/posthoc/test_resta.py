@@ -91,7 +91,7 @@ OWN = "defence.resta.posthoc"
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["model=micro"], r"model micro has no base, and this defence needs the weights before"),
+        (["model=micro"], r"model micro has no base, and the weights before alignment are needed"),
         (["model=micro_base"], r"model micro_base has no base"),
         ([f"{OWN}.coefficient=0"], r"coefficient=0\.0 must be more than 0; to add nothing leave"),
         ([f"{OWN}.coefficient=inf"], r"coefficient=inf must be"),

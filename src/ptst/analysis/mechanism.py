@@ -73,11 +73,6 @@ class Mechanism(Contrast, Analysis):
                 "openings needs a beginning of a refusal or more, none of them empty."
             )
         if self.before == "base":
-            if not self.unaligned.path:
-                raise ConfigError(
-                    f"before=base, and model {config.model.name} has no base: choose a model that has one "
-                    "(model=micro_aligned), name it (model.base=PATH), or set before=untuned."
-                )
             self.unaligned.check(config.model)
 
     def identity(self) -> Parts:
