@@ -17,13 +17,11 @@ import pytest
 
 from ptst.metrics import Metric
 from ptst.report.pictures import draw_all, scatter_pairs
-from ptst.report.pictures.along import along
-from ptst.report.pictures.draw import _saved
 from ptst.report.pictures.heatmap import heatmap
 from ptst.report.pictures.loss import loss_curves
 from ptst.report.pictures.scatter import label_places, scatter
 from ptst.report.pictures.style import OKABE_ITO, WARM
-from ptst.report.results import Contrast, Entry, Published, Results, Run, Table, load_results
+from ptst.report.results import Contrast, Entry, Published, Results, Run, Table
 from ptst.status.states import CellState
 from ptst.store import Store, write_json, write_jsonl
 from ptst.sweep.grid import Grid, GridCell, expand
@@ -337,56 +335,6 @@ def test_loss_curves_are_those_of_the_store(report: tuple[Results, Store]) -> No
     assert list(line.get_xdata()) == [1, 2, 3]
     assert list(line.get_ydata()) == [2.0, 1.0, 0.5]
     assert line.get_color() == OKABE_ITO[0]
-
-
-def test_a_sweep_along_epochs_is_drawn_over_them_from_the_untouched_model_at_0(
-    tmp_path: Path,
-) -> None:
-    grid = expand(["+sweeps=figure2", "evaluation=[hazards]", "tracking=none"])
-    states = {cell.keys.cell: CellState("waiting") for cell in grid.cells}
-    results = load_results(grid, Store(tmp_path), states)
-    assert along(results) is None  # nothing of ours yet
-
-    def measured(entry: Entry) -> Entry:
-        epoch = float(entry.coordinates.get("finetune.epoch", 0))
-        if epoch == 4:  # still running, say
-            return entry
-        mean = 10 * epoch + (5 if entry.metric == "hazards/asr" else 0)
-        low = mean - 1 if epoch else mean + 1e-15  # rounded
-        return replace(entry, mean=mean, ci_low=low, ci_high=mean + 3, status="done")
-
-    filled = [
-        replace(t, entries={place: measured(e) for place, e in t.entries.items()})
-        for t in results.tables
-    ]
-    figure = along(replace(results, tables=tuple(filled)))
-    assert figure is not None
-    _, safety = figure.axes
-    ours = [line for line in safety.lines if line.get_linestyle() == "-"]
-    dotted = [line for line in safety.lines if line.get_linestyle() == ":"]
-    assert len(ours) == len(dotted) == 3  # CV→CV, CV→CL, CL→CL
-    for line in ours:
-        assert list(line.get_xdata()) == [0, 1, 2, 3, 5, 6]
-        assert list(line.get_ydata()) == [5, 15, 25, 35, 55, 65]
-    # Figure 2a of the paper: of chat_llama at both ends every epoch is known, of the others not
-    drawn = sorted(list(zip(*line.get_data(), strict=True)) for line in dotted)
-    assert drawn[0] == [(0, 0.0), (1, 0.5), (2, 0.0), (6, 1.0)]
-    assert drawn[1] == [(0, 0.0), *enumerate((12.75, 18.75, 22.25, 22.75, 29.75, 21.5), start=1)]
-    assert drawn[2] == [(0, 2.75), (1, 8.25), (2, 8.5), (3, 8.75), (6, 9.5)]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "chat_vanilla → chat_vanilla",
-        "chat_vanilla → chat_llama",
-        "chat_llama → chat_llama",
-        "paper",
-    ]
-    assert safety.get_xlabel() == "epoch"
-    (tmp_path / "along.png").write_bytes(_saved(figure, "png"))
-
-
-def test_a_table_of_templates_is_not_drawn_along_anything(
-    report: tuple[Results, Store],
-) -> None:
-    assert along(report[0]) is None
 
 
 def test_seeds_of_a_template_have_its_colour(tmp_path: Path) -> None:

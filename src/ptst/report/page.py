@@ -14,9 +14,9 @@ from typing import Any
 
 from ptst.metrics import shown
 from ptst.report.pictures import (
-    ALONG,
     LOSS,
     ROC,
+    along_names,
     frontier_names,
     heatmap_name,
     named,
@@ -25,7 +25,6 @@ from ptst.report.pictures import (
     scale_note,
     scatter_name,
     scatter_pairs,
-    strength_names,
 )
 from ptst.report.place import figures_of, place_in_words
 from ptst.report.points import PointPicture
@@ -115,10 +114,9 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
             for name, picture in point_names(results, store)
             if (image := _image(pictures, name))
         ],
-        along=_image(pictures, ALONG),
-        strengths=[
+        along=[
             {"image": image, "axis": key}
-            for key, name in strength_names(results).items()
+            for key, name in along_names(results).items()
             if (image := _image(pictures, name))
         ],
         loss=_image(pictures, LOSS),

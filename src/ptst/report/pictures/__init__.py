@@ -1,11 +1,11 @@
 """The pictures of a report: heat maps, safety against helpfulness, loss curves, points."""
 
-from ptst.report.pictures.draw import ALONG, LOSS, draw_all
+from ptst.report.pictures.along import along_names
+from ptst.report.pictures.draw import LOSS, draw_all
 from ptst.report.pictures.frontier import frontier_names
 from ptst.report.pictures.points import point_names
 from ptst.report.pictures.roc import ROC
 from ptst.report.pictures.scatter import scatter_pairs
-from ptst.report.pictures.strength import strength_names
 from ptst.report.pictures.style import (
     CALM,
     WARM,
@@ -17,11 +17,11 @@ from ptst.report.pictures.style import (
 )
 
 __all__ = [
-    "ALONG",
     "CALM",
     "LOSS",
     "ROC",
     "WARM",
+    "along_names",
     "draw_all",
     "frontier_names",
     "heatmap_name",
@@ -31,5 +31,4 @@ __all__ = [
     "scale_note",
     "scatter_name",
     "scatter_pairs",
-    "strength_names",
 ]

@@ -8,14 +8,13 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ptst.report.pictures.along import along
+from ptst.report.pictures.along import along_figures
 from ptst.report.pictures.frontier import frontiers
 from ptst.report.pictures.heatmap import heatmap
 from ptst.report.pictures.loss import loss_curves
 from ptst.report.pictures.points import point_figures
 from ptst.report.pictures.roc import ROC, roc_curves
 from ptst.report.pictures.scatter import scatter, scatter_pairs
-from ptst.report.pictures.strength import strengths
 from ptst.report.pictures.style import FAINT, INK, heatmap_name, scatter_name
 from ptst.report.results import Results
 from ptst.store import Store
@@ -26,16 +25,13 @@ if TYPE_CHECKING:
 LOSS = "loss"
 """Name of the picture of all loss curves."""
 
-ALONG = "along"
-"""Name of the picture of a sweep whose columns are epochs or training rows."""
-
 
 def draw_all(results: Results, store: Store) -> dict[str, bytes]:
     """Draw every picture that there is something to show in.
 
     Returns:
-        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], roc, along,
-        loss, along-<coordinate> and analysis-<analysis>-<number>[-<split>], each as .svg and .png.
+        File name -> content: heatmap-<metric>[-<split>], helpfulness-safety[-<split>], roc, loss,
+        along[-<coordinate>] and analysis-<analysis>-<number>[-<split>], each as .svg and .png.
     """
     import matplotlib
 
@@ -72,15 +68,10 @@ def _figures(results: Results, store: Store) -> Iterator[tuple[str, Figure]]:
         figure = scatter(results, safety, helpfulness)
         if figure is not None:
             yield scatter_name(safety.split), figure
-    others = (
-        (ROC, roc_curves(results)),
-        (ALONG, along(results)),
-        (LOSS, loss_curves(results, store)),
-    )
-    for name, drawn in others:
+    for name, drawn in ((ROC, roc_curves(results)), (LOSS, loss_curves(results, store))):
         if drawn is not None:
             yield name, drawn
-    yield from strengths(results)
+    yield from along_figures(results)
     yield from point_figures(results, store)
 
 

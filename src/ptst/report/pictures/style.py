@@ -15,8 +15,7 @@ from ptst.metrics import Scale
 from ptst.report.results import Results, Table
 
 if TYPE_CHECKING:
-    pass
-
+    from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#555555")
 """Train templates, in the order of the grid. The last two stand in for their yellow and black:
@@ -87,6 +86,34 @@ def marker(shape: str, colour: str, filled: bool) -> dict[str, Any]:
         "markeredgecolor": colour,
         "markerfacecolor": colour if filled else "white",
     }
+
+
+def panel_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:
+    """Axes with faint lines; all in inches."""
+    across, down = figure.get_size_inches()
+    axes = figure.add_axes((left / across, bottom / down, width / across, height / down))
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def write_at(figure: Figure, left: float, bottom: float, words: str, **style: Any) -> None:
+    """Write words; where, in inches."""
+    across, down = figure.get_size_inches()
+    figure.text(left / across, bottom / down, words, **style)
+
+
+def legend(figure: Figure, handles: Sequence[Any], left: float, top: float, **style: Any) -> None:
+    """What lines stand for; its upper left corner in inches."""
+    across, down = figure.get_size_inches()
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(left / across, top / down),
+        frameon=False,
+        alignment="left",
+        **style,
+    )
 
 
 def limits(
