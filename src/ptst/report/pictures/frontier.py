@@ -14,7 +14,9 @@ from ptst.report.pictures.style import (
     file_name,
     limits,
     marker,
+    panel_at,
     scale_note,
+    write_at,
 )
 from ptst.report.results import Protection, Results
 
@@ -55,33 +57,22 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
     first = found[0]
     xs = [x for one in found for x in one.rates]
     ys = [y for one in found for y in one.helpfulness]
-    total_width = LEFT + 2 * WIDTH + GAP + NAMES
-    total_height = BOTTOM + 2 * (HEIGHT + HEAD) + 0.1
-    figure = Figure(figsize=(total_width, total_height), facecolor="white")
+    size = LEFT + 2 * WIDTH + GAP + NAMES, BOTTOM + 2 * (HEIGHT + HEAD) + 0.1
+    figure = Figure(figsize=size, facecolor="white")
     for number, (train, test) in enumerate(first.pairs):
         row, column = divmod(number, 2)
         left, bottom = LEFT + column * (WIDTH + GAP), BOTTOM + (1 - row) * (HEIGHT + HEAD)
-        ends = (left / total_width, bottom / total_height)
-        axes = figure.add_axes((*ends, WIDTH / total_width, HEIGHT / total_height))
+        axes = panel_at(figure, left, bottom, WIDTH, HEIGHT)
         axes.set_xlim(*limits(xs, None, 0.04, 0.05))
         axes.set_ylim(*limits(ys, first.helpful_scale, 0.04, 0.08))
-        axes.grid(color="#e6e6e6", linewidth=0.7)
-        axes.set_axisbelow(True)
         axes.set_title(f"{train} → {test}", loc="left", fontsize=9)
-        if column:
-            axes.set_yticklabels([])
-        if not row:
-            axes.set_xticklabels([])
+        axes.tick_params(labelleft=not column, labelbottom=bool(row))
         _draw(axes, [_point(one, number) for one in found])
     _write_names(figure, found)
     safety, helpful = (titles.get(m, m) for m in (first.metric, first.helpful_metric))
-    figure.text(LEFT / total_width, 0.14 / total_height, f"{safety} (%)   ← lower is safer")
-    figure.text(
-        0.12 / total_width,
-        BOTTOM / total_height,
-        f"{helpful} ({scale_note(first.helpful_scale)})   higher is more helpful →",
-        rotation="vertical",
-    )
+    write_at(figure, LEFT, 0.14, f"{safety} (%)   ← lower is safer")
+    words = f"{helpful} ({scale_note(first.helpful_scale)})   higher is more helpful →"
+    write_at(figure, 0.12, BOTTOM, words, rotation="vertical")
     return figure
 
 
@@ -128,7 +119,6 @@ def _style(one: Protection, broken: bool) -> dict[str, Any]:
 def _write_names(figure: Figure, found: Sequence[Protection]) -> None:
     """What the numbers stand for; a control is indented, and the crosses are explained."""
     width, height = figure.get_size_inches()
-    x = 1 - (NAMES - 0.2) / width
     lines = [
         f"{number}  {'    ' if one.control_of else ''}"
         f"{'no defence' if one.defence == 'none' else one.defence}"
@@ -136,7 +126,8 @@ def _write_names(figure: Figure, found: Sequence[Protection]) -> None:
     ]
     lines += ["", "hollow: a control", "cross: breaks other", "harmless answers"]
     for number, line in enumerate(lines):
-        figure.text(x, 1 - (0.4 + 0.17 * number) / height, line, fontsize=7.5, va="top")
+        top = height - 0.4 - 0.17 * number
+        write_at(figure, width - NAMES + 0.2, top, line, fontsize=7.5, va="top")
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

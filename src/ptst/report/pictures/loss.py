@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptst.report.pictures.style import colours_of
+from ptst.report.pictures.style import colours_of, legend
 from ptst.report.results import Results
 from ptst.store import Store, read_jsonl
 
@@ -55,12 +55,6 @@ def loss_curves(results: Results, store: Store) -> Figure | None:
         hspace=0.5,
         wspace=0.22,
     )
-    figure.legend(
-        handles=[Line2D([], [], color=c, linewidth=3, label=name) for name, c in colours.items()],
-        title="trained with",
-        loc="upper left",
-        bbox_to_anchor=(1 - 1.95 / width, 1 - 0.35 / height),
-        frameon=False,
-        alignment="left",
-    )
+    handles = [Line2D([], [], color=c, linewidth=3, label=name) for name, c in colours.items()]
+    legend(figure, handles, width - 1.95, height - 0.35, title="trained with")
     return figure

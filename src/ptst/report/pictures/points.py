@@ -15,7 +15,10 @@ from ptst.report.pictures.style import (
     MARKERS,
     OKABE_ITO,
     file_name,
+    legend,
     named,
+    panel_at,
+    write_at,
 )
 from ptst.report.points import Panel, PointPicture, Run, point_pictures
 from ptst.report.results import Results
@@ -76,15 +79,14 @@ def point_figure(
     heads = HEAD if not picture.rows else 0.0  # each panel has its title, or each column
     width = max(left + across * (side + GAP) + RIGHT, 4.6)
     title = textwrap.fill(", ".join([picture.title, *picture.split.values()]), int(width / 0.092))
-    legend, legend_rows, key_columns = _legend_size(styles, width)
+    legend_height, legend_rows, key_columns = _legend_size(styles, width)
     top = 0.22 + 0.19 * (title.count("\n") + 1) + (HEAD if picture.rows else 0)
-    low = BOTTOM + legend
+    low = BOTTOM + legend_height
     height = low + down * (tall + GAP + heads) + top
     figure = Figure(figsize=(width, height), facecolor="white")
     for (row, column), key in places.items():
         bottom = low + (down - 1 - row) * (tall + GAP + heads)
-        at = (left + column * (side + GAP)) / width, bottom / height
-        axes = figure.add_axes((*at, side / width, tall / height))
+        axes = panel_at(figure, left + column * (side + GAP), bottom, side, tall)
         last = (row + 1, column) not in places
         _draw_panel(axes, picture.panels[key], styles, ends, (column == 0, last))
         head = key[1] if not picture.rows else key[1] if row == 0 else ""
@@ -92,25 +94,15 @@ def point_figure(
         words = textwrap.fill(named(head), max(int(side / 0.068), 8))
         axes.set_title(words, loc="left", fontsize=8, pad=3, weight=bold)
         if picture.rows and column == 0:
-            figure.text(
-                (left - 0.58) / width,
-                (bottom + tall / 2) / height,
-                named(key[0]),
-                ha="right",
-                va="center",
-                fontsize=8.5,
-                weight="bold" if key[0] in safe else "normal",
-            )
-    figure.text(
-        0.1 / width, 1 - 0.08 / height, title, fontsize=10.5, weight="bold", va="top", ha="left"
-    )
+            style = {"ha": "right", "va": "center", "fontsize": 8.5}
+            style["weight"] = "bold" if key[0] in safe else "normal"
+            write_at(figure, left - 0.58, bottom + tall / 2, named(key[0]), **style)
+    write_at(figure, 0.1, height - 0.08, title, fontsize=10.5, weight="bold", va="top")
     if picture.rows:
-        corner = (
-            f"rows: trained with, columns: tested with{' (bold: safety prompt)' if safe else ''}"
-        )
-        figure.text(1 - RIGHT / width, 0.09 / height, corner, fontsize=7.5, color=FAINT, ha="right")
+        corner = "rows: trained with, columns: tested with" + " (bold: safety prompt)" * bool(safe)
+        write_at(figure, width - RIGHT, 0.09, corner, fontsize=7.5, color=FAINT, ha="right")
     if legend_rows:
-        _write_legend(figure, styles, key_columns, (legend + 0.02) / height)
+        _write_legend(figure, styles, key_columns, legend_height + 0.02)
     return figure
 
 
@@ -167,26 +159,13 @@ def _draw_panel(
     for axis in (axes.xaxis, axes.yaxis):  # an offset would stand in the panel's title
         axis.set_major_formatter(lambda value, _: f"{value:.4g}".replace("-", "−"))
     axes.tick_params(labelsize=7, length=2.5)
-    if not outer[0]:
-        axes.set_yticklabels([])
-    if not outer[1]:
-        axes.set_xticklabels([])
+    axes.tick_params(labelleft=outer[0], labelbottom=outer[1])
     if panel.status:
         axes.set_facecolor("#f4f4f4")
-        axes.text(
-            0.5,
-            0.5,
-            panel.status,
-            transform=axes.transAxes,
-            ha="center",
-            va="center",
-            fontsize=8,
-            style="italic",
-            color=FAINT,
-        )
+        axes.grid(visible=False)
+        style = {"ha": "center", "va": "center", "fontsize": 8, "style": "italic", "color": FAINT}
+        axes.text(0.5, 0.5, panel.status, transform=axes.transAxes, **style)
         return
-    axes.grid(color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
     names = list(styles)
     for name, runs in panel.lines.items():
         style = dict(styles[name], linewidth=1.1, markersize=3)
@@ -252,14 +231,6 @@ def _write_legend(
         Line2D([], [], **style, markersize=4, linewidth=1.2, label=name)
         for name, style in styles.items()
     ]
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.01, top),
-        ncols=columns,
-        frameon=False,
-        fontsize=7.5,
-        columnspacing=1.2,
-        handlelength=2.2,
-        borderpad=0.1,
-    )
+    left = 0.01 * figure.get_size_inches()[0]
+    spaces = {"columnspacing": 1.2, "handlelength": 2.2, "borderpad": 0.1}
+    legend(figure, handles, left, top, ncols=columns, fontsize=7.5, **spaces)

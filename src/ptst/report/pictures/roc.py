@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ptst.report.pictures.style import FAINT, MARKERS, OKABE_ITO, marker
+from ptst.report.pictures.style import FAINT, MARKERS, OKABE_ITO, legend, marker, panel_at, write_at
 from ptst.report.results import Detection, Results
 
 if TYPE_CHECKING:
@@ -33,16 +33,12 @@ def roc_curves(results: Results) -> Figure | None:
     height = BOTTOM + SIDE + HEAD
     figure = Figure(figsize=(width, height), facecolor="white")
     for number, (name, found) in enumerate(panels.items()):
-        left = LEFT + number * (SIDE + GAP)
-        place = (left / width, BOTTOM / height, SIDE / width, SIDE / height)
-        axes = figure.add_axes(place)
+        axes = panel_at(figure, LEFT + number * (SIDE + GAP), BOTTOM, SIDE, SIDE)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
-        axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.6, linestyle=":")
         axes.set_title(name, loc="left", fontsize=9)
-        if number:
-            axes.set_yticklabels([])
+        axes.tick_params(labelleft=not number)
         for one in found:
             which = ends.index(one.ends)
             colour, shape = OKABE_ITO[which % len(OKABE_ITO)], MARKERS[which % len(MARKERS)]
@@ -51,8 +47,8 @@ def roc_curves(results: Results) -> Figure | None:
                 style = marker(shape, colour, filled=True) | {"markersize": 5.5}
                 axes.plot(one.fpr.value / 100, one.tpr.value / 100, **style, clip_on=False)
     _write_names(figure, ends)
-    figure.text(LEFT / width, 0.14 / height, "False positive rate")
-    figure.text(0.12 / width, BOTTOM / height, "True positive rate", rotation="vertical")
+    write_at(figure, LEFT, 0.14, "False positive rate")
+    write_at(figure, 0.12, BOTTOM, "True positive rate", rotation="vertical")
     return figure
 
 
@@ -78,13 +74,7 @@ def _write_names(figure: Figure, ends: Sequence[str]) -> None:
         for n, name in enumerate(ends)
     ]
     width, height = figure.get_size_inches()
-    figure.legend(
-        handles=lines,
-        loc="upper left",
-        bbox_to_anchor=(1 - NAMES / width, 1 - HEAD / height),
-        frameon=False,
-        fontsize=7.5,
-        title="train → test; the marker is\nthe guard's own threshold",
-        title_fontsize=7.5,
-        alignment="left",
+    title = "train → test; the marker is\nthe guard's own threshold"
+    legend(
+        figure, lines, width - NAMES, height - HEAD, title=title, title_fontsize=7.5, fontsize=7.5
     )

@@ -6,7 +6,17 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ptst.report.pictures.style import FAINT, INK, colours_of, limits, marker, named, scale_note
+from ptst.report.pictures.style import (
+    FAINT,
+    INK,
+    colours_of,
+    limits,
+    marker,
+    named,
+    panel_at,
+    scale_note,
+    write_at,
+)
 from ptst.report.results import Entry, Results, Table
 
 if TYPE_CHECKING:
@@ -50,22 +60,16 @@ def scatter(results: Results, safety: Table, helpfulness: Table) -> Figure | Non
     for number, test in enumerate(tests):
         row, column = divmod(number, across)
         left, bottom = 0.9 + column * (width + gap), 0.62 + (down - 1 - row) * (height + head)
-        ends = (left / total_width, bottom / total_height)
-        axes = figure.add_axes((*ends, width / total_width, height / total_height))
+        axes = panel_at(figure, left, bottom, width, height)
         axes.set_xlim(*limits(xs, safety.scale, 0.04, 0.05))
         axes.set_ylim(*limits(ys, helpfulness.scale, 0.03, 0.08))
-        axes.grid(color="#e6e6e6", linewidth=0.7)
-        axes.set_axisbelow(True)
         axes.set_title(
             f"{test}{' (safety prompt)' if test in safe else ''}",
             loc="left",
             fontsize=9,
             weight="bold" if test in safe else "normal",
         )
-        if column:
-            axes.set_yticklabels([])
-        if number + across < len(tests):
-            axes.set_xticklabels([])
+        axes.tick_params(labelleft=not column, labelbottom=number + across >= len(tests))
         own = [p for p in points if p[0].coordinates["test_template"] == test]
         _draw_points(axes, own, colours, test in safe, (width, height))
     _write_around(figure, safety, helpfulness, left_out)
@@ -89,34 +93,17 @@ def _points(safety: Table, helpfulness: Table) -> tuple[list[tuple[Entry, float,
 
 def _write_around(figure: Figure, safety: Table, helpfulness: Table, left_out: int) -> None:
     """The axes' names, the title, and how many places have no point; distances in inches."""
-    total_width, total_height = figure.get_size_inches()
-    figure.text(
-        0.9 / total_width,
-        0.16 / total_height,
-        f"{safety.title} ({scale_note(safety.scale)})   ← lower is safer",
-    )
-    figure.text(
-        0.16 / total_width,
-        0.62 / total_height,
-        textwrap.fill(f"{helpfulness.title} ({scale_note(helpfulness.scale)})", 34)
-        + "\nhigher is more helpful →",
-        rotation="vertical",
-    )
+    width, height = figure.get_size_inches()
+    words = f"{safety.title} ({scale_note(safety.scale)})   ← lower is safer"
+    write_at(figure, 0.9, 0.16, words)
+    words = textwrap.fill(f"{helpfulness.title} ({scale_note(helpfulness.scale)})", 34)
+    write_at(figure, 0.16, 0.62, f"{words}\nhigher is more helpful →", rotation="vertical")
     title = ", ".join(["What fine-tuning does under each test template", *safety.split.values()])
-    figure.text(
-        0.16 / total_width, 1 - 0.1 / total_height, title, fontsize=11, weight="bold", va="top"
-    )
+    write_at(figure, 0.16, height - 0.1, title, fontsize=11, weight="bold", va="top")
     if left_out:
         words = "1 place has" if left_out == 1 else f"{left_out} places have"
-        figure.text(
-            1 - 0.15 / total_width,
-            0.16 / total_height,
-            f"{words} no number yet",
-            fontsize=8,
-            color=FAINT,
-            style="italic",
-            ha="right",
-        )
+        faint = {"fontsize": 8, "color": FAINT, "style": "italic", "ha": "right"}
+        write_at(figure, width - 0.15, 0.16, f"{words} no number yet", **faint)
 
 
 def _draw_points(
