@@ -19,6 +19,7 @@ from test_results import filled, quick
 from ptst.report.page import page
 from ptst.report.pictures import frontier_names
 from ptst.report.pictures.draw import draw_all
+from ptst.report.pictures.frontier import frontiers
 from ptst.report.results import Results, load_results
 from ptst.report.results.protection import _broken, _Counted, _Counts
 from ptst.report.tables import latex, markdown, protection_lines, protections_csv
@@ -66,7 +67,7 @@ def test_the_estimates_are_those_worked_by_hand(tmp_path: Path) -> None:
     assert defended.match.low < defended.match.value < defended.match.high
     assert defended.helpful is not None and defended.helpful.value == 0
     assert control.control_of == "lookahead"
-    assert control.rates == () and control.status == "4 of 4 pairs have no scores"
+    assert control.rates == (None,) * 4 and control.status == "4 of 4 pairs have no scores"
 
 
 def test_no_number_is_cut_in_a_terminal(tmp_path: Path) -> None:
@@ -121,10 +122,49 @@ def test_what_is_not_there_is_said_and_drawn_nowhere(tmp_path: Path) -> None:
     assert all(len(row) == len(lines.heads) for row in lines.rows)
     found = list(csv.DictReader(io.StringIO(protections_csv(results.protections) or "")))
     assert found[1]["asr_safe_safe"] == "0.0000" and found[2]["replaces"] == ""
-    (name,) = frontier_names(results)
-
+    ((name, missing),) = frontier_names(results).items()
+    everywhere = " and ".join(f"{train} → {test}" for train, test in PAIRS)
+    assert missing == f"No point: lookahead_shuffled in {everywhere}."
     pictures = draw_all(results, Store(tmp_path / "store"))
     assert f"{name}.svg" in pictures
+
+
+def test_a_defence_stands_in_the_panels_of_the_pairs_that_it_was_tested_in(tmp_path: Path) -> None:
+    """One is trained without the safety prompt only, and of its control one cell is waiting."""
+    grid = quick("defence=[],[lookahead],[lookahead_shuffled]")
+    plain = {V, "none"}
+    cells = [
+        cell
+        for cell in grid.cells
+        if cell.coordinates["defence"] == "none" or cell.coordinates["train_template"] in plain
+    ]
+    answers = {"none": "cccccccc", "lookahead": "ccccrrrr", "lookahead_shuffled": "ccrrrrrr"}
+
+    def answer(cell: GridCell) -> str | CellState:
+        defence, test = (cell.coordinates[key] for key in ("defence", "test_template"))
+        waiting = (defence, test) == ("lookahead_shuffled", L)
+        return CellState("waiting") if waiting else answers[defence]
+
+    grid = replace(grid, cells=cells)
+    results = load_results(grid, *filled(grid, tmp_path, answer))
+    none, defended, control = results.protections
+    assert none.rates == (100,) * 4 and defended.rates == (50, 50, None, None)
+    assert control.rates == (25, None, None, None) and control.helpfulness[1] is None
+    assert defended.replaces is None and defended.status == f"not tested in {L} → {V}"
+
+    ((name, missing),) = frontier_names(results).items()
+    safe = f"{L} → {V} and {L} → {L}"
+    assert missing == (
+        f"No point: lookahead in {safe}; lookahead_shuffled in {V} → {L} and {safe}."
+    )
+    ((_, figure),) = frontiers(results)
+    numbers = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert numbers == [["0", "1", "2"], ["0", "1"], ["0"], ["0"]]
+    store = Store(tmp_path / "store")
+    text = page(results, store, {f"{name}.svg": b"<svg></svg>"})
+    assert missing in text
+    (lines,) = protection_lines(results.protections)
+    assert [row[0] for row in lines.rows] == ["no defence"]
 
 
 def test_a_side_of_a_table_may_be_two_coordinates(tmp_path: Path) -> None:
@@ -189,7 +229,7 @@ def test_a_picture_stands_above_the_table_that_it_is_of(tmp_path: Path) -> None:
 
     def answer(cell: GridCell) -> str | CellState:
         ends = {cell.coordinates["train_template"], cell.coordinates["test_template"]}
-        return CellState("waiting") if V in ends else "ccccrrrr"
+        return CellState("waiting") if V in ends or ends == {L} else "ccccrrrr"
 
     results = load_results(grid, *filled(grid, tmp_path, answer))
     store = Store(tmp_path / "store")

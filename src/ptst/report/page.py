@@ -104,7 +104,10 @@ def page(results: Results, store: Store, pictures: Mapping[str, bytes]) -> str:
             if (image := _image(pictures, scatter_name(safety.split)))
         ],
         protections=protection_lines(results.protections),
-        frontiers=[_image(pictures, name) for name in frontier_names(results)],
+        frontiers=[
+            {"image": _image(pictures, name), "missing": missing}
+            for name, missing in frontier_names(results).items()
+        ],
         guards=guard_lines(results.guards),
         roc=_image(pictures, ROC),
         analyses=wide_tables(results.analyses),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +26,30 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, LEFT, BOTTOM, GAP, HEAD, NAMES = 3.9, 3.1, 0.75, 0.6, 0.3, 0.36, 2.3
 """Of a panel, and around it, in inches."""
 
-Point = tuple[Protection, float, float, bool]
-"""A defence, its ASR and helpfulness, and whether it breaks other answers."""
+Point = tuple[Protection, tuple[float, float]]
+"""A defence, and its ASR and helpfulness."""
 
 
-def frontier_names(results: Results) -> list[str]:
-    """Names of the pictures, without suffix: one for each pair of templates."""
-    return [name for name, _ in _groups(results)]
+def frontier_names(results: Results) -> dict[str, str]:
+    """Names of the pictures, without suffix, one for each pair of templates; and which points are
+    missing in each, in a sentence."""
+    return {name: _missing(group) for name, group in _groups(results)}
 
 
 def frontiers(results: Results) -> Iterator[tuple[str, Figure]]:
     for name, group in _groups(results):
-        if drawn := [one for one in group if one.rates]:
+        drawn = [one for one in group if any(_point(one, n) for n, _ in enumerate(one.pairs))]
+        if drawn:
             yield name, frontier(drawn, results)
+
+
+def _missing(group: Sequence[Protection]) -> str:
+    words = []
+    for one in group:
+        gaps = [f"{a} → {b}" for n, (a, b) in enumerate(one.pairs) if _point(one, n) is None]
+        if gaps:
+            words.append(f"{_name(one)} in {' and '.join(gaps)}")
+    return f"No point: {'; '.join(words)}." if words else ""
 
 
 def _groups(results: Results) -> Iterator[tuple[str, list[Protection]]]:
@@ -55,8 +66,11 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
 
     titles = {table.metric: table.title for table in results.tables}
     first = found[0]
-    xs = [x for one in found for x in one.rates]
-    ys = [y for one in found for y in one.helpfulness]
+    panels = [
+        {number: (one, at) for number, one in enumerate(found) if (at := _point(one, which))}
+        for which, _ in enumerate(first.pairs)
+    ]
+    xs, ys = zip(*(at for points in panels for _, at in points.values()), strict=True)
     size = LEFT + 2 * WIDTH + GAP + NAMES, BOTTOM + 2 * (HEIGHT + HEAD) + 0.1
     figure = Figure(figsize=size, facecolor="white")
     for number, (train, test) in enumerate(first.pairs):
@@ -67,7 +81,7 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
         axes.set_ylim(*limits(ys, first.helpful_scale, 0.04, 0.08))
         axes.set_title(f"{train} → {test}", loc="left", fontsize=9)
         axes.tick_params(labelleft=not column, labelbottom=bool(row))
-        _draw(axes, [_point(one, number) for one in found])
+        _draw(axes, panels[number], number)
     _write_names(figure, found)
     safety, helpful = (titles.get(m, m) for m in (first.metric, first.helpful_metric))
     write_at(figure, LEFT, 0.14, f"{safety} (%)   ← lower is safer")
@@ -76,29 +90,34 @@ def frontier(found: Sequence[Protection], results: Results) -> Figure:
     return figure
 
 
-def _point(one: Protection, number: int) -> Point:
-    broken = bool(one.broken and one.broken[number])
-    return one, one.rates[number], one.helpfulness[number], broken
+def _point(one: Protection, pair: int) -> tuple[float, float] | None:
+    """Its ASR and helpfulness in a pair; None where one of them is not there."""
+    rate, helpfulness = one.rates[pair], one.helpfulness[pair]
+    return None if rate is None or helpfulness is None else (rate, helpfulness)
 
 
-def _draw(axes: Any, points: Sequence[Point]) -> None:
+def _draw(axes: Any, points: Mapping[int, Point], pair: int) -> None:
     """Points with their numbers, a control joined to its defence, and the frontier."""
-    at = {one.defence: (x, y) for one, x, y, _ in points}
-    for one, x, y, _ in points:
-        if one.control_of in at:
-            to = at[one.control_of]
+    broken = {number for number, (one, _) in points.items() if one.broken and one.broken[pair]}
+    place_of = {one.defence: at for one, at in points.values()}
+    for one, (x, y) in points.values():
+        if one.control_of in place_of:
+            to = place_of[one.control_of]
             axes.plot([x, to[0]], [y, to[1]], color=FAINT, linewidth=0.5, linestyle=":", zorder=1)
-    front = _front([(x, y) for one, x, y, broken in points if not one.control_of and not broken])
-    axes.plot(*zip(*front, strict=True), color=OKABE_ITO[1], linewidth=0.9, alpha=0.7, zorder=1)
+    front = _front(
+        [at for n, (one, at) in points.items() if not one.control_of and n not in broken]
+    )
+    if front:
+        axes.plot(*zip(*front, strict=True), color=OKABE_ITO[1], linewidth=0.9, alpha=0.7, zorder=1)
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     scale = (right - left) / WIDTH, (high - low) / HEIGHT
-    names = [str(number) for number, _ in enumerate(points)]
-    inches = [((x - left) / scale[0], (y - low) / scale[1]) for _, x, y, _ in points]
+    names = [str(number) for number in points]
+    inches = [((x - left) / scale[0], (y - low) / scale[1]) for _, (x, y) in points.values()]
     places = label_places(inches, names, (WIDTH, HEIGHT))
-    for (one, x, y, broken), name, place in zip(points, names, places, strict=True):
-        axes.plot(x, y, **_style(one, broken), zorder=3, clip_on=False)
+    for (number, (one, (x, y))), place in zip(points.items(), places, strict=True):
+        axes.plot(x, y, **_style(one, number in broken), zorder=3, clip_on=False)
         axes.annotate(
-            name,
+            str(number),
             xy=(x, y),
             xytext=(left + place[0] * scale[0], low + place[1] * scale[1]),
             fontsize=7,
@@ -107,6 +126,10 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
             color=FAINT if one.control_of else INK,
             arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.4, "shrinkB": 3},
         )
+
+
+def _name(one: Protection) -> str:
+    return "no defence" if one.defence == "none" else one.defence
 
 
 def _style(one: Protection, broken: bool) -> dict[str, Any]:
@@ -120,8 +143,7 @@ def _write_names(figure: Figure, found: Sequence[Protection]) -> None:
     """What the numbers stand for; a control is indented, and the crosses are explained."""
     width, height = figure.get_size_inches()
     lines = [
-        f"{number}  {'    ' if one.control_of else ''}"
-        f"{'no defence' if one.defence == 'none' else one.defence}"
+        f"{number}  {'    ' if one.control_of else ''}{_name(one)}"
         for number, one in enumerate(found)
     ]
     lines += ["", "hollow: a control", "cross: breaks other", "harmless answers"]

@@ -143,7 +143,8 @@ Before = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class _Counted:
-    """The counts of a defence in all pairs, by metric; `status` says what keeps it from them."""
+    """The counts of a defence by metric, in the pairs that have scores; `status` says what keeps it
+    from all of them."""
 
     control_of: str | None
     models: tuple[str, ...] = ()
@@ -161,27 +162,34 @@ def _counted(
 ) -> _Counted:
     own = [cell for cell in cells if cell.coordinates.get("defence", "none") == defence]
     chosen = own[0].config.defence.get(defence)
-    nothing = _Counted(chosen.control_of if chosen else None)
     at = {pair: [cell for cell in own if _ends(cell) == pair] for pair in pairs}
-    lacking = [pair for pair, found in at.items() if not found]
-    if lacking:
-        return replace(nothing, status=f"not tested in {' → '.join(lacking[0])}")
-    runs = [
-        sorted(tuple(c.coordinates[k] for k in ("model", "seed")) for c in at[p]) for p in pairs
-    ]
-    if any(found != runs[0] for found in runs):
-        return replace(nothing, status="not the same models and seeds in all four pairs")
-    models = tuple(dict.fromkeys(model for model, _ in runs[0]))
-    by_metric: dict[str, dict[Pair, _Counts]] = {}
-    for metric in metrics:
-        counts = {pair: _counts(found, metric, models, read) for pair, found in at.items()}
-        whole = {pair: found for pair, found in counts.items() if found is not None}
-        if len(whole) < len(pairs):
-            return replace(
-                nothing, status=f"{len(pairs) - len(whole)} of {len(pairs)} pairs have no scores"
-            )
-        by_metric[metric] = whole
-    return replace(nothing, models=models, runs=len(runs[0]), by_metric=by_metric)
+    runs = {
+        pair: sorted(tuple(c.coordinates[k] for k in ("model", "seed")) for c in found)
+        for pair, found in at.items()
+    }
+    by_metric: dict[str, dict[Pair, _Counts]] = {metric: {} for metric in metrics}
+    for metric, (pair, found) in product(metrics, at.items()):
+        counts = _counts(found, metric, _models(runs[pair]), read) if found else None
+        if counts is not None:
+            by_metric[metric][pair] = counts
+    untested = [pair for pair, found in at.items() if not found]
+    alike = len({tuple(found) for found in runs.values() if found}) == 1
+    without = next((n for found in by_metric.values() if (n := len(pairs) - len(found))), 0)
+    status = "done"
+    if untested:
+        status = f"not tested in {' → '.join(untested[0])}"
+    elif not alike:
+        status = "not the same models and seeds in all four pairs"
+    elif without:
+        status = f"{without} of {len(pairs)} pairs have no scores"
+    first = next((found for found in runs.values() if found), []) if alike else []
+    control_of = chosen.control_of if chosen else None
+    return _Counted(control_of, _models(first), len(first), by_metric, status)
+
+
+def _models(runs: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The models of (model, seed)."""
+    return tuple(dict.fromkeys(model for model, _ in runs))
 
 
 def _ends(cell: GridCell) -> Pair:
@@ -225,20 +233,29 @@ def _protection(
 ) -> Protection:
     (safety, helpful, *others) = measured
     metrics = safety.metric, helpful.metric
+    of_safety, of_helpfulness = (own.by_metric[metric] for metric in metrics)
     made = Protection(
-        name, own.control_of, split, *metrics, helpful.scale, pairs, status=own.status
+        name,
+        own.control_of,
+        split,
+        *metrics,
+        helpful.scale,
+        pairs,
+        rates=_means(of_safety, pairs, 100),
+        helpfulness=_means(of_helpfulness, pairs, _unit(helpful.scale)),
+        status=own.status,
     )
+    if own.models == none.models:
+        made = replace(
+            made, broken=tuple(_broken(own, none, before, pair, others) for pair in pairs)
+        )
     if own.status != "done":
         return made
-    of_safety, of_helpfulness = (own.by_metric[metric] for metric in metrics)
-    unit = _unit(helpful.scale)
     made = replace(
         made,
         models=own.models,
         runs=own.runs,
         units=of_safety[pairs[0]].n.shape[1],
-        rates=tuple(100 * _mean(of_safety[pair]) for pair in pairs),
-        helpfulness=tuple(unit * _mean(of_helpfulness[pair]) for pair in pairs),
         beside={
             table.metric: tuple(100 * _mean(own.by_metric[table.metric][pair]) for pair in pairs)
             for table in others
@@ -247,7 +264,6 @@ def _protection(
     if none.status != "done" or own.models != none.models:
         return made
     undefended = (none.by_metric[metric] for metric in metrics)
-    made = replace(made, broken=tuple(_broken(own, none, before, pair, others) for pair in pairs))
     return _with_estimates(made, *map(_both, (of_safety, of_helpfulness), undefended))
 
 
@@ -257,7 +273,10 @@ def _broken(
     """The metrics of harmless questions that are worse by `BROKEN`."""
     worse = []
     for table in others:
-        a, b = (100 * _mean(found.by_metric[table.metric][pair]) for found in (none, own))
+        counts = [found.by_metric[table.metric].get(pair) for found in (none, own)]
+        if None in counts:
+            continue
+        a, b = (100 * _mean(one) for one in counts if one is not None)
         sign = 1 if table.better == "higher" else -1
         least = min(sign * a, sign * before.get((table.metric, pair[1]), a))
         if least - sign * b > BROKEN:
@@ -275,6 +294,12 @@ def _both(own: Mapping[Pair, _Counts], none: Mapping[Pair, _Counts]) -> Both:
 def _mean(counts: _Counts) -> float:
     """Over models, each of them over all its answers."""
     return float((counts.values.sum(axis=1) / counts.n.sum(axis=1)).mean())
+
+
+def _means(
+    found: Mapping[Pair, _Counts], pairs: Sequence[Pair], unit: int
+) -> tuple[float | None, ...]:
+    return tuple(unit * _mean(found[pair]) if pair in found else None for pair in pairs)
 
 
 def _unit(scale: Scale) -> int:

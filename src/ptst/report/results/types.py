@@ -219,8 +219,8 @@ class Protection:
     Attributes:
         split: coordinates that set it apart from others of the same defence and pairs.
         pairs: P → P, P → S, S → P, S → S.
-        rates, helpfulness: of each pair, mean over models and seeds; empty where any cell lacks
-            scores, and `status` says so.
+        rates, helpfulness: of each pair, mean over models and seeds; None where it was not tested,
+            or a cell lacks scores. `status` says so, and there is nothing else.
         beside: by metric of other harmless questions, the same.
         broken: of each pair, which of them are far worse than without a defence
             (`ptst.report.results.protection.BROKEN`).
@@ -237,8 +237,8 @@ class Protection:
     models: tuple[str, ...] = ()
     runs: int = 0
     units: int = 0
-    rates: tuple[float, ...] = ()
-    helpfulness: tuple[float, ...] = ()
+    rates: tuple[float | None, ...] = ()
+    helpfulness: tuple[float | None, ...] = ()
     beside: dict[str, tuple[float, ...]] = field(default_factory=dict)
     broken: tuple[tuple[str, ...], ...] = ()
     replaces: Estimate | None = None

@@ -44,15 +44,15 @@ def protection_lines(protections: Sequence[Protection]) -> list[Lines]:
         (plain, _), (safe, _) = pairs[0], pairs[3]
         ends = {plain: "P", safe: "S"}
         heads = ["defence", *(f"{ends[a]} → {ends[b]}" for a, b in pairs), *HEADS]
-        heads += next((list(one.beside) for one in found if one.rates), [])
+        heads += next((list(one.beside) for one in found if one.status == "done"), [])
         first = found[0]
         counts = [f"P {plain}, S {safe}"]
-        whole = [one for one in found if one.rates]
+        whole = [one for one in found if one.status == "done"]
         if whole:
             models = f"{len(whole[0].models)} models: {', '.join(whole[0].models)}"
             counts += [f"{whole[0].runs} trainings a number ({models})", f"{whole[0].units} units"]
         counts += [f"ASR {first.metric}, helpfulness {first.helpful_metric}"]
-        if lacking := [f"{_name(one)} ({one.status})" for one in found if not one.rates]:
+        if lacking := [f"{_name(one)} ({one.status})" for one in found if one.status != "done"]:
             counts += [f"without numbers: {', '.join(lacking)}"]
         title = ", ".join(
             [f"Does a defence replace the mismatch of {plain} and {safe}?", *split.values()]
@@ -69,7 +69,7 @@ def _row(one: Protection, runs: int) -> tuple[str, ...]:
     name += f" ({one.runs} trainings)" if one.runs != runs else ""
     said = [_words(getattr(one, which), which) for which in ESTIMATES]
     said += [shown(fmean(values), None) for values in one.beside.values()]
-    return (name, *(shown(rate, None) for rate in one.rates), *said)
+    return (name, *(shown(rate, None) for rate in one.rates if rate is not None), *said)
 
 
 def _name(one: Protection) -> str:
@@ -105,7 +105,7 @@ def protections_csv(protections: Sequence[Protection]) -> str | None:
     ]
     columns += ["models", "runs", "units", "status", *(f"asr_{end}" for end in ends)]
     columns += [f"helpfulness_{end}" for end in ends]
-    beside = [*next((one.beside for one in protections if one.rates), {})]
+    beside = [*next((one.beside for one in protections if one.status == "done"), {})]
     columns += [f"{metric}_{end}" for metric in beside for end in ends]
     columns += [f"{which}{part}" for which in ESTIMATES for part in ("", "_low", "_high")]
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
@@ -129,7 +129,8 @@ def protections_csv(protections: Sequence[Protection]) -> str | None:
             "helpfulness": one.helpfulness,
             **one.beside,
         }.items():
-            row |= {f"{what}_{end}": f"{v:.4f}" for end, v in zip(ends, values, strict=False)}
+            known = [(end, v) for end, v in zip(ends, values, strict=True) if v is not None]
+            row |= {f"{what}_{end}": f"{v:.4f}" for end, v in known}
         for which in ESTIMATES:
             if (estimate := getattr(one, which)) is not None:
                 row[which] = f"{estimate.value:.4f}"
