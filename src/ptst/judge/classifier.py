@@ -124,7 +124,7 @@ class Classifier(Judge):
         ]
         distinct = list(dict.fromkeys(pairs))
         prompts = [self._token_ids(tokenizer, *pair) for pair in distinct]
-        room = room_of(model.config)
+        room = models.context_of(model.config)
         fitting = [
             i
             for i, ids in enumerate(prompts)
@@ -211,13 +211,3 @@ class Classifier(Judge):
             if re.fullmatch(pattern, answer, re.IGNORECASE):
                 return Score(label, reason=answer)
         return Score(None, reason=f"the judge's answer fits no verdict: {answer!r}", final=True)
-
-
-def room_of(config: Any) -> int | None:
-    """Tokens of prompt and answer that a model has room for; None where its configuration names no
-    limit.
-
-    A model that also sees says it in the configuration of its part for text.
-    """
-    room: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return room
