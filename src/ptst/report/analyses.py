@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ptst.store import Store, read_json
+from ptst.store import Store, csv_text, read_json
 from ptst.sweep.grid import Grid
 
 
@@ -100,10 +98,8 @@ def analyses_csv(found: Sequence[Found]) -> str | None:
     if not found:
         return None
     columns = list(dict.fromkeys(c for one in found for c in one.coordinates))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*columns, "value", "number", "key"])
-    for one in found:
-        own = [one.coordinates.get(column, "") for column in columns]
-        writer.writerow([*own, one.value, "" if one.number is None else one.number, one.key])
-    return out.getvalue()
+    rows = (
+        {**one.coordinates, "value": one.value, "number": one.number, "key": one.key}
+        for one in found
+    )
+    return csv_text([*columns, "value", "number", "key"], rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +12,7 @@ from rich.table import Table
 
 from ptst.audit import write_csv
 from ptst.report.agreement import TOTAL, Agreement, Interval, Pair
-from ptst.store import write_atomic
+from ptst.store import csv_text, write_atomic
 from ptst.sweep.grid import Grid
 
 CELLS_SHOWN = 10
@@ -242,8 +240,4 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(head, (dict(zip(head, row, strict=True)) for row in rows))

@@ -6,15 +6,13 @@ both. Nothing is tested: with many values some correlations are large by chance.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ptst.report.analyses import Found
 from ptst.report.reliability import DRAWS, Interval, percentile_interval
-from ptst.store import key_of
+from ptst.store import csv_text, key_of
 from ptst.sweep.grid import Grid, GridCell
 
 if TYPE_CHECKING:
@@ -146,11 +144,11 @@ def outcomes_csv(relations: Sequence[Relation]) -> str | None:
     """analyses_outcomes.csv: a line for each value and metric; None where there are none."""
     if not relations:
         return None
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["value", "metric", "spearman", "ci_low", "ci_high", "cells", "models"])
+    columns = ("value", "metric", "spearman", "ci_low", "ci_high", "cells", "models")
+    rows = []
     for one in relations:
-        rho = one.rho
-        said = ["" if n is None else f"{n:.4f}" for n in (rho.value, rho.low, rho.high)]
-        writer.writerow([one.value, one.metric, *said, one.cells, one.models])
-    return out.getvalue()
+        rho = (one.rho.value, one.rho.low, one.rho.high)
+        numbers = ["" if n is None else f"{n:.4f}" for n in rho]
+        row = (one.value, one.metric, *numbers, one.cells, one.models)
+        rows.append(dict(zip(columns, row, strict=True)))
+    return csv_text(columns, rows)

@@ -6,15 +6,13 @@ test templates, panels stand in their rows and columns, as the tables do; else o
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ptst.analysis import Point
 from ptst.report.analyses import Found, coordinates_in_words, shared
 from ptst.stages.analyse import read_points
-from ptst.store import Readable, Store
+from ptst.store import Readable, Store, csv_text
 from ptst.sweep.grid import Grid, finetuning_only
 
 ENDS = ("train_template", "test_template")
@@ -177,14 +175,10 @@ def points_csv(found: Sequence[Found], store: Store) -> str | None:
     store = Readable(store.root, store.whole)
     models = {(one.analysis, one.key): one for one in reversed(found)}
     columns = list(dict.fromkeys(c for one in found for c in one.coordinates))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*columns, "analysis", "picture", "line", "x", "y", "key"])
-    n = 0
-    for one in reversed(models.values()):
-        own = [one.coordinates.get(column, "") for column in columns]
-        for point in _points(one, store) or ():
-            n += 1
-            said = [point.picture, point.line, point.x, point.y]
-            writer.writerow([*own, one.analysis, *said, one.key])
-    return out.getvalue() if n else None
+    rows = [
+        {**one.coordinates, "analysis": one.analysis, **vars(point), "key": one.key}
+        for one in reversed(models.values())
+        for point in _points(one, store) or ()
+    ]
+    columns += ["analysis", "picture", "line", "x", "y", "key"]
+    return csv_text(columns, rows) if rows else None

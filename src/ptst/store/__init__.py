@@ -9,6 +9,7 @@ which is kept when the maker dies, so that the next one can resume there.
 from ptst.store.artifacts import Failure, Readable, Snapshot, Store, reason_of
 from ptst.store.damage import ARTIFACTS, is_whole_weights
 from ptst.store.files import (
+    csv_text,
     each_row,
     files_below,
     is_json,
@@ -34,6 +35,7 @@ __all__ = [
     "Snapshot",
     "Store",
     "Work",
+    "csv_text",
     "each_row",
     "files_below",
     "fingerprint",

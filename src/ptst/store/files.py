@@ -1,10 +1,12 @@
-"""Files that are there complete or not at all: text, JSON, JSON Lines, journals."""
+"""Files that are there complete or not at all: text, JSON, JSON Lines, CSV, journals."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,15 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line, complete or not there; NaN and infinity are refused."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     write_atomic(path, "".join(f"{line}\n" for line in lines))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A CSV with these columns; a row that has no such value is empty there."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def _missing(group: Sequence[Protection]) -> str:
     for one in group:
         gaps = [f"{a} → {b}" for n, (a, b) in enumerate(one.pairs) if _point(one, n) is None]
         if gaps:
-            words.append(f"{_name(one)} in {' and '.join(gaps)}")
+            words.append(f"{one.called} in {' and '.join(gaps)}")
     return f"No point: {'; '.join(words)}." if words else ""
 
 
@@ -128,10 +128,6 @@ def _draw(axes: Any, points: Mapping[int, Point], pair: int) -> None:
         )
 
 
-def _name(one: Protection) -> str:
-    return "no defence" if one.defence == "none" else one.defence
-
-
 def _style(one: Protection, broken: bool) -> dict[str, Any]:
     plain = one.defence == "none"
     colour = INK if plain else OKABE_ITO[1] if broken else OKABE_ITO[0]
@@ -143,7 +139,7 @@ def _write_names(figure: Figure, found: Sequence[Protection]) -> None:
     """What the numbers stand for; a control is indented, and the crosses are explained."""
     width, height = figure.get_size_inches()
     lines = [
-        f"{number}  {'    ' if one.control_of else ''}{_name(one)}"
+        f"{number}  {'    ' if one.control_of else ''}{one.called}"
         for number, one in enumerate(found)
     ]
     lines += ["", "hollow: a control", "cross: breaks other", "harmless answers"]

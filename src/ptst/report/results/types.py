@@ -247,6 +247,10 @@ class Protection:
     helpful: Estimate | None = None
     status: str = "done"
 
+    @property
+    def called(self) -> str:
+        return "no defence" if self.defence == "none" else self.defence
+
 
 @dataclass(frozen=True)
 class Detection:

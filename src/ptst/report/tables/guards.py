@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 from ptst.metrics import shown
 from ptst.report.results import Detection, Estimate, Results
 from ptst.report.results.guards import DRAWS
-from ptst.report.tables.protection import Lines, protection_lines
+from ptst.report.tables.protection import Lines, estimate_columns, estimates_row, protection_lines
+from ptst.store import csv_text
 
 ESTIMATES = {"tpr": "TPR", "fpr": "FPR", "auc": "AUC", "fpr_at": "FPR at TPR 90 %"}
 
@@ -95,11 +94,9 @@ def guards_csv(guards: Sequence[Detection]) -> str | None:
     sets = list(dict.fromkeys(name for one in guards for name in one.false_by_evaluation))
     columns = ["guard", "control_of", *coordinates, "status", "positives", "negatives"]
     columns += ["without_score", "left_out"]
-    columns += [f"{which}{part}" for which in ESTIMATES for part in ("", "_low", "_high")]
+    columns += estimate_columns(ESTIMATES)
     columns += [f"{name}_{what}" for name in sets for what in ("negatives", "replaced")]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
+    rows = []
     for one in guards:
         row = {
             "guard": one.guard,
@@ -111,12 +108,8 @@ def guards_csv(guards: Sequence[Detection]) -> str | None:
             "without_score": one.without_score,
             "left_out": sum(one.left_out.values()),
         }
-        for which in ESTIMATES:
-            if (estimate := getattr(one, which)) is not None:
-                numbers = estimate.value, estimate.low, estimate.high
-                parts = zip(("", "_low", "_high"), numbers, strict=True)
-                row |= {f"{which}{part}": f"{number:.4f}" for part, number in parts}
+        row |= estimates_row(one, ESTIMATES)
         for name, (replaced, n) in one.false_by_evaluation.items():
             row |= {f"{name}_negatives": n, f"{name}_replaced": replaced}
-        writer.writerow(row)
-    return out.getvalue()
+        rows.append(row)
+    return csv_text(columns, rows)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
 from ptst.metrics import decimals, shown
-from ptst.report.results import Estimate, Protection
+from ptst.report.results import Detection, Estimate, Protection
 from ptst.report.results.protection import DRAWS
+from ptst.store import csv_text
 
 ESTIMATES = ("replaces", "still", "match", "helpful")
 HEADS = ("replaces", "mismatch still", "match (log odds)", "helpful")
@@ -52,7 +51,7 @@ def protection_lines(protections: Sequence[Protection]) -> list[Lines]:
             models = f"{len(whole[0].models)} models: {', '.join(whole[0].models)}"
             counts += [f"{whole[0].runs} trainings a number ({models})", f"{whole[0].units} units"]
         counts += [f"ASR {first.metric}, helpfulness {first.helpful_metric}"]
-        if lacking := [f"{_name(one)} ({one.status})" for one in found if one.status != "done"]:
+        if lacking := [f"{one.called} ({one.status})" for one in found if one.status != "done"]:
             counts += [f"without numbers: {', '.join(lacking)}"]
         title = ", ".join(
             [f"Does a defence replace the mismatch of {plain} and {safe}?", *split.values()]
@@ -65,15 +64,11 @@ def protection_lines(protections: Sequence[Protection]) -> list[Lines]:
 
 def _row(one: Protection, runs: int) -> tuple[str, ...]:
     """A defence with other than `runs` trainings says so."""
-    name = _name(one) + (f" (control of {one.control_of})" if one.control_of else "")
+    name = one.called + (f" (control of {one.control_of})" if one.control_of else "")
     name += f" ({one.runs} trainings)" if one.runs != runs else ""
     said = [_words(getattr(one, which), which) for which in ESTIMATES]
     said += [shown(fmean(values), None) for values in one.beside.values()]
     return (name, *(shown(rate, None) for rate in one.rates if rate is not None), *said)
-
-
-def _name(one: Protection) -> str:
-    return "no defence" if one.defence == "none" else one.defence
 
 
 def _words(estimate: Estimate | None, which: str) -> str:
@@ -92,24 +87,21 @@ def protections_csv(protections: Sequence[Protection]) -> str | None:
     """defences.csv: a line for each defence and pair of templates; None where there are none."""
     if not protections:
         return None
-    out = io.StringIO()
     ends = ("plain_plain", "plain_safe", "safe_plain", "safe_safe")
-    columns = [
-        "defence",
-        "control_of",
-        *protections[0].split,
-        "plain",
-        "safe",
-        "metric",
+    columns = ["defence", "control_of", *protections[0].split, "plain", "safe", "metric"]
+    columns += [
         "helpful_metric",
+        "models",
+        "runs",
+        "units",
+        "status",
+        *(f"asr_{end}" for end in ends),
     ]
-    columns += ["models", "runs", "units", "status", *(f"asr_{end}" for end in ends)]
     columns += [f"helpfulness_{end}" for end in ends]
     beside = [*next((one.beside for one in protections if one.status == "done"), {})]
     columns += [f"{metric}_{end}" for metric in beside for end in ends]
-    columns += [f"{which}{part}" for which in ESTIMATES for part in ("", "_low", "_high")]
-    writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
-    writer.writeheader()
+    columns += estimate_columns(ESTIMATES)
+    rows = []
     for one in protections:
         row = {
             "defence": one.defence,
@@ -131,10 +123,21 @@ def protections_csv(protections: Sequence[Protection]) -> str | None:
         }.items():
             known = [(end, v) for end, v in zip(ends, values, strict=True) if v is not None]
             row |= {f"{what}_{end}": f"{v:.4f}" for end, v in known}
-        for which in ESTIMATES:
-            if (estimate := getattr(one, which)) is not None:
-                row[which] = f"{estimate.value:.4f}"
-                row |= {f"{which}_low": f"{estimate.low:.4f}"}
-                row |= {f"{which}_high": f"{estimate.high:.4f}"}
-        writer.writerow(row)
-    return out.getvalue()
+        rows.append(row | estimates_row(one, ESTIMATES))
+    return csv_text(columns, rows)
+
+
+def estimate_columns(names: Iterable[str]) -> list[str]:
+    return [f"{name}{part}" for name in names for part in ("", "_low", "_high")]
+
+
+def estimates_row(one: Protection | Detection, names: Iterable[str]) -> dict[str, str]:
+    """The columns of these estimates; those that are not there are left out."""
+    row: dict[str, str] = {}
+    for name in names:
+        estimate: Estimate | None = getattr(one, name)
+        if estimate is not None:
+            numbers = (estimate.value, estimate.low, estimate.high)
+            columns = estimate_columns([name])
+            row |= {c: f"{number:.4f}" for c, number in zip(columns, numbers, strict=True)}
+    return row

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -13,6 +11,7 @@ from ptst.judge.broken import BROKEN, OFF_TOPIC
 from ptst.report.results import Entry, Results, Table
 from ptst.report.results.types import Flaws
 from ptst.report.tables.captions import seeds_of
+from ptst.store import csv_text
 
 PAPER_COLUMNS = (
     "table",
@@ -92,19 +91,12 @@ def _csv(results: Results, tables: Mapping[str, Sequence[Table]]) -> str:
     )
     named = [] if "" in tables else ["category"]
     flaws = FLAW_COLUMNS if any(entry.flaws for _, entry, _ in entries.values()) else ()
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text,
-        [*PAPER_COLUMNS, *OUR_COLUMNS, *named, *others, *flaws],
-        restval="",
-        lineterminator="\n",
-    )
-    writer.writeheader()
+    rows = []
     for category, entry, settings in entries.values():
         of = {"category": category} if named else {}
         row = {**settings, **entry.coordinates, **of, **_figures(entry, results)}
-        writer.writerow(row | (_flaws(entry.flaws) if entry.flaws else {}))
-    return text.getvalue()
+        rows.append(row | (_flaws(entry.flaws) if entry.flaws else {}))
+    return csv_text([*PAPER_COLUMNS, *OUR_COLUMNS, *named, *others, *flaws], rows)
 
 
 def _flaws(flaws: Flaws) -> dict[str, Any]:
