@@ -214,3 +214,4 @@ def test_the_context_of_a_model_for_several_modalities_is_its_text_models() -> N
     vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
     assert context_of(config) == 256
+    assert context_of(AutoConfig.for_model("bloom")) is None  # any length

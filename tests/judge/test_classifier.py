@@ -167,15 +167,6 @@ def test_a_model_that_states_no_limit_is_asked_about_what_is_longest_too(
     assert [score.label for score in scores] == ["complied"] * 3
 
 
-def test_a_limit_may_stand_in_the_configuration_of_the_text_model() -> None:
-    from transformers import BloomConfig, Gemma3Config
-
-    from ptst.judge.classifier import room_of
-
-    sees = Gemma3Config(text_config={"max_position_embeddings": 96})
-    assert (room_of(sees), room_of(BloomConfig())) == (96, None)
-
-
 def test_an_empty_answer_is_asked_about_like_any_other(guard: str, tmp_path: Path) -> None:
     """What it is, is the classifier's own affair: this one has no word for it."""
     scores = list(tiny(guard).scores(items("", " \n", "no"), context(tmp_path)))

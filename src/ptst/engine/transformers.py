@@ -86,25 +86,16 @@ class Batched(Session):
         self, prompts: Sequence[Any], batches: Sequence[Sequence[int]], decoding: Decoding
     ) -> Iterator[dict[int, Completion]]:
         """See `ptst.engine.batches.complete`."""
-        return self._complete(prompts, batches, decoding, None)
+        return self.watched(prompts, batches, decoding, None)
 
     def watched(
         self,
         prompts: Sequence[Any],
         batches: Sequence[Sequence[int]],
         decoding: Decoding,
-        watch: Watch | Steer,
-    ) -> Iterator[dict[int, Completion]]:
-        """See `ptst.engine.batches.complete`."""
-        return self._complete(prompts, batches, decoding, watch)
-
-    def _complete(
-        self,
-        prompts: Sequence[Any],
-        batches: Sequence[Sequence[int]],
-        decoding: Decoding,
         watch: Watch | Steer | None,
     ) -> Iterator[dict[int, Completion]]:
+        """See `ptst.engine.batches.complete`."""
         if not batches:
             return
         from ptst.engine.batches import complete

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ptst import data
 from ptst.component import Cost, Parts
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.objective import Batch, Forward, Objective, Reader, State, TrainingRow, TrainingSet
+from ptst.objective.rows import parts_of_rows
 from ptst.reading import Row
 from ptst.schema import Config, Rows, Template
-from ptst.templates import encode, end_of, identity
+from ptst.templates import encode, end_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,16 +158,8 @@ class Derta(Objective):
         return {"refusal_token": self._token, "refusal_word": self._words[self._token]}
 
     def parts(self, config: Config) -> Parts:
-        """Rows count by their content and a template by its text, not by places and names."""
         own = super().parts(config)["objective"]
-        template = self.template or config.train_template
-        return {
-            "objective": {
-                **own,
-                "rows": data.identity(self.rows),
-                "template": identity(template, config.model),
-            }
-        }
+        return {"objective": {**own, **parts_of_rows(self.rows, self.template, config)}}
 
 
 def _ending(template: Template, config: Config, tokenizer: Any) -> list[int]:

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
-from ptst import data
 from ptst.component import Cost, Parts
 from ptst.errors import ConfigError
 from ptst.objective import Batch, Forward, Objective, Reader, State, TrainingSet
+from ptst.objective.rows import parts_of_rows
 from ptst.schema import Config, Rows, Template
-from ptst.templates import TrainingRow, identity
+from ptst.templates import TrainingRow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,11 +78,8 @@ class Lisa(Objective):
             )
 
     def parts(self, config: Config) -> Parts:
-        """Rows count by their content and a template by its text, not by places and names."""
         own = super().parts(config)["objective"]
-        template = self.template or config.train_template
-        rows, spelled = data.identity(self.rows), identity(template, config.model)
-        return {"objective": {**own, "rows": rows, "template": spelled}}
+        return {"objective": {**own, **parts_of_rows(self.rows, self.template, config)}}
 
     def cost(self, config: Config) -> Cost:
         """The copy is the anchor."""

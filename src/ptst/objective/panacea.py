@@ -22,13 +22,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ptst import data
 from ptst.component import Cost, Parts
 from ptst.errors import ConfigError, PtstError
 from ptst.objective import Batch, Forward, Objective, Reader, State, TrainingRow, TrainingSet
 from ptst.objective.perturbed import perturbed
+from ptst.objective.rows import parts_of_rows
+from ptst.probe import check_rows
 from ptst.schema import Config, Rows, Template
-from ptst.templates import identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,13 +68,7 @@ class Panacea(Objective):
 
     def check(self, config: Config) -> None:
         """Refuse invented hazards for a real model, and what changes how a step goes."""
-        if self.harmful.source == "micro" and config.scale.source != "micro":
-            raise ConfigError(
-                f"harmful are the micro world's rows, whose hazards no model of "
-                f"scale={config.scale.name} knows. Give rows of your own, with a question and a harmful "
-                f"answer: {self.where}.harmful.source=local, {self.where}.harmful.path=FILE, "
-                f"{self.where}.harmful.columns='{{input: QUESTION, output: ANSWER}}'."
-            )
+        check_rows(self.harmful, self.where, config)
         recipe = config.finetune
         if recipe.devices > 1:
             raise ConfigError(
@@ -87,10 +81,9 @@ class Panacea(Objective):
         return Cost(passes=3, copies=3) if self.penalty else Cost(passes=2, copies=2)
 
     def parts(self, config: Config) -> Parts:
-        """Rows count by their content and a template by its text, not by places and names."""
         own = super().parts(config)["objective"]
-        template = identity(self.template or config.train_template, config.model)
-        return {"objective": {**own, "harmful": data.identity(self.harmful), "template": template}}
+        rows = parts_of_rows(self.harmful, self.template, config)
+        return {"objective": {**own, "harmful": rows["rows"], "template": rows["template"]}}
 
     def training_set(self, reader: Reader) -> TrainingSet:
         config = reader.config

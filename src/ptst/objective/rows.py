@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ptst import data
+from ptst.component import Parts
 from ptst.schema import Config, Rows, Template
-from ptst.templates import Row, TrainingRow
+from ptst.templates import Row, TrainingRow, identity
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class TrainingSet:
     def all(self) -> list[TrainingRow]:
         """`rows`, and `mixed` behind them."""
         return [*self.rows, *self.mixed]
+
+
+def parts_of_rows(rows: Rows, template: Template | None, config: Config) -> Parts:
+    """What of an objective's own rows is part of its key.
+
+    Rows count by their content and a template by its text, not by places and names; without one it
+    is the train template.
+    """
+    written = identity(template or config.train_template, config.model)
+    return {"rows": data.identity(rows), "template": written}
 
 
 class Reader(Protocol):

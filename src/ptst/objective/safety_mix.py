@@ -9,11 +9,10 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from ptst import data
 from ptst.component import Cost, Parts
 from ptst.objective import Objective, Reader, TrainingRow, TrainingSet
+from ptst.objective.rows import parts_of_rows
 from ptst.schema import Config, Rows, Template
-from ptst.templates import identity
 
 
 @dataclass
@@ -35,9 +34,7 @@ class SafetyMix(Objective):
         return mixture(rows, mixed, config.finetune.epochs, config.seed)
 
     def parts(self, config: Config) -> Parts:
-        template = self.template or config.train_template
-        own = {"rows": data.identity(self.rows), "template": identity(template, config.model)}
-        return {"mix": own}
+        return {"mix": parts_of_rows(self.rows, self.template, config)}
 
 
 def mixture(

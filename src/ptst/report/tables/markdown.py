@@ -26,9 +26,7 @@ def markdown(results: Results) -> str:
     """table.md: a section for every table, then the contrasts with their tests."""
     parts = [f"# {title(results)}", *state_lines(results)]
     for one in lines_of(results):
-        rule = ("---", *["---:"] * (len(one.heads) - 1))
-        said = _table([one.heads, rule, *one.rows])
-        parts += [f"## {one.title}", said, one.about]
+        parts += [f"## {one.title}", _table(one.heads, one.rows), one.about]
     for table in results.tables:
         parts += _section(table, f"## {heading(table)}", corner_of(results.grid.sweep))
         if table.by_category:
@@ -40,20 +38,19 @@ def markdown(results: Results) -> str:
                 parts += _contrasts(table, chosen)
     parts += ["## Analyses"] if results.analyses else []
     for head, *lines in wide_tables(results.analyses):
-        parts.append(_table([head, ("---", *["---:"] * (len(head) - 1)), *lines]))
+        parts.append(_table(head, lines))
     for one in outcome_lines(results.relations):
-        rule = ("---", *["---:"] * (len(one.heads) - 1))
-        parts += [f"## {one.title}", _table([one.heads, rule, *one.rows]), one.about]
+        parts += [f"## {one.title}", _table(one.heads, one.rows), one.about]
     return "\n\n".join(parts) + "\n"
 
 
 def _section(table: Table, title: str, corner: str) -> list[str]:
-    lines = [[corner, *(name_of(table, 1, column) for column in table.columns)]]
-    lines += [["---", *["---:"] * len(table.columns)]]
+    head = [corner, *(name_of(table, 1, column) for column in table.columns)]
+    lines = []
     for row in table.rows:
         places = [_place(place_in_words(table, row, column)) for column in table.columns]
         lines.append([name_of(table, 0, row), *places])
-    return [title, _table(lines), " ".join(about_table(table))]
+    return [title, _table(head, lines), " ".join(about_table(table))]
 
 
 def _place(place: PlaceInWords | None) -> str:
@@ -70,15 +67,17 @@ def _contrasts(table: Table, contrasts: Sequence[Contrast]) -> list[str]:
     points = ", points" if table.scale is None else ""
     head = ["", "a (train → test)", "b (train → test)", "n", "units", "only a", "only b"]
     head += [f"b − a{points}", "95 % interval", "p", "p (Holm)"]
-    lines = [head, ["---"] * 3 + ["---:"] * 8]
+    lines = []
     for contrast in contrasts:
         figures = figures_of(contrast)
         said = astuple(figures) if figures else [*[""] * 4, contrast.status, *[""] * 3]
         lines.append([contrast.kind, contrast.a, contrast.b, *said])
     about = " ".join([*about_contrasts(table, contrasts), test_note(contrasts)])
-    return [f"### {heading(table)}", _table(lines), about]
+    return [f"### {heading(table)}", _table(head, lines, words=3), about]
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], words: int = 1) -> str:
+    """The first columns, as many as `words`, hold text; the others numbers."""
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    escaped = [[text.replace("|", "\\|") for text in line] for line in (head, rule, *lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
