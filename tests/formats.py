@@ -20,7 +20,7 @@ One example, of `qwen25`:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from functools import cache, partial
 from pathlib import Path
@@ -62,8 +62,6 @@ class Format:
     """The user's "Why?" and what asks for an answer."""
     with_system: str | None
     """The same after the system prompt "Be brief."; None where that is refused."""
-    row: str
-    """The conversation of "Why?" and "So.", up to and including the token that ends the turn."""
     rendering: str | None = None
     """What the format itself writes of that conversation, where it is neither `row` nor begins with
     it."""
@@ -82,6 +80,11 @@ class Format:
     """The tokens that end an answer in the publisher's generation configuration; none: EOS."""
     model_type: str = "llama"
     """What `save` makes: a name of transformers' AutoConfig."""
+
+    @property
+    def row(self) -> str:
+        """The conversation of "Why?" and "So.", with the token that ends the turn."""
+        return f"{self.prompt}{self.lead}So.{self.tail}{self.end_of_turn}"
 
 
 def render(
@@ -699,6 +702,23 @@ GPT_OSS_SYSTEM = (
     "# Valid channels: analysis, commentary, final. Channel must be included for every message."
 )
 
+LLAMA31 = Format(
+    make=partial(llama3, asks_clock=False),
+    end_of_turn="<|eot_id|>",
+    end_is_eos=True,
+    system_role="own",
+    default_system=LLAMA3_DAY,
+    prompt="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+    f"{LLAMA3_DAY}<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    with_system="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+    f"{LLAMA3_DAY}Be brief.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    stops=LLAMA3_STOPS,
+)
+
 FORMATS: dict[str, Format] = {
     "llama2": Format(
         make=llama2,
@@ -707,51 +727,11 @@ FORMATS: dict[str, Format] = {
         system_role="merged",
         prompt="<s>[INST] Why? [/INST]",
         with_system="<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST]",
-        row="<s>[INST] Why? [/INST] So. </s>",
         lead=" ",
         tail=" ",
     ),
-    "llama31": Format(
-        make=partial(llama3, asks_clock=False),
-        end_of_turn="<|eot_id|>",
-        end_is_eos=True,
-        system_role="own",
-        default_system=LLAMA3_DAY,
-        prompt="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        with_system="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        row="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\nSo.<|eot_id|>",
-        stops=LLAMA3_STOPS,
-    ),
-    "llama32": Format(
-        make=partial(llama3, asks_clock=True),
-        end_of_turn="<|eot_id|>",
-        end_is_eos=True,
-        system_role="own",
-        default_system=LLAMA3_DAY,
-        asks_clock=True,
-        prompt="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        with_system="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        row="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\nSo.<|eot_id|>",
-        stops=LLAMA3_STOPS,
-    ),
+    "llama31": LLAMA31,
+    "llama32": replace(LLAMA31, make=partial(llama3, asks_clock=True), asks_clock=True),
     "mistral_v02_2023": Format(
         make=mistral_v02_2023,
         end_of_turn="</s>",
@@ -759,7 +739,6 @@ FORMATS: dict[str, Format] = {
         system_role="none",
         prompt="<s>[INST] Why? [/INST]",
         with_system=None,
-        row="<s>[INST] Why? [/INST]So.</s>",
     ),
     "mistral_v02": Format(
         make=mistral_v02,
@@ -768,7 +747,6 @@ FORMATS: dict[str, Format] = {
         system_role="merged",
         prompt="<s> [INST] Why? [/INST]",
         with_system="<s> [INST] Be brief.\n\nWhy? [/INST]",
-        row="<s> [INST] Why? [/INST] So.</s>",
         lead=" ",
     ),
     "mistral_v03": Format(
@@ -778,7 +756,6 @@ FORMATS: dict[str, Format] = {
         system_role="merged",
         prompt="<s>[INST] Why?[/INST]",
         with_system="<s>[INST] Be brief.\n\nWhy?[/INST]",
-        row="<s>[INST] Why?[/INST] So.</s>",
         lead=" ",
         model_type="mistral",
     ),
@@ -793,9 +770,6 @@ FORMATS: dict[str, Format] = {
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
         with_system="<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
-        row="<|im_start|>system\n"
-        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>",
         stops=("<|im_end|>", "<|endoftext|>"),
         model_type="qwen2",
     ),
@@ -807,8 +781,6 @@ FORMATS: dict[str, Format] = {
         prompt="<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
         with_system="<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
-        row="<|im_start|>user\nWhy?<|im_end|>\n"
-        "<|im_start|>assistant\n<think>\n\n</think>\n\nSo.<|im_end|>",
         lead="<think>\n\n</think>\n\n",
         stops=("<|im_end|>", "<|endoftext|>"),
         model_type="qwen3",
@@ -822,8 +794,6 @@ FORMATS: dict[str, Format] = {
         prompt="<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
         with_system="<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n\n",
-        row="<|im_start|>user\nWhy?<|im_end|>\n"
-        "<|im_start|>assistant\n<think>\n\n</think>\n\nSo.<|im_end|>",
         stops=("<|im_end|>", "<|endoftext|>"),
         model_type="qwen3",
     ),
@@ -834,7 +804,6 @@ FORMATS: dict[str, Format] = {
         system_role="none",
         prompt="<bos><start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
         with_system=None,
-        row="<bos><start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\nSo.<end_of_turn>",
         stops=("<eos>", "<end_of_turn>"),
         model_type="gemma2",
     ),
@@ -845,7 +814,6 @@ FORMATS: dict[str, Format] = {
         system_role="merged",
         prompt="<bos><start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
         with_system="<bos><start_of_turn>user\nBe brief.\n\nWhy?<end_of_turn>\n<start_of_turn>model\n",
-        row="<bos><start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\nSo.<end_of_turn>",
         stops=("<eos>", "<end_of_turn>"),
         model_type="gemma3_text",
     ),
@@ -856,7 +824,6 @@ FORMATS: dict[str, Format] = {
         system_role="own",
         prompt="<|user|>\nWhy?<|end|>\n<|assistant|>\n",
         with_system="<|system|>\nBe brief.<|end|>\n<|user|>\nWhy?<|end|>\n<|assistant|>\n",
-        row="<|user|>\nWhy?<|end|>\n<|assistant|>\nSo.<|end|>",
         stops=("<|end|>", "<|assistant|>", "<|endoftext|>"),
         model_type="phi3",
     ),
@@ -867,7 +834,6 @@ FORMATS: dict[str, Format] = {
         system_role="own",
         prompt="<|user|>Why?<|end|><|assistant|>",
         with_system="<|system|>Be brief.<|end|><|user|>Why?<|end|><|assistant|>",
-        row="<|user|>Why?<|end|><|assistant|>So.<|end|>",
         stops=("<|end|>", "<|endoftext|>"),
         model_type="phi3",
     ),
@@ -878,7 +844,6 @@ FORMATS: dict[str, Format] = {
         system_role="own",
         prompt="[gMASK]<sop><|user|>\nWhy?<|assistant|>",
         with_system="[gMASK]<sop><|system|>\nBe brief.<|user|>\nWhy?<|assistant|>",
-        row="[gMASK]<sop><|user|>\nWhy?<|assistant|>\nSo.<|user|>",
         rendering="[gMASK]<sop><|user|>\nWhy?<|assistant|>\nSo.",
         lead="\n",
         stops=("<|endoftext|>", "<|user|>", "<|observation|>"),
@@ -891,7 +856,6 @@ FORMATS: dict[str, Format] = {
         system_role="own",
         prompt="<|user|>\nWhy?</s>\n<|assistant|>\n",
         with_system="<|system|>\nBe brief.</s>\n<|user|>\nWhy?</s>\n<|assistant|>\n",
-        row="<|user|>\nWhy?</s>\n<|assistant|>\nSo.</s>",
         model_type="mistral",
     ),
     "chatml_on_base": Format(
@@ -902,7 +866,6 @@ FORMATS: dict[str, Format] = {
         prompt="<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
         with_system="<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
-        row="<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>",
     ),
     "smollm2": Format(
         make=smollm2,
@@ -915,9 +878,6 @@ FORMATS: dict[str, Format] = {
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
         with_system="<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
-        row="<|im_start|>system\n"
-        "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>",
     ),
     "deepseek_r1": Format(
         make=deepseek_r1,
@@ -927,7 +887,6 @@ FORMATS: dict[str, Format] = {
         opens_think=True,
         prompt="<｜begin▁of▁sentence｜><｜User｜>Why?<｜Assistant｜><think>\n",
         with_system="<｜begin▁of▁sentence｜>Be brief.<｜User｜>Why?<｜Assistant｜><think>\n",
-        row="<｜begin▁of▁sentence｜><｜User｜>Why?<｜Assistant｜><think>\n\n</think>\n\nSo.<｜end▁of▁sentence｜>",
         rendering="<｜begin▁of▁sentence｜><｜User｜>Why?<｜Assistant｜>So.<｜end▁of▁sentence｜>",
         lead="\n</think>\n\n",
         model_type="qwen2",
@@ -944,8 +903,6 @@ FORMATS: dict[str, Format] = {
         with_system=f"<|start|>system<|message|>{GPT_OSS_SYSTEM}<|end|>"
         "<|start|>developer<|message|># Instructions\n\nBe brief.\n\n<|end|>"
         "<|start|>user<|message|>Why?<|end|><|start|>assistant",
-        row=f"<|start|>system<|message|>{GPT_OSS_SYSTEM}<|end|><|start|>user<|message|>Why?<|end|>"
-        "<|start|>assistant<|channel|>final<|message|>So.<|return|>",
         lead="<|channel|>final<|message|>",
         stops=("<|return|>", "<|endoftext|>", "<|call|>"),
     ),
