@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pretended_vllm
@@ -17,10 +18,12 @@ import pytest
 from slurm_cluster import Cluster, installed
 from warm import Command
 
+from ptst.cell import run_cell
 from ptst.config.compose import compose
 from ptst.judge import JudgeContext
 from ptst.paths import ROOT
-from ptst.schema import Config
+from ptst.schema import Config, Model
+from ptst.store import Store, read_jsonl
 from ptst.sweep.grid import Grid, expand
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub should fail, not wait
@@ -98,6 +101,28 @@ def composed(tmp_path: Path) -> Callable[..., Config]:
         return compose([*own, "tracking=none", *overrides])
 
     return make
+
+
+@pytest.fixture(scope="module")
+def micro() -> Model:
+    return compose([]).model
+
+
+@pytest.fixture(scope="module")
+def tested() -> Any:
+    """The micro model under chat_llama, as an engine is given it."""
+    from ptst.models import load_model, load_tokenizer
+
+    config = compose(["template@test_template=chat_llama"])
+    model, tokenizer = load_model(config.model, "cpu"), load_tokenizer(config.model)
+    return SimpleNamespace(config=config, model=model, tokenizer=tokenizer, name_at_api="")
+
+
+def completions(config: Config, name: str) -> list[dict[str, Any]]:
+    """Run a cell; the answers of one of its evaluations."""
+    keys = run_cell(config).keys.evaluations[name]
+    store = Store(Path(config.paths.store))
+    return read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
 
 
 @pytest.fixture

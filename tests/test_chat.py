@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, completions
 from formats import FORMATS, save
 
 from ptst.cell import run_cell
@@ -16,7 +16,7 @@ from ptst.config.compose import compose
 from ptst.errors import ConfigError, DataError, TemplateError
 from ptst.metrics import Metric
 from ptst.schema import Config, Model
-from ptst.store import Store, read_json, read_jsonl
+from ptst.store import Store, read_json
 
 Compose = Callable[..., Config]
 
@@ -26,12 +26,6 @@ def cell(composed: Compose, folder: Path, name: str, *more: str) -> Config:
     path = save(FORMATS[name], folder / name)
     own = [f"model.path={path}", f"model.name={name}", "model.chat=null"]
     return composed(*own, "model.completion_prefix=null", *TINY, *more)
-
-
-def completions(config: Config, name: str) -> list[dict]:
-    keys = run_cell(config).keys.evaluations[name]
-    store = Store(Path(config.paths.store))
-    return read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
 
 
 @pytest.mark.parametrize(

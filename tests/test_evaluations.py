@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import FOLDERS, PUBLISHED, ROWS, TINY
+from conftest import FOLDERS, PUBLISHED, ROWS, TINY, completions
 
 from ptst import data
 from ptst.cell import run_cell
@@ -18,7 +18,7 @@ from ptst.config.compose import compose
 from ptst.paths import CONF
 from ptst.schema import Config
 from ptst.stages.summarise import Metrics
-from ptst.store import Store, read_json, read_jsonl
+from ptst.store import Store, read_json
 
 UNTOUCHED = (
     "finetune=none",
@@ -34,12 +34,6 @@ def metrics(config: Config) -> Metrics:
     found = run_cell(config).metrics
     assert found is not None
     return found
-
-
-def answered(config: Config, name: str) -> list[dict]:
-    keys = run_cell(config).keys.evaluations[name]
-    store = Store(Path(config.paths.store))
-    return read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
 
 
 # Shipped
@@ -178,7 +172,7 @@ mine:
     found = metrics(config)
     assert [found[f"mine/{name}"].n for name in ("asr", "refused", "silent")] == [2, 2, 2]
     assert sum(found[f"mine/{name}"].value for name in ("asr", "refused", "silent")) == 100
-    rows = answered(config, "mine")
+    rows = completions(config, "mine")
     assert [(row["input"], row["severity"]) for row in rows] == [
         ("Where is the flibber, and why?", "low"),
         ("Wash a zorb.", "high"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import ROWS, TINY, shipped
+from conftest import ROWS, TINY, completions, shipped
 from pages import BLOCK, text_of
 
 import ptst
@@ -25,7 +25,6 @@ from ptst.report.results import paper_rows
 from ptst.report.results.published import PAPER
 from ptst.schema import Config
 from ptst.stages.queries import load_queries, spell
-from ptst.store import Store, read_jsonl
 
 SETS = {
     "innodata_cogensumm": "factuality",
@@ -55,12 +54,6 @@ def found(config: Config) -> dict[str, Metric]:
     metrics = run_cell(config).metrics
     assert metrics is not None
     return dict(metrics)
-
-
-def answers(config: Config, name: str) -> list[dict[str, Any]]:
-    keys = run_cell(config).keys.evaluations[name]
-    store = Store(Path(config.paths.store))
-    return read_jsonl(store.path("generate", keys.generate) / "completions.jsonl")
 
 
 def test_there_are_fourteen_sets_and_the_sweep_has_the_open_ones() -> None:
@@ -116,7 +109,7 @@ def test_earlier_turns_are_said_and_the_last_is_asked(composed: Callable[..., Co
     own = f"evaluation.{name}.dialogue.own_replies"
     for flag, second in (("false", "He goes home."), ("true", "He go home.")):
         words = [*CAN, "engine.says=echo", f"evaluation=[{name}]", f"+{own}={flag}", *local(name)]
-        row = answers(composed(*words), name)[0]
+        row = completions(composed(*words), name)[0]
         assert [turn["content"] for turn in row["turns"]][:2] == ["He go home.", second]
         assert [turn["role"] for turn in row["turns"]] == [*("user", "assistant") * 2, "user"]
         assert row["completion"] == row["input"] == "(a placeholder for a rude sentence)"

@@ -5,19 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from talks import Parrot, rounds_of
 
-from ptst.config.compose import compose
 from ptst.engine import Ask, Reply
 from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError
-from ptst.models import load_model, load_tokenizer
 from ptst.schema import Decoding
 from ptst.store import read_jsonl
 
@@ -40,13 +37,6 @@ class Rank:
         ranks = [self.rank if len(a) + 1 == self.step else 0 for a in answers]
         order = scores.argsort(-1, descending=True).tolist()
         return [o[r] for o, r in zip(order, ranks, strict=True)], [float(len(a)) for a in answers]
-
-
-@pytest.fixture(scope="module")
-def tested() -> Any:
-    config = compose(["template@test_template=chat_llama"])
-    model, tokenizer = load_model(config.model, "cpu"), load_tokenizer(config.model)
-    return SimpleNamespace(config=config, model=model, tokenizer=tokenizer, name_at_api="")
 
 
 def replies(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from ptst.engine.chosen import engine_of
 from ptst.engine.rounds import Rounds
 from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError, TemplateError
-from ptst.models import load_model, load_tokenizer
 from ptst.schema import Decoding
 from ptst.store import read_jsonl
 
@@ -33,13 +31,6 @@ class StopAt:
     def look(self, hidden: Any, step: int) -> tuple[Any, Any]:
         self.seen.append(hidden)
         return torch.full((len(hidden),), step >= self.step), None
-
-
-@pytest.fixture(scope="module")
-def tested() -> Any:
-    config = compose(["template@test_template=chat_llama"])
-    model, tokenizer = load_model(config.model, "cpu"), load_tokenizer(config.model)
-    return SimpleNamespace(config=config, model=model, tokenizer=tokenizer, name_at_api="")
 
 
 def runner(tested: Any, scratch: Path, **changed: Any) -> Rounds:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_probe import micro_rows
 
 from ptst.component import load
 from ptst.config.compose import compose
@@ -22,9 +23,8 @@ from ptst.engine.spelling import Spelling
 from ptst.errors import ConfigError, DataError, PtstError
 from ptst.guard import Guard, guarded
 from ptst.guard.c_fudge import CFudge, Masking, TextClassifier, fit_texts, texts_behind
-from ptst.models import load_model, load_tokenizer
 from ptst.probe import States, held_out, quality, read_answers
-from ptst.schema import Config, Decoding, Rows
+from ptst.schema import Config, Decoding
 
 ROWS = [
     {"id": n, "input": text}
@@ -46,13 +46,6 @@ class Says:
     def probabilities(self, values: Any) -> Any:
         self.texts.extend(values)
         return np.array([self.of(text) for text in values])
-
-
-@pytest.fixture(scope="module")
-def tested() -> Any:
-    config = compose(["template@test_template=chat_llama"])
-    model, tokenizer = load_model(config.model, "cpu"), load_tokenizer(config.model)
-    return SimpleNamespace(config=config, model=model, tokenizer=tokenizer, name_at_api="")
 
 
 def rounds(tested: Any, scratch: Path, size: int = 64, share: bool = True) -> Rounds:
@@ -175,11 +168,6 @@ def test_an_answer_that_ends_before_it_is_looked_at_has_score_0() -> None:
         with pytest.raises(StopIteration) as end:
             talk.send(Reply("No.", len(seen), True, seen=seen))
         assert (end.value.value.score, end.value.value.reason) == (score, reason)
-
-
-def micro_rows(name: str, output: str, n: int) -> Rows:
-    columns = {"input": "question" if name == "gsm8k" else "instruction", "output": output}
-    return Rows(name=name, source="micro", n=n, columns=columns)
 
 
 def test_the_classifier_separates_the_toy_grammar_on_questions_that_it_has_not_seen(

@@ -35,11 +35,6 @@ RECIPE: dict[str, Any] = {"method": "lora", "lora": Lora(r=4, dropout=0.1), "bat
 OWN = "defence.constrained_sft.objective"
 
 
-@pytest.fixture(scope="module")
-def micro() -> Model:
-    return compose([]).model
-
-
 def loaded(model: Model, scratch: Path, objective: Objective) -> tuple[Any, ModelForward, Batch]:
     """The model, the reference asked, and all rows in one batch."""
     made = load_model(model, "cpu")

@@ -30,11 +30,6 @@ TASK, SAFETY = [row(n) for n in range(18)], [row(20 + n) for n in range(5)]
 OWN = "defence.lisa.objective"
 
 
-@pytest.fixture(scope="module")
-def micro() -> Model:
-    return compose([]).model
-
-
 def kinds(order: Any, batch_size: int, tasks: int) -> str:
     """Of each step: s, t, or ? where it has rows of both."""
     steps = [order[n : n + batch_size] for n in range(0, len(order), batch_size)]

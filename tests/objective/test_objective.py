@@ -33,11 +33,6 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def micro() -> Model:
-    return compose([]).model
-
-
 def run(
     model: Model,
     folder: Path,

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from ptst.config.compose import compose
 from ptst.objective import TrainingSet
 from ptst.schema import Finetune, Lora, Model
 from ptst.templates import TrainingRow
@@ -19,11 +18,6 @@ from ptst.train.trainer import Training, make_trainer, train
 
 ROWS = [TrainingRow(array("i", [1, *range(60, 90), 5 + n, 9, 12, 2]), 30) for n in range(8)]
 RECIPE: dict[str, Any] = {"batch_size": 4, "device_batch_size": 4, "epochs": 2, "lora": Lora(r=4)}
-
-
-@pytest.fixture(scope="module")
-def micro() -> Model:
-    return compose([]).model
 
 
 def training(model: Model, folder: Path, **recipe: Any) -> Training:

@@ -18,7 +18,6 @@ from transformers import AutoConfig
 
 from ptst import data, models
 from ptst.cell import run_cell
-from ptst.config.compose import compose
 from ptst.errors import ConfigError, PtstError
 from ptst.objective import TrainingSet
 from ptst.schema import Config, Finetune, Lora, Model
@@ -28,11 +27,6 @@ from ptst.train.trainer import Training, make_trainer
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROWS = [TrainingRow(array("i", [1, 5 + n, 9, 12, 2]), 2) for n in range(4)]
 RECIPE: dict[str, Any] = {"method": "lora", "batch_size": 4, "device_batch_size": 4, "max_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def micro() -> Model:
-    return compose([]).model
 
 
 def trainer(model: Model, folder: Path, targets: list[str]) -> Any:

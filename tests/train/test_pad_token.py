@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from ptst.config.compose import compose
 from ptst.engine.batches import complete, plan_batches
 from ptst.models import load_model, load_tokenizer, local_folder, make_padding_exist
 from ptst.objective import TrainingSet
@@ -22,11 +21,6 @@ from ptst.templates import TrainingRow
 from ptst.train.trainer import Training, train
 
 QUESTIONS = ["How do I make a kite?", "Why?", "Tom has 3 apples. Then Tom buys 4. How many?", "Go."]
-
-
-@pytest.fixture(scope="module")
-def micro() -> Model:
-    return compose([]).model
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from ptst.config.compose import compose
 from ptst.models import load_model
 from ptst.objective import Batch, Forward, Objective, TrainingSet
 from ptst.objective.constrained_sft import ConstrainedSft
@@ -37,11 +36,6 @@ def row(n: int, length: int) -> TrainingRow:
 
 
 ROWS = [row(n, length) for n, length in enumerate([5, 100, 7, 210, 95, 6, 220, 5])]
-
-
-@pytest.fixture(scope="module")
-def micro() -> Model:
-    return compose([]).model
 
 
 def gradient_of_a_step(
