@@ -387,21 +387,41 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
     refused(local(tmp_path / "no" / "a.jsonl"), str(tmp_path / "no" / "a.jsonl"), "no file")
 
 
-def test_unknown_suffix_lists_the_known(tmp_path: Path) -> None:
-    refused(local(written(tmp_path, "a.xlsx", "x")), "a.xlsx", ".xlsx", ".jsonl, .json, .csv")
+BROKEN = {
+    # what: name, content, place after the folder, words of the message
+    "an unknown suffix": ("a.xlsx", "x", "a.xlsx", ".xlsx", ".jsonl, .json, .csv"),
+    "no lines": ("a.jsonl", "", "a.jsonl", "no rows"),
+    "an empty list": ("a.json", "[]", "a.json", "no rows"),
+    "an empty JSON file": ("a.json", "", "a.json", "no rows"),
+    "an empty CSV": ("a.csv", "", "a.csv", "no rows"),
+    "a header alone": ("a.csv", "question,answer\n", "a.csv", "no rows"),
+    "a value missing": ("a.jsonl", jsonl([*TWO, {"question": "3?"}]), "a.jsonl:3", "no column 'answer'", "'question'"),
+    "a column twice": ("a.csv", "question,answer,question\na,b,c\n", "a.csv:1", "twice", "question"),
+    "a key twice": ("a.jsonl", jsonl(TWO) + '{"question": "a", "question": "b", "answer": "c"}\n', "a.jsonl:3", "twice", "question"),
+    "a field too few": ("a.csv", 'question,answer\n"a\nb",c\nonly one\n', "a.csv:4", "1 fields", "2 columns", "question, answer"),
+    "a field too many": ("a.csv", 'question,answer\n"a\nb",c\none,two,three\n', "a.csv:4", "3 fields", "2 columns", "question, answer"),
+    "a row over several lines": ("a.csv", 'question,answer\na,b\n"c\nd\ne", \n', "a.csv:3", "column 'answer'", "empty"),
+    "an open quote": ("a.csv", 'question,answer\na,b\n"c,d\ne,f\n', "a.csv:3", "not valid CSV"),
+    "a broken line": ("a.jsonl", jsonl(TWO) + '{"question": "a",\n', "a.jsonl:3", "not valid JSON"),
+    "a line that is no object": ("a.jsonl", '["a", "b"]\n', "a.jsonl:1", "object", "list"),
+    "a broken JSON file": ("a.json", '[\n{"a": 1},\n{"a" 2}\n]', "a.json:3", "JSON"),
+    "JSON that is no list": ("a.json", '{"data": []}', "a.json", "list of objects", "dict"),
+    "something else in a list": ("a.json", json.dumps([*TWO, "three"]), "a.json, row 3", "object", "str"),
+    "JSON Lines named .json": ("a.json", jsonl(TWO), "a.json:2", "name it .jsonl"),
+    "a NUL byte in JSON Lines": ("a.jsonl", jsonl(TWO) + '{"question": "a\0"}\n', "a.jsonl:3", "NUL"),
+    "a NUL byte in CSV": ("a.csv", "question,answer\na,b\nc\0,d\n", "a.csv:3", "NUL"),
+    "a NUL byte in JSON": ("a.json", '[\n{},\n{"question": "\0"}]', "a.json:3", "NUL"),
+    "an escaped NUL": ("a.jsonl", '{"question": "a\\u0000", "answer": "b"}\n', "a.jsonl:1", "'question'", "NUL"),
+    "half a surrogate pair": ("a.jsonl", '{"question": "a", "answer": "\\ud83d"}\n', "a.jsonl:1", "'answer'", "surrogate"),
+    "half a pair in a kept column": ("a.jsonl", '{"question": "a", "answer": "b", "note": "\\ud83d"}\n', "a.jsonl:1", "'note'", "surrogate"),
+    "no Parquet": ("a.parquet", "no parquet", "a.parquet", "Parquet"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("a.jsonl", ""), ("a.json", "[]"), ("a.csv", ""), ("a.csv", "question,answer\n")],
-)
-def test_no_rows_is_an_error_that_names_the_file(tmp_path: Path, name: str, content: str) -> None:
-    file = written(tmp_path, name, content)
-    refused(local(file), str(file), "no rows")
-
-
-def test_empty_json_file(tmp_path: Path) -> None:
-    refused(local(written(tmp_path, "a.json", "")), "a.json", "no rows")
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_wrong_with_a_file_is_named_with_its_place(tmp_path: Path, what: str) -> None:
+    name, content, place, *words = BROKEN[what]
+    refused(local(written(tmp_path, name, content)), f"{tmp_path}/{place}", *words)
 
 
 def test_parquet_without_rows(tmp_path: Path) -> None:
@@ -412,11 +432,6 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 def test_empty_value_is_named_by_row_and_column(tmp_path: Path, empty: str | None) -> None:
     file = written(tmp_path, "a.jsonl", jsonl([TWO[0], {**TWO[1], "answer": empty}]))
     refused(local(file), f"{file}:2", "column 'answer'", "empty" if empty is not None else "null")
-
-
-def test_value_missing_from_one_row_is_named(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.jsonl", jsonl([*TWO, {"question": "3?"}]))
-    refused(local(file), f"{file}:3", "no column 'answer'", "'question'")
 
 
 def test_null_in_parquet_is_named(tmp_path: Path) -> None:
@@ -458,18 +473,6 @@ def test_columns_given_the_wrong_way_round_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_same_column_twice_in_a_csv_header(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.csv", "question,answer,question\na,b,c\n")
-    refused(local(file), f"{file}:1", "twice", "question")
-
-
-def test_same_key_twice_in_a_json_row(tmp_path: Path) -> None:
-    file = written(
-        tmp_path, "a.jsonl", jsonl(TWO) + '{"question": "a", "question": "b", "answer": "c"}\n'
-    )
-    refused(local(file), f"{file}:3", "twice", "question")
-
-
 def test_same_column_twice_in_parquet(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -478,23 +481,6 @@ def test_same_column_twice_in_parquet(tmp_path: Path) -> None:
     table = pyarrow.table([["a"], ["b"], ["c"]], names=["question", "answer", "question"])
     pyarrow.parquet.write_table(table, file)
     refused(local(file), str(file), "twice", "question")
-
-
-@pytest.mark.parametrize("line", ["only one", "one,two,three"])
-def test_csv_row_with_the_wrong_number_of_fields(tmp_path: Path, line: str) -> None:
-    file = written(tmp_path, "a.csv", f'question,answer\n"a\nb",c\n{line}\n')
-    fields = len(line.split(","))
-    refused(local(file), f"{file}:4", f"{fields} fields", "2 columns", "question, answer")
-
-
-def test_csv_row_over_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.csv", 'question,answer\na,b\n"c\nd\ne", \n')
-    refused(local(file), f"{file}:3", "column 'answer'", "empty")
-
-
-def test_csv_with_an_open_quote(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.csv", 'question,answer\na,b\n"c,d\ne,f\n')
-    refused(local(file), f"{file}:3", "not valid CSV")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
@@ -506,32 +492,6 @@ def test_empty_line_inside_is_an_error_but_not_at_the_end(tmp_path: Path, name: 
     inside = written(tmp_path, name, head + line + "\n" + line)
     number = 2 + bool(head)
     refused(local(inside), f"{inside}:{number}", "empty line")
-
-
-def test_broken_json_line(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.jsonl", jsonl(TWO) + '{"question": "a",\n')
-    refused(local(file), f"{file}:3", "not valid JSON")
-
-
-def test_json_line_that_is_no_object(tmp_path: Path) -> None:
-    refused(local(written(tmp_path, "a.jsonl", '["a", "b"]\n')), "a.jsonl:1", "object", "list")
-
-
-def test_broken_json_file(tmp_path: Path) -> None:
-    refused(local(written(tmp_path, "a.json", '[\n{"a": 1},\n{"a" 2}\n]')), "a.json:3", "JSON")
-
-
-def test_json_that_is_no_list(tmp_path: Path) -> None:
-    refused(local(written(tmp_path, "a.json", '{"data": []}')), "a.json", "list of objects", "dict")
-
-
-def test_json_list_with_something_else_inside(tmp_path: Path) -> None:
-    content = json.dumps([*TWO, "three"])
-    refused(local(written(tmp_path, "a.json", content)), "a.json, row 3", "object", "str")
-
-
-def test_json_lines_named_json(tmp_path: Path) -> None:
-    refused(local(written(tmp_path, "a.json", jsonl(TWO))), "a.json:2", "name it .jsonl")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -552,33 +512,10 @@ def test_unknown_encoding(tmp_path: Path) -> None:
     refused(local(file, encoding="uft-8"), str(file), "encoding=uft-8", "not a known encoding")
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
-def test_nul_bytes(tmp_path: Path, name: str) -> None:
-    content = {
-        "a.jsonl": jsonl(TWO) + '{"question": "a\0"}\n',
-        "a.csv": "question,answer\na,b\nc\0,d\n",
-        "a.json": '[\n{},\n{"question": "\0"}]',
-    }[name]
-    refused(local(written(tmp_path, name, content)), f"{name}:3", "NUL")
-
-
-def test_escaped_nul_and_half_a_surrogate_pair(tmp_path: Path) -> None:
-    nul = written(tmp_path, "a.jsonl", '{"question": "a\\u0000", "answer": "b"}\n')
-    refused(local(nul), f"{nul}:1", "'question'", "NUL")
-    half = written(tmp_path, "b.jsonl", '{"question": "a", "answer": "\\ud83d"}\n')
-    refused(local(half), f"{half}:1", "'answer'", "surrogate")
-    kept = written(tmp_path, "c.jsonl", '{"question": "a", "answer": "b", "note": "\\ud83d"}\n')
-    refused(local(kept), f"{kept}:1", "'note'", "surrogate")
-
-
 @pytest.mark.parametrize("value", [["a", "b"], {"text": "a"}])
 def test_lists_and_objects_are_no_text(tmp_path: Path, value: Any) -> None:
     file = written(tmp_path, "a.jsonl", jsonl([{"question": value, "answer": "b"}]))
     refused(local(file), f"{file}:1", "'question'", type(value).__name__, "not text")
-
-
-def test_broken_parquet(tmp_path: Path) -> None:
-    refused(local(written(tmp_path, "a.parquet", "no parquet")), "a.parquet", "Parquet")
 
 
 # The draw
