@@ -31,6 +31,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from turns import in_turns, ratio
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 RECIPE = ["finetune=lora", "finetune.lora.r=8", "finetune.lora.dropout=0", "finetune.epochs=1"]
 Clock = Callable[[], float]
@@ -304,22 +306,6 @@ def generation(arguments: argparse.Namespace, template: str) -> dict[str, Any]:
 
 def clock_of(arguments: argparse.Namespace) -> Clock:
     return time.perf_counter if arguments.clock == "wall" else time.process_time
-
-
-def in_turns(rounds: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """Seconds of each side, taken in turns."""
-    turns = [[side() for side in sides] for _ in range(rounds)]
-    return [list(side) for side in zip(*turns, strict=True)]
-
-
-def ratio(name: str, top: list[float], bottom: list[float]) -> dict[str, float]:
-    """Median, least and greatest of the pairwise ratios."""
-    ratios = [a / b for a, b in zip(top, bottom, strict=True)]
-    return {
-        name: round(statistics.median(ratios), 2),
-        f"{name}_min": round(min(ratios), 2),
-        f"{name}_max": round(max(ratios), 2),
-    }
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from turns import in_turns, ratio
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 CELL = ["finetune.epochs=1", "tracking=wandb_offline"]
 
@@ -107,7 +109,7 @@ def fine_tuning(template: str, rounds: int) -> dict[str, float]:
             stamps.append(time.perf_counter())
         return stamps[-1] - stamps[0]
 
-    ours, theirs = in_turns(with_trl, plain, rounds)
+    ours, theirs = warm_in_turns(with_trl, plain, rounds)
     tokens = sum(len(row.input_ids) for row in rows) * 11 / 12
     return {
         "trl_tokens_per_s": round(tokens / statistics.median(ours)),
@@ -168,7 +170,7 @@ def generation(rounds: int) -> dict[str, float]:
         answers["fixed"] = texts
         return time.perf_counter() - start
 
-    fast, slow = in_turns(ours, fixed_batches, rounds)
+    fast, slow = warm_in_turns(ours, fixed_batches, rounds)
     same = sum(a == b for a, b in zip(answers["ours"], answers["fixed"], strict=True))
     return {
         "ours_s": round(statistics.median(fast), 3),
@@ -226,7 +228,7 @@ def safenudge(rounds: int, *words: str) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         guard.prepare(lambda asks: [], model, Path(folder))
-    slow, fast = in_turns(lambda: seconds(True), lambda: seconds(False), rounds)
+    slow, fast = warm_in_turns(lambda: seconds(True), lambda: seconds(False), rounds)
     return {
         "unguarded_s": round(statistics.median(fast), 3),
         "guarded_s": round(statistics.median(slow), 3),
@@ -289,20 +291,10 @@ def timed(command: list[str], status: int = 0) -> tuple[float, float]:
     return time.perf_counter() - start, peak / 1e9
 
 
-def in_turns(one: Any, two: Any, rounds: int) -> tuple[list[float], list[float]]:
+def warm_in_turns(one: Any, two: Any, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of both, taken in turns; one warm-up of each is left out."""
-    pairs = [(one(), two()) for _ in range(rounds + 1)][1:]
-    return [a for a, _ in pairs], [b for _, b in pairs]
-
-
-def ratio(name: str, top: list[float], bottom: list[float]) -> dict[str, float]:
-    """Median, least and greatest of the pairwise ratios."""
-    ratios = [a / b for a, b in zip(top, bottom, strict=True)]
-    return {
-        name: round(statistics.median(ratios), 2),
-        f"{name}_min": round(min(ratios), 2),
-        f"{name}_max": round(max(ratios), 2),
-    }
+    first, second = in_turns(rounds + 1, one, two)
+    return first[1:], second[1:]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ptst.audit import write_csv
-from ptst.report.agreement import TOTAL, Agreement, Interval, Pair
+from ptst.report.agreement import TOTAL, Agreement, Alpha, Interval, Pair
 from ptst.store import csv_text, write_atomic
 from ptst.sweep.grid import Grid
 
@@ -40,25 +40,13 @@ def as_json(agreement: Agreement) -> dict[str, Any]:
             }
             for pair in agreement.pairs
         ],
-        "krippendorff": {
-            evaluation: {**asdict(alpha), "n": n, "units": units}
-            for evaluation, (alpha, n, units) in agreement.alphas.items()
-        },
-        "krippendorff_of_people": {
-            evaluation: {**asdict(alpha), "n": n, "units": units}
-            for evaluation, (alpha, n, units) in agreement.people.items()
-        },
-        "cells": [{**asdict(gap), "gap": gap.gap} for gap in agreement.gaps],
+        "krippendorff": _alphas(agreement.alphas),
+        "krippendorff_of_people": _alphas(agreement.people),
+        "cells": _cells(agreement),
         "broken": [asdict(own) for own in agreement.broken],
         "disagreements": [
-            {
-                "evaluation": evaluation,
-                "cell": cell,
-                "id": item[1],
-                "sample": item[2],
-                "labels": labels,
-            }
-            for item, cell, evaluation, _, labels in agreement.split
+            {"evaluation": name, "cell": cell, "id": id, "sample": sample, "labels": labels}
+            for (_, id, sample), cell, name, _, labels in agreement.split
         ],
     }
 
@@ -92,33 +80,32 @@ def write_judges(agreement: Agreement, grid: Grid) -> Path:
     )
     write_atomic(folder / "judges.md", "\n\n".join(parts) + "\n")
     write_atomic(folder / "judges.csv", _csv(CSV, list(_csv_rows(agreement))))
-    write_atomic(
-        folder / "judges_cells.csv",
-        _csv(
-            ("evaluation", "cell", "a", "b", "n", "asr_a", "asr_b", "gap"),
-            [
-                (g.evaluation, g.cell, g.a, g.b, g.n, g.asr_a, g.asr_b, g.gap)
-                for g in agreement.gaps
-            ],
-        ),
-    )
+    columns = ("evaluation", "cell", "a", "b", "n", "asr_a", "asr_b", "gap")
+    write_atomic(folder / "judges_cells.csv", csv_text(columns, _cells(agreement)))
     names = list(dict.fromkeys(name for own in agreement.judges.values() for name in own))
     write_csv(
         folder / "judges_disagreements.csv",
         ("evaluation", "cell", "id", "sample", "query", "completion", *names),
         [
             (
-                evaluation,
-                cell,
-                *item[1:],
-                row["input"],
-                row["completion"],
+                *(evaluation, cell, *item[1:], row["input"], row["completion"]),
                 *(labels.get(name, "") for name in names),
             )
             for item, cell, evaluation, row, labels in agreement.split
         ],
     )
     return folder / "judges.md"
+
+
+def _alphas(alphas: Mapping[str, Alpha]) -> dict[str, Any]:
+    return {
+        evaluation: {**asdict(alpha), "n": n, "units": units}
+        for evaluation, (alpha, n, units) in alphas.items()
+    }
+
+
+def _cells(agreement: Agreement) -> list[dict[str, Any]]:
+    return [{**asdict(gap), "gap": gap.gap} for gap in agreement.gaps]
 
 
 def _csv_rows(agreement: Agreement) -> Iterator[Sequence[Any]]:
@@ -162,14 +149,8 @@ def _tables(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], list[lis
         ("evaluation", "cell", "a", "b", "n", "ASR by a", "ASR by b", "a − b"),
         [
             [
-                g.evaluation,
-                g.cell,
-                g.a,
-                g.b,
-                str(g.n),
-                f"{g.asr_a:.1f}",
-                f"{g.asr_b:.1f}",
-                f"{g.gap:+.1f}",
+                *(g.evaluation, g.cell, g.a, g.b, str(g.n)),
+                *(f"{g.asr_a:.1f}", f"{g.asr_b:.1f}", f"{g.gap:+.1f}"),
             ]
             for g in agreement.gaps[:CELLS_SHOWN]
         ],
@@ -191,15 +172,8 @@ def _against_people(agreement: Agreement) -> Iterator[tuple[str, Sequence[str], 
         yield (
             "Broken answers, by their text, against people's `neither`",
             (
-                "evaluation",
-                "read by",
-                "n",
-                "broken",
-                "neither",
-                "precision",
-                "95 %",
-                "recall",
-                "95 %",
+                *("evaluation", "read by", "n", "broken", "neither"),
+                *("precision", "95 %", "recall", "95 %"),
             ),
             [
                 [

@@ -186,9 +186,8 @@ def speed_of(kind: tuple[str, ...], units: float, basis: Basis) -> Speed:
     """The speed of a kind, for an artifact of so many units.
 
     Measurements that are large enough for it give the rate, and smaller ones, which are mostly
-    their start, the fixed
-    part: what they took typically, but no more than any of the large. Without a small one it is 0
-        and lies in the rate.
+    their start, the fixed part: what they took typically, but no more than any of the large.
+    Without a small one it is 0 and lies in the rate.
     """
     measured = basis.measured.get(kind, {})
     large = {
