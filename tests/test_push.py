@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
+from wandb_endpoint import reply
 
 from ptst.cell import run_cell
 from ptst.cli import main
@@ -59,12 +60,7 @@ class Hub(BaseHTTPRequestHandler):
         self.answer({}, 403 if self.refuse else 200)
 
     def answer(self, content: dict[str, Any], status: int = 200) -> None:
-        text = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
+        reply(self, status, content)
 
     def log_message(self, *_: object) -> None:
         pass

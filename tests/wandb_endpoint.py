@@ -16,6 +16,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+def reply(handler: BaseHTTPRequestHandler, status: int, content: Any) -> None:
+    """Answer a request with JSON."""
+    text = json.dumps(content).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(text)))
+    handler.end_headers()
+    handler.wfile.write(text)
+
+
 @dataclass
 class Endpoint:
     """Runs in a thread of its own while it is entered.
@@ -54,21 +64,13 @@ class Endpoint:
                     said = base64.b64decode(said).decode().partition(":")[2]
                 endpoint.keys |= {said} - {""}
                 asks = self.path == "/graphql"  # what else wandb-core posts is about itself
-                self.reply(*(endpoint.answer(json.loads(body)) if asks else (200, {})))
+                reply(self, *(endpoint.answer(json.loads(body)) if asks else (200, {})))
 
             def do_GET(self) -> None:
                 endpoint.paths.append(self.path)
-                self.reply(404, {})
+                reply(self, 404, {})
 
             do_CONNECT = do_PUT = do_HEAD = do_GET
-
-            def reply(self, status: int, answer: dict[str, Any]) -> None:
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from wandb_endpoint import VIEWER
+from wandb_endpoint import VIEWER, reply
 
 Fail = Callable[[str, str], int]
 """fail(what, run) -> an HTTP status instead of an answer, or 0. `what` is the operation of a
@@ -216,12 +216,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
                 if sent:
                     server.keys.add(base64.b64decode(sent).decode().partition(":")[2])
                 status, content = server.answer(self.path, body)
-            out = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(out)))
-            self.end_headers()
-            self.wfile.write(out)
+            reply(self, status, content)
 
         do_GET = do_POST = do_PUT = _answer
 
