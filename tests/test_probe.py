@@ -65,7 +65,7 @@ def test_a_probability_by_hand() -> None:
 
 def test_fitting_is_what_scikit_learn_does_and_goes_through_json() -> None:
     states = drawn()
-    probe = Probe(**json.loads(json.dumps(fit(states).parts)))
+    probe = Probe(**json.loads(json.dumps(fit(states.values, states.unsafe).parts)))
     library = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     library.fit(states.values.astype(float), states.unsafe)
     wanted = library.predict_proba(states.values.astype(float))[:, 1]
@@ -78,7 +78,7 @@ def test_no_state_is_scored_by_a_probe_that_saw_its_question() -> None:
     unsafe = np.repeat(random.random(30) < 0.5, 2)
     values = np.repeat(np.eye(30, dtype="float32"), 2, axis=0)
     states = States(values, unsafe, tuple(f"q{i // 2}" for i in range(60)))
-    assert quality(unsafe, fit(states).probabilities(values))["auc"] == 1
+    assert quality(unsafe, fit(states.values, states.unsafe).probabilities(values))["auc"] == 1
     assert quality(unsafe, held_out(states, states))["auc"] < 0.6
     with pytest.raises(ValueError, match="same answers"):
         held_out(states, drawn())
@@ -92,7 +92,7 @@ def test_auc_accuracy_and_f1_by_hand() -> None:
 @pytest.mark.parametrize("tau", [0.1, 0.5, 0.9])
 def test_a_random_probe_fires_as_often_and_is_another_direction(tau: float) -> None:
     states = drawn(200)
-    probe = fit(states)
+    probe = fit(states.values, states.unsafe)
     own = random_probe(probe, states, tau, seed=3)
     fired = (probe.probabilities(states.values) >= tau).sum()
     assert 0 < fired < 200 and (own.probabilities(states.values) >= tau).sum() == fired
@@ -190,7 +190,7 @@ def test_a_probe_separates_the_toy_grammar(micro: Any) -> None:
 def test_one_class_and_invented_hazards_for_a_real_model_are_refused() -> None:
     states = drawn()
     with pytest.raises(DataError, match="safe and answers that are not"):
-        fit(States(states.values, np.ones(40, bool), states.questions))
+        fit(states.values, np.ones(40, bool))
     config = compose(["scale=paper"])
     with pytest.raises(ConfigError, match=r"here\.harmful\.source=local.*columns"):
         check_rows(micro_rows("preferences", "rejected", 3), "here", config)

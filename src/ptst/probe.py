@@ -218,17 +218,29 @@ def states_of(model: Any, answers: Sequence[Answer], prefixes: Sequence[int] = P
     )
 
 
-def fit(states: States) -> Probe:
-    """Standardise, then logistic regression.
+def fit(values: ndarray, unsafe: ndarray) -> Probe:
+    """Standardise states, then logistic regression.
 
     Raises:
         DataError: all answers are safe, or all are unsafe.
     """
-    return _fit(states.values, states.unsafe)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    check_classes(unsafe)
+    scaler = StandardScaler().fit(values.astype("float64"))
+    model = LogisticRegression(C=1.0, max_iter=1000)
+    model.fit(scaler.transform(values.astype("float64")), unsafe)
+    return Probe(
+        scaler.mean_.tolist(),
+        scaler.scale_.tolist(),
+        model.coef_[0].tolist(),
+        float(model.intercept_[0]),
+    )
 
 
 def held_out(
-    fitted: States, scored: States, fitting: Callable[[ndarray, ndarray], Fitted] | None = None
+    fitted: States, scored: States, fitting: Callable[[ndarray, ndarray], Fitted] = fit
 ) -> ndarray:
     """The probability of each of `scored`, by a probe that was fitted without its question.
 
@@ -247,7 +259,7 @@ def held_out(
     found = np.empty(len(scored.unsafe))
     folds = GroupKFold(min(FOLDS, len(set(fitted.questions))))
     for train, test in folds.split(fitted.values, groups=fitted.questions):
-        probe = (fitting or _fit)(fitted.values[train], fitted.unsafe[train])
+        probe = fitting(fitted.values[train], fitted.unsafe[train])
         found[test] = probe.probabilities(scored.values[test])
     return found
 
@@ -336,19 +348,3 @@ def check_classes(unsafe: ndarray) -> None:
     """Refuse answers that are all safe, or all unsafe."""
     if len(set(unsafe.tolist())) < 2:
         raise DataError("a probe needs answers that are safe and answers that are not.")
-
-
-def _fit(values: ndarray, unsafe: ndarray) -> Probe:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    check_classes(unsafe)
-    scaler = StandardScaler().fit(values.astype("float64"))
-    model = LogisticRegression(C=1.0, max_iter=1000)
-    model.fit(scaler.transform(values.astype("float64")), unsafe)
-    return Probe(
-        scaler.mean_.tolist(),
-        scaler.scale_.tolist(),
-        model.coef_[0].tolist(),
-        float(model.intercept_[0]),
-    )

@@ -201,7 +201,7 @@ class SafeNudge(GivenAnswers, Guard):
         answers = read_answers(sets, template, self.config, tested.tokenizer, most)
         source = tested.untuned() if self.probe_model == "untuned" else tested
         states = states_of(source.model, answers, self.prefixes)
-        probe = fit(states)
+        probe = fit(states.values, states.unsafe)
         # A random direction with a tau of its own may have any intercept. This one, which reaches
         # nothing of these rows, keeps its probabilities away from 1, where they would be equal.
         tau = math.inf if self.tau is None else self.tau

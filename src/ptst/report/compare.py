@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ptst.errors import ConfigError
-from ptst.metrics import Metric, scale_in_words, shown
+from ptst.metrics import scale_in_words, shown
 from ptst.report.agreement import COMPLIED
 from ptst.report.place import figures_of
 from ptst.report.results.contrasts import paired, untested
@@ -81,7 +81,7 @@ def compare(a: str, b: str, overrides: Sequence[str]) -> list[Line]:
         ]
         label = _named([own for own in key if own[0] in varying or own[0].endswith("_template")])
         for metric in _metrics_of_both(pair):
-            scale = _scale(metrics, metric)
+            scale = next((m[metric].scale for own in metrics for m in own if metric in m), None)
             nothing = Contrast(metric, "", a, label, {}, scale=scale)
             found = _tested(nothing, pair, reads, _lacking((a, b), pair, metrics))
             lines.append((found, _mean(metrics[0], metric), _mean(metrics[1], metric)))
@@ -174,12 +174,6 @@ def _mean(cells: Sequence[Metrics], metric: str) -> float | None:
     return fmean(there) if there and len(there) == len(values) else None
 
 
-def _scale(
-    metrics: Sequence[Sequence[Mapping[str, Metric]]], metric: str
-) -> tuple[float, float] | None:
-    return next((m[metric].scale for own in metrics for m in own if metric in m), None)
-
-
 def show(lines: Sequence[Line], a: str, b: str, out: Console) -> None:
     """Print a table for each metric, and what its numbers are."""
     from rich.table import Table
@@ -209,17 +203,8 @@ def show(lines: Sequence[Line], a: str, b: str, out: Console) -> None:
 def as_json(lines: Sequence[Line]) -> list[dict[str, object]]:
     """The lines as `ptst compare output=json` prints them."""
     names = (
-        "metric",
-        "n",
-        "units",
-        "only_a",
-        "only_b",
-        "difference",
-        "ci_low",
-        "ci_high",
-        "p",
-        "p_holm",
-        "status",
+        *("metric", "n", "units", "only_a", "only_b", "difference", "ci_low", "ci_high"),
+        *("p", "p_holm", "status"),
     )
     return [
         {"cell": found.b, "a": a, "b": b, **{name: getattr(found, name) for name in names}}
