@@ -34,7 +34,7 @@ from ptst.cell import run_cell
 from ptst.component import Context, load
 from ptst.config.compose import compose
 from ptst.contrast import Asked, Contrast, decoder_layers, inputs_of, logits_of, read_prompts
-from ptst.errors import ConfigError, Interrupted
+from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.inventory.remove import unused
 from ptst.keys import cell_keys
 from ptst.models import load_model, load_tokenizer
@@ -293,6 +293,20 @@ def test_cells_of_one_test_template_share_what_is_chosen_of_the_untuned_model(
     assert unused(store) == []
 
 
+def test_what_is_no_number_is_named_and_not_kept(
+    composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(*_: Any) -> dict[str, float]:
+        return {"layer": 1.0, "refusal_unsafe": float("nan")}
+
+    monkeypatch.setattr(refusal_direction.RefusalDirection, "of_untuned", spoilt)
+    config = composed(*TINY, *FEW, "finetune=none")
+    message = "analysis refusal_direction gave refusal_unsafe=nan; it must be a finite number"
+    with pytest.raises(PtstError, match=message):
+        run_cell(config)
+    assert not [*(Path(config.paths.store) / "analyse").glob("*")]
+
+
 def test_it_stops_when_it_is_asked_to(base: Any, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         values(base, base, tmp_path, stop=True)
@@ -305,6 +319,8 @@ def test_a_refusals_first_tokens_are_as_they_stand_in_an_answer() -> None:
     spelled = [tokenizer.decode([token]) for token in ids]
     assert {text.strip() for text in spelled} >= {"I"} and all(text.strip() for text in spelled)
     assert " I" in spelled and "I" in spelled
+    with pytest.raises(ConfigError, match=r"openings=\['   I'\]: .* white space"):
+        first_tokens(["   I"], config.test_template, config.model, tokenizer)
 
 
 def key(*words: str) -> str:

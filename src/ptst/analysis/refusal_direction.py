@@ -211,13 +211,22 @@ def first_tokens(
     """The ids that refusals begin with, with what the format has before an answer and without.
 
     A token of white space alone is none of them: every answer may begin with it.
+
+    Raises:
+        ConfigError: no other is left.
     """
     ids = {
         answer_ids(text, template, model, tokenizer, first)[0]
         for text in openings
         for first in (True, False)
     }
-    return sorted(token for token in ids if tokenizer.decode([token]).strip())
+    found = sorted(token for token in ids if tokenizer.decode([token]).strip())
+    if not found:
+        raise ConfigError(
+            f"openings={list(openings)}: each begins with a token of white space alone, which says nothing "
+            "of an answer; give beginnings without it."
+        )
+    return found
 
 
 def refusal_scores(logits: Tensor, refusals: Sequence[int]) -> Tensor:

@@ -53,7 +53,7 @@ def analyse(
             context = Context(config, model.tokenizer, model.picked, work.scratch, tell, stop)
 
             def untuned() -> dict[str, float]:
-                return _of_untuned(analysis, parts, model, store, context)
+                return _of_untuned(name, analysis, parts, model, store, context)
 
             values = analysis.compare(Pair(model.alone, model.untouched, untuned), context)
         _check(name, values)
@@ -66,7 +66,12 @@ def analyse(
 
 
 def _of_untuned(
-    analysis: Analysis, parts: Parts, model: TestedModel, store: Store, context: Context
+    name: str,
+    analysis: Analysis,
+    parts: Parts,
+    model: TestedModel,
+    store: Store,
+    context: Context,
 ) -> dict[str, float]:
     """See `Analysis.of_untuned`. Kept in the store, under the key of an analysis of no model."""
     parts = {**parts, "model": {}}
@@ -74,7 +79,9 @@ def _of_untuned(
     with store.make("analyse", key, parts, context.stop) as work:
         if work is not None:
             started = time.monotonic()
-            write_json(work.result / VALUES, analysis.of_untuned(model.untouched(), context))
+            values = analysis.of_untuned(model.untouched(), context)
+            _check(name, values)
+            write_json(work.result / VALUES, values)
             seconds = work.maker.spent + time.monotonic() - started
             write_provenance(work.result, context.config, seconds, dict(analysis.origin()))
     found: dict[str, float] = read_json(store.path("analyse", key) / VALUES)
