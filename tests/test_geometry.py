@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from ptst import geometry as g
 from ptst.contrast import Asked, inputs_of_each
@@ -138,6 +147,16 @@ def gpt2() -> Any:
     return GPT2LMHeadModel(config).eval()
 
 
+def opt() -> Any:
+    """Its MLP is given all tokens of a batch in one row, [batch x tokens, width]."""
+    torch.manual_seed(0)
+    config = OPTConfig(
+        hidden_size=8, ffn_dim=12, num_hidden_layers=2, num_attention_heads=2, vocab_size=11,
+        word_embed_proj_dim=8, max_position_embeddings=32,
+    )  # fmt: skip
+    return OPTForCausalLM(config).eval()
+
+
 PROMPTS = [[1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 1, 2], [3]]
 
 
@@ -159,9 +178,23 @@ def test_a_block_without_such_an_mlp_is_refused() -> None:
     model.model.layers[1].mlp = torch.nn.Identity()
     with pytest.raises(PtstError, match=r"model\.layers\.1 of LlamaForCausalLM has no MLP"):
         g.mlps(model)
+    model.config.num_hidden_layers = 7
+    with pytest.raises(PtstError, match="LlamaForCausalLM has no list of 7 decoder layers"):
+        g.mlps(model)
 
 
-@pytest.mark.parametrize("make", [llama, gpt2])
+def test_an_expert_that_all_tokens_share_is_not_taken_for_the_mlp() -> None:
+    config = DeepseekV3Config(
+        hidden_size=8, intermediate_size=12, moe_intermediate_size=12, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, vocab_size=11, first_k_dense_replace=0,
+        n_routed_experts=2, num_experts_per_tok=1, n_group=1, topk_group=1, q_lora_rank=4,
+        kv_lora_rank=4, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=4,
+    )  # fmt: skip
+    with pytest.raises(PtstError, match=r"model\.layers\.0 of DeepseekV3ForCausalLM has no MLP"):
+        g.mlps(DeepseekV3ForCausalLM(config))
+
+
+@pytest.mark.parametrize("make", [llama, gpt2, opt])
 def test_inputs_of_the_second_matrix_are_read_at_the_last_token_of_every_prompt(make: Any) -> None:
     model = make()
     mlp = g.mlps(model)[1]
@@ -174,7 +207,8 @@ def test_inputs_of_the_second_matrix_are_read_at_the_last_token_of_every_prompt(
         hook = second.register_forward_pre_hook(lambda m, i, given=given: given.append(i[0]))
         model(torch.tensor([prompt]))
         hook.remove()
-        torch.testing.assert_close(given_second[n, 0], given[0][0, -1], atol=1e-6, rtol=1e-4)
+        last = given[0].flatten(0, -2)[-1]
+        torch.testing.assert_close(given_second[n, 0], last, atol=1e-6, rtol=1e-4)
         if make is gpt2:  # the nonlinearity of the first, worked out from the states
             block = model.transformer.h[1]
             states = block.attn(block.ln_1(states))[0] + states

@@ -253,7 +253,10 @@ def _noting(modules: Sequence[Any], at: Any) -> Iterator[dict[int, Tensor]]:
 
     def note(number: int) -> Any:
         def hook(_: Any, args: Any, kwargs: Any) -> None:
-            noted[number] = given(args, kwargs)[at].float().cpu()
+            states = given(args, kwargs)
+            if states.dim() == 2:  # as OPT's MLP is given them: all tokens of the batch in one row
+                states = states.unflatten(0, (len(at[0]), -1))
+            noted[number] = states[at].float().cpu()
 
         return hook
 

@@ -267,11 +267,17 @@ def mlps(model: Any) -> list[Mlp]:
     from transformers.pytorch_utils import Conv1D  # GPT-2's
 
     config = model.config.get_text_config()
+    wanted = config.num_hidden_layers
     blocks = next(
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, ModuleList) and len(module) == config.num_hidden_layers
+        (
+            (name, module)
+            for name, module in model.named_modules()
+            if isinstance(module, ModuleList) and len(module) == wanted
+        ),
+        None,
     )
+    if blocks is None:
+        raise PtstError(f"{type(model).__name__} has no list of {wanted} decoder layers.")
     found = []
     for number, block in enumerate(blocks[1]):
         where = f"{blocks[0]}.{number}"
@@ -279,7 +285,9 @@ def mlps(model: Any) -> list[Mlp]:
         last = next(reversed(linear), "")
         parent = last.rpartition(".")[0]
         beside = [name for name in linear if name.rpartition(".")[0] == parent and name != last]
-        if "attn" in parent or "attention" in parent or len(beside) not in (1, 2):
+        # An expert that all tokens share is an MLP, but not all of what stands in its place.
+        experts = any("expert" in name for name, _ in block.named_modules())
+        if experts or "attn" in parent or "attention" in parent or len(beside) not in (1, 2):
             raise PtstError(
                 f"{where} of {type(model).__name__} has no MLP of two or three matrices (its linear layers: "
                 f"{', '.join(linear) or 'none'}): its mechanism cannot be read."
