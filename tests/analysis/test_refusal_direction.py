@@ -15,7 +15,14 @@ import pytest
 import torch
 from conftest import TINY
 from pages import text_of
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+)
 
 from ptst.analysis import Analysis, refusal_direction
 from ptst.analysis.refusal_direction import (
@@ -169,6 +176,18 @@ def test_ablating_is_what_weights_that_cannot_write_the_direction_do(
     assert torch.allclose(once, twice, atol=1e-4)
     assert (once - plain).abs().max() > 1
     assert torch.equal(plain, logits_of(base, asked))  # no hook is left
+
+
+def test_it_is_ablated_in_front_of_norms_without_weights() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24}
+    olmo = OlmoForCausalLM(OlmoConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)).eval()
+    asked = [Asked(array("i", range(n, n + 6)), n % 2 == 0, str(n)) for n in range(4)]
+    direction = torch.randn(16).double()
+    with ablated(olmo, direction):
+        inner = [layer.post_attention_layernorm for layer in olmo.model.layers]
+        seen = inputs_of(olmo, inner, asked)
+    assert (seen.double() @ direction).abs().max() < 1e-5
 
 
 def test_hooks_fit_another_architecture() -> None:

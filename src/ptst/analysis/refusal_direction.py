@@ -396,11 +396,12 @@ def _few(asked: Sequence[Asked], most: int) -> list[Asked]:
 
 
 def _norms(layer: Any, width: int) -> list[Any]:
-    """The layer's own norms of the residual stream: modules with vectors of that width alone."""
+    """The layer's own norms: modules with vectors of that width alone, or, as OLMo's, with none."""
     found = []
     for module in layer.children():
         shapes = [tuple(weight.shape) for weight in module.parameters()]
-        if shapes and all(shape == (width,) for shape in shapes):
+        named = "norm" in type(module).__name__.lower()
+        if all(shape == (width,) for shape in shapes) and (shapes or named):
             found.append(module)
     return found
 
