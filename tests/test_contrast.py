@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from array import array
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,8 +112,19 @@ def test_halves_are_of_questions_and_depend_on_the_seed_alone(asked: list[Asked]
 def test_a_question_in_both_sets_is_refused(micro: Any) -> None:
     config, _, tokenizer = micro
     same = Contrast(rows("howto", 3), rows("howto", 3))
-    with pytest.raises(DataError, match="among the unsafe and among the safe"):
+    same.unsafe.at = "analysis.x.unsafe"
+    with pytest.raises(DataError, match=r"analysis\.x\.unsafe and howto have a question in common"):
         read_prompts(same, config.test_template, config, tokenizer)
+
+
+def test_too_few_questions_are_counted_before_a_model_reads(micro: Any, tmp_path: Path) -> None:
+    config, _, tokenizer = micro
+    file = tmp_path / "same.jsonl"
+    file.write_text('{"instruction": "Twice?"}\n' * 2)
+    twice = replace(rows("x", 2), source="local", path=str(file), at="analysis.x.safe")
+    few = Contrast(rows("hazards", 2), twice)
+    with pytest.raises(DataError, match=r"analysis\.x\.safe: .* at least 2 different .* not 1"):
+        read_prompts(few, config.test_template, config, tokenizer)
 
 
 def test_invented_hazards_are_refused_for_a_real_model() -> None:
@@ -141,5 +154,6 @@ def test_layers_are_found_whatever_the_architecture_calls_them(micro: Any) -> No
 
 def test_a_prompt_beyond_the_models_context_is_refused(micro: Any) -> None:
     long = Asked(array("i", [5] * 2049), True, "long")
-    with pytest.raises(DataError, match="2049 tokens; the model has 2048 positions"):
+    message = "2049 tokens; the model has 2048 positions: give a shorter question than 'long'"
+    with pytest.raises(DataError, match=message):
         logits_of(micro[1], [long])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ptst import data
 from ptst.component import Parts, check_template_part, parts_of
@@ -45,6 +45,8 @@ class Contrast:
     """What the means that prompts are compared with are taken under; None: the test template."""
     seed: int = 0
     """Decides which prompts the means are of, and which are scored."""
+    fewest: ClassVar[int] = 2
+    """Questions of each kind: some for means, others to be scored."""
 
     @property
     def rows(self) -> dict[str, Rows]:
@@ -52,12 +54,16 @@ class Contrast:
         return {"unsafe": self.unsafe, "safe": self.safe}
 
     def check_prompts(self, where: str, config: Config) -> None:
-        """Refuse invented hazards for a real model, and a template that reads otherwise for it.
+        """Refuse invented hazards for a real model, a template that reads otherwise for it, and
+        too few prompts.
 
         Raises:
-            ConfigError: naming the settings for rows of one's own.
+            ConfigError: naming the settings, of hazards those for rows of one's own.
         """
         check_template_part(self.template, config.model)
+        for name, rows in self.rows.items():
+            if rows.n is not None and rows.n < self.fewest:
+                raise ConfigError(f"{where}.{name}.n={rows.n} must be at least {self.fewest}.")
         if self.unsafe.source == "micro" and config.scale.source != "micro":
             raise ConfigError(
                 "unsafe are the micro world's rows, whose hazards no model of "
@@ -101,7 +107,7 @@ def read_prompts(
     """The prompts of both sets; questions read as the data set's do.
 
     Raises:
-        DataError: naming file, row and column; or a question stands in both sets.
+        DataError: naming file, row and column; a question stands in both sets; too few do.
         TemplateError: the model's format cannot spell a question.
     """
     spelled = (template, config.dataset, config.model, tokenizer)
@@ -114,11 +120,17 @@ def read_prompts(
         for name, rows in contrast.rows.items()
         for row in data.read_rows(rows, needs=("input",))
     ]
-    both = {a.question for a in asked if a.unsafe} & {a.question for a in asked if not a.unsafe}
-    if both:
+    unsafe, safe = ({a.question for a in asked if a.unsafe == kind} for kind in (True, False))
+    places = [rows.at or rows.name for rows in (contrast.unsafe, contrast.safe)]
+    if both := unsafe & safe:
         raise DataError(
-            f"a question stands among the unsafe and among the safe prompts: {min(both)!r}."
+            f"{' and '.join(places)} have a question in common: {min(both)!r}. Take it out of one of them."
         )
+    for place, questions in zip(places, (unsafe, safe), strict=True):
+        if len(questions) < contrast.fewest:
+            raise DataError(
+                f"{place}: there must be at least {contrast.fewest} different questions, not {len(questions)}."
+            )
     return asked
 
 
@@ -280,7 +292,11 @@ def _batches(
     ids = [a.ids.tolist() for a in asked]
     longest, context = max(map(len, ids)), context_of(model.config)
     if context is not None and longest > context:
-        raise DataError(f"a prompt has {longest} tokens; the model has {context} positions.")
+        question = next(a.question for a in asked if len(a.ids) == longest)
+        raise DataError(
+            f"a prompt has {longest} tokens; the model has {context} positions: give a shorter question than "
+            f"{question[:60]!r}."
+        )
     shared = min(_alike(ids), min(map(len, ids)) - last)
     if len(ids) == 1 or not every_layer_grows(model):
         shared = 0

@@ -248,6 +248,7 @@ def test_what_decides_its_key() -> None:
             ["model=micro_aligned", f"{OWN}.before=base", "model.base=src/ptst/micro/pair/aligned"],
             r"is model micro_aligned itself",
         ),
+        ([f"{OWN}.unsafe.n=1"], rf"{OWN}\.unsafe\.n=1 must be at least 2"),
         ([f"{OWN}.few=0"], r"few=0 must be at least 1"),
         ([f"{OWN}.alphas=[1.0,1.0]"], r"must be finite numbers, each once"),
         (["scale=paper", f"{OWN}.unsafe.source=micro"], r"scale=paper knows"),

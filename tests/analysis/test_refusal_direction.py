@@ -367,6 +367,7 @@ def test_what_decides_its_key() -> None:
         ([f"{OWN}.unsafe.source=local"], rf"{OWN}\.unsafe\.path is missing"),
         (["scale=paper", f"{OWN}.unsafe.source=micro"], r"scale=paper knows"),
         ([f"{OWN}.openings=[I,' ']"], r"openings needs"),
+        ([f"{OWN}.safe.n=2"], rf"{OWN}\.safe\.n=2 must be at least 3"),
         ([f"{OWN}.positions=0"], r"positions=0 must be at least 1"),
     ],
 )

@@ -63,6 +63,7 @@ class RefusalDirection(Contrast, Analysis):
     """
 
     key_name: ClassVar[str] = "refusal_direction"
+    fewest: ClassVar[int] = 3
 
     openings: list[str] = field(default_factory=lambda: ["I cannot", "Sorry", "As an AI"])
     """How refusals begin. Only the first token of each counts, as it is at the beginning of an
@@ -222,10 +223,7 @@ def first_tokens(
     }
     found = sorted(token for token in ids if tokenizer.decode([token]).strip())
     if not found:
-        raise ConfigError(
-            f"openings={list(openings)}: each begins with a token of white space alone, which says nothing "
-            "of an answer; give beginnings without it."
-        )
+        raise ConfigError(f"openings={[*openings]}: give some that do not begin with white space.")
     return found
 
 
