@@ -17,10 +17,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from ptst import geometry
 from ptst.analysis import Analysis, Pair
+from ptst.analysis.mechanism import Mechanism
 from ptst.analysis.mechanism_values import held_out
 from ptst.cell import run_cell
 from ptst.component import Context, load
 from ptst.config.compose import compose
+from ptst.contrast import inputs_of_each, read_prompts
 from ptst.errors import ConfigError, PtstError
 from ptst.keys import cell_keys
 from ptst.models import load_model, load_tokenizer
@@ -104,6 +106,51 @@ def test_a_planted_change_is_found_where_it_was_planted(kind: str, tmp_path: Pat
         assert found["energy_second"] == found["row_safe_second"] == 0
         assert found["row_safe_first"] > 0 and found["row_unsafe_first"] > 0
         assert ("rank_up" in found) == (kind == "llama")
+
+
+def safe_inputs(model: Any, name: str) -> Any:
+    """What a module of a model is given at the last token of the safe prompts, [n, width]."""
+    config = compose(FEW)
+    analysis = load(config.analysis["mechanism"], OWN, Mechanism)
+    asked = read_prompts(analysis, config.test_template, config, load_tokenizer(config.model))
+    safe = [one for one in asked if not one.unsafe]
+    return inputs_of_each(model, [model.get_submodule(name)], safe)[0][:, 0]
+
+
+@pytest.mark.parametrize("what", ["first", "second"])
+@pytest.mark.parametrize("block", [-2, -1])
+def test_a_change_is_set_against_the_inputs_of_its_own_matrix(
+    what: str, block: int, tmp_path: Path
+) -> None:
+    model = tiny("llama")
+    tuned = copy.deepcopy(model)
+    name = geometry.mlps(model)[block].matrices[what]
+    weight = geometry.matrix(tuned, name)
+    left, right = torch.randn(weight.shape[0]), torch.randn(weight.shape[1])
+    with torch.no_grad():
+        weight += torch.outer(left, right) * 0.1
+    found = mechanism(tuned, model, tmp_path)
+    inputs = safe_inputs(tuned, name)
+    units = inputs / inputs.norm(dim=1, keepdim=True)
+    size = 0.1 * left.norm() * (units @ right).abs().mean()
+    assert found[f"row_safe_{what}"] == pytest.approx(float(size) / 2, rel=1e-4)  # of two blocks
+    before = [geometry.matrix(model, mlp.first) for mlp in geometry.mlps(model)[-2:]]
+    shares = [geometry.column_space(w).shape[1] / 40 for w in before]
+    assert found["space_first"] == pytest.approx(sum(shares) / 2)
+
+
+def test_activations_after_are_set_against_the_space_before(tmp_path: Path) -> None:
+    model = tiny("llama")
+    tuned = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            weight += torch.randn_like(weight)
+    found = mechanism(tuned, model, tmp_path)
+    name = geometry.mlps(model)[int(found["layer"])].second
+    before, after = (safe_inputs(each, name) for each in (model, tuned))
+    moved = geometry.moved_outside(before, after).mean()
+    assert found["moved_safe"] == pytest.approx(float(moved), abs=1e-5)
+    assert abs(float(geometry.moved_outside(after, before).mean() - moved)) > 1e-3
 
 
 def test_equal_models_are_no_change_and_no_nan(base: Any, tmp_path: Path) -> None:

@@ -163,6 +163,20 @@ def test_the_rule_of_choice(directions: tuple[torch.Tensor, ...], place: Place) 
     assert told[-1][1] == sum(bool(d.any()) for d in directions[:2])
 
 
+def test_the_bounds_of_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next token of a safe prompt is (.787, .107, .107) by logits 2, 0, 0; with (-1, 1, 0, 0)
+    ablated (.446, .108, .446). KL(plain, ablated) = .2930; the other way round it is .3868. Added,
+    logits are 0, 0, 2: a refusal score of 2 - log 2 = 1.3069."""
+    assert (refusal_direction.MOST_KL, refusal_direction.LEAST_INDUCED) == (0.1, 0.0)
+    turned = torch.tensor([-1.0, 1, 0, 0]).double()
+    stacked = torch.stack([turned, BESIDE, BESIDE])[:, None]
+    for most, least, met in ((0.294, 1.3, 1.0), (0.292, 1.3, 0.0), (0.294, 1.31, 0.0)):
+        monkeypatch.setattr(refusal_direction, "MOST_KL", most)
+        monkeypatch.setattr(refusal_direction, "LEAST_INDUCED", least)
+        found = choose(toy(), stacked, TOY, [2], lambda *done: None)
+        assert found == Place(0, 0, met)
+
+
 def test_ablating_is_what_weights_that_cannot_write_the_direction_do(
     base: Any, asked: list[Asked], means: Means
 ) -> None:
@@ -338,6 +352,11 @@ def test_a_refusals_first_tokens_are_as_they_stand_in_an_answer() -> None:
     spelled = [tokenizer.decode([token]) for token in ids]
     assert {text.strip() for text in spelled} >= {"I"} and all(text.strip() for text in spelled)
     assert " I" in spelled and "I" in spelled
+    one, other = (
+        first_tokens([text], config.test_template, config.model, tokenizer)
+        for text in ("I cannot", "Sorry")
+    )
+    assert set(ids) == {*one, *other} and not set(one) & set(other)
     with pytest.raises(ConfigError, match=r"openings=\['   I'\]: .* white space"):
         first_tokens(["   I"], config.test_template, config.model, tokenizer)
 
