@@ -92,6 +92,16 @@ def test_every_value_is_set_against_every_metric_over_the_cells_with_both(
     assert first == pytest.approx(-1) and others == [None] * 3
 
 
+def test_models_that_one_fine_tuning_became_count_once() -> None:
+    """Seven points of the path of each of two fine-tunings, under two test templates."""
+    grid = expand(["+sweeps=path", "tracking=none", "analysis=[norm_of_change]"])
+    keys = {cell.keys.analyses["norm_of_change"][0] for cell in grid.cells}
+    found = [Found({}, "norm_of_change/l2", float(n), key) for n, key in enumerate(sorted(keys))]
+    outcomes = {"hazards/asr": {cell.keys.cell: 1.0 for cell in grid.cells}}
+    (one,) = relations_of(grid, found, outcomes, {"hazards/asr": "ASR"})
+    assert (len(keys), one.cells, one.models) == (14, 28, 2)
+
+
 def test_what_has_no_correlation_is_a_dash_and_how_many_there_are_is_said(
     relations: list[Relation],
 ) -> None:
