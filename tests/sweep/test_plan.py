@@ -287,6 +287,27 @@ def test_what_was_measured_is_preferred_to_the_formula(two_seeds: Grid, store: S
     assert "measured: 1 fine-tuning" in shown(plan)
 
 
+def test_analyses_are_counted_and_take_what_they_took_before(two_seeds: Grid, store: Store) -> None:
+    words = [f"analysis.mechanism.{name}.n=8" for name in ("unsafe", "safe")]
+    grid = expand(["seed=0,1", "analysis=[mechanism]", *words])
+    first = grid.cells[0]
+    assert "analyse" not in make_plan(two_seeds, store).stages
+    plan = make_plan(grid, store)
+    assert (plan.stages["analyse"].left, plan.stages["analyse"].seconds) == (2, None)
+    assert plan.seconds is None and "unknown  see below" in shown(plan)
+    assert "analysis mechanism: what it takes is not known" in " ".join(plan.notes)
+    put(store, "finetune", str(first.keys.finetune), first.keys.finetune_parts)
+    key, parts = first.keys.analyses["mechanism"]
+    put(store, "analyse", "shared", {**parts, "model": {}}, seconds=999.0)
+    put(store, "analyse", key, parts, seconds=7.0)
+    stage = make_plan(grid, store).stages["analyse"]
+    assert (stage.total, stage.done, stage.seconds) == (2, 1, 7)
+    assert stage.source == "measured: 1 analysis"
+    assert as_json(plan)["analyses"] == 2 and as_json(plan)["left"]["analyses"] == 2
+    other = expand(["seed=1", "analysis=[mechanism]", *words, "analysis.mechanism.few=3"])
+    assert make_plan(other, store).stages["analyse"].seconds is None
+
+
 def test_tokens_carry_a_measurement_to_another_template_and_another_query_set(
     store: Store, round_figures: Path
 ) -> None:

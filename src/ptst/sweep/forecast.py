@@ -30,6 +30,7 @@ from ptst.sweep.measured import (
     WORDS,
     Basis,
     Rowset,
+    analysis_kind,
     engine_in,
     judge_kind,
     kind_of,
@@ -60,12 +61,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Job:
-    """An artifact of the grid: the cell that it is first met in, and for which evaluation."""
+    """An artifact of the grid: the cell that it is first met in, and for which evaluation, or which
+    analysis it is."""
 
     stage: str
     key: str
     cell: GridCell
-    evaluation: str = ""
+    name: str = ""
 
     @property
     def config(self) -> Config:
@@ -73,15 +75,16 @@ class Job:
 
     @property
     def setting(self) -> Evaluation:
-        return self.config.evaluations[self.evaluation]
+        return self.config.evaluations[self.name]
 
     @property
     def keys(self) -> EvaluationKeys:
-        return self.cell.keys.evaluations[self.evaluation]
+        return self.cell.keys.evaluations[self.name]
 
 
 def forecast(stage: str, total: int, left: list[Job], basis: Basis) -> Stage:
-    estimate = {"finetune": _finetune, "generate": _generate, "judge": _judge}[stage]
+    estimates = {"finetune": _finetune, "analyse": _analyse, "generate": _generate, "judge": _judge}
+    estimate = estimates[stage]
     found = [estimate(job, basis) for job in left]
     measured = {key for _, keys in found for key in keys}
     formula = sum(seconds is not None and not keys for seconds, keys in found)
@@ -147,6 +150,15 @@ def _once_a_batch(config: Config, basis: Basis) -> float:
         return 0.0
     rows = min(recipe.device_batch_size, recipe.batch_size)
     return _template_tokens(config.train_template, config, basis) * (1 - 1 / rows)
+
+
+def _analyse(job: Job, basis: Basis) -> Estimate:
+    speed = speed_of(analysis_kind(job.cell.keys.analyses[job.name][1]), 1, basis)
+    if speed.rate is None:
+        basis.notes[f"analysis {job.name}: what it takes is not known before it has run once"] = (
+            None
+        )
+    return speed.seconds(1), speed.keys
 
 
 def _generate(job: Job, basis: Basis) -> Estimate:

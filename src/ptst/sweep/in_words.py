@@ -28,4 +28,5 @@ def duration(seconds: float | None) -> str:
 
 
 def counted_in_words(n: int, words: str) -> str:
-    return f"{n:,} {words if n != 1 else words.removesuffix('s')}"
+    one = "analysis" if words == "analyses" else words.removesuffix("s")
+    return f"{n:,} {words if n != 1 else one}"

@@ -14,7 +14,12 @@ from ptst.keys import Parts
 from ptst.store import Store, key_of, read_json
 from ptst.sweep.formulas import Hardware
 
-WORDS = {"finetune": "fine-tunings", "generate": "generations", "judge": "judge runs"}
+WORDS = {
+    "finetune": "fine-tunings",
+    "analyse": "analyses",
+    "generate": "generations",
+    "judge": "judge runs",
+}
 
 LEAST_SHARE, LONG_ENOUGH = 0.1, 300.0
 """A measurement tells the rate of what held at most ten times as much, or if it took five
@@ -76,6 +81,10 @@ def made_in(store: Store, stage: str) -> Iterator[Made]:
                 asked = {"queries": scored["queries"], "samples": scored.get("samples", 1)}
                 yield Made(path.name, parts, facts | asked)
                 continue
+            if stage == "analyse":
+                if parts["model"]:  # else what the analyses of several models share
+                    yield Made(path.name, parts, facts, key_of(parts["base"]))
+                continue
             if stage == "finetune":  # each of several devices was busy all the time
                 facts["seconds"] *= facts.get("devices", 1)
             model = parts["model"] if stage == "generate" else parts
@@ -123,6 +132,8 @@ def measure(made: Mapping[str, list[Made]], basis: Basis) -> None:
                 own = kind_of("generate", artifact.model, artifact.method, parts)
                 tokens = facts["prompt_tokens"] + facts["completion_tokens"]
                 kinds = [(own, tokens), ((*own, queries, str(most)), answers_in(facts))]
+            elif "analysis" in parts:
+                kinds = [(analysis_kind(parts), 1.0)]
             else:  # a judge's speed is not this hardware's, or is nearly nothing
                 kinds, ran_on = [(judge_kind(parts), answers_in(facts))], basis.hardware.name
             if ran_on == basis.hardware.name:
@@ -163,6 +174,11 @@ def engine_in(parts: Parts) -> str:
     """The name of the engine in the parts of a generation's key."""
     engine = parts["engine"]
     return str(engine["_target_"] if isinstance(engine, Mapping) else engine)
+
+
+def analysis_kind(parts: Parts) -> tuple[str, ...]:
+    """What is as quick as each other: one analysis of one model, under any test template."""
+    return ("analyse", key_of(parts["base"]), key_of(parts["analysis"]))
 
 
 def judge_kind(parts: Parts) -> tuple[str, ...]:

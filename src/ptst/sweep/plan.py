@@ -44,7 +44,7 @@ class Plan:
 
     Attributes:
         name: <sweep>-<scale>.
-        stages: finetune, generate and judge.
+        stages: finetune, generate and judge; analyse where there are analyses.
         judge_calls, judge_calls_left: answers that judges score, here or at an endpoint (`paid` are
             the latter); None where the size of a set is not known.
         notes: what is not known or will not run, and why.
@@ -69,10 +69,10 @@ class Plan:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of fine-tuning and generating; 0 on a CPU."""
+        """Of all but judging; 0 on a CPU."""
         if not self.hardware.gpu:
             return 0.0
-        seconds = known_sum(self.stages[name].seconds for name in ("finetune", "generate"))
+        seconds = known_sum(own.seconds for name, own in self.stages.items() if name != "judge")
         return None if seconds is None else seconds / 3600
 
     @property
@@ -110,6 +110,8 @@ def make_plan(grid: Grid, store: Store) -> Plan:
     stages = {}
     for stage, jobs in left.items():
         total = len(everything[stage])
+        if stage == "analyse" and not total:
+            continue
         stages[stage] = forecast(stage, total, list(jobs.values()), basis)
     return Plan(
         grid.name,

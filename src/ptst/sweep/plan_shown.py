@@ -18,11 +18,12 @@ from ptst.sweep.plan import PaidCalls, Plan
 def as_json(plan: Plan) -> dict[str, Any]:
     """For machines: totals by name, `done` cells, and about what is left the rest; null is not
     known."""
-    stages = plan.stages
+    stages, analyses = plan.stages, plan.stages.get("analyse")
     return {
         "sweep": plan.name,
         "cells": plan.cells,
         "finetunings": stages["finetune"].total,
+        **({"analyses": analyses.total} if analyses else {}),
         "generations": stages["generate"].total,
         "judge_runs": stages["judge"].total,
         "judge_calls": plan.judge_calls,
@@ -30,6 +31,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "left": {
             "cells": plan.cells - plan.cells_done,
             "finetunings": stages["finetune"].left,
+            **({"analyses": analyses.left} if analyses else {}),
             "generations": stages["generate"].left,
             "judge_runs": stages["judge"].left,
             "judge_calls": plan.judge_calls_left,
