@@ -23,7 +23,7 @@ from ptst.cell import run_cell
 from ptst.component import Context, load
 from ptst.config.compose import compose
 from ptst.contrast import inputs_of_each, read_prompts
-from ptst.errors import ConfigError, PtstError
+from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.keys import cell_keys
 from ptst.models import load_model, load_tokenizer
 from ptst.schema import Config
@@ -256,6 +256,18 @@ def test_one_model_at_a_time_where_the_path_has_no_other_points(tmp_path: Path) 
 
     compared(Pair(loaded, loaded), tmp_path, f"{OWN}.alphas=[0.0,1.0]")
     assert len(made) == 2
+
+
+def test_it_stops_when_it_is_asked_to_before_the_other_model_is_loaded(tmp_path: Path) -> None:
+    def loaded() -> Any:
+        raise AssertionError("the other model is not needed any more")
+
+    config = compose(FEW)
+    analysis = load(config.analysis["mechanism"], OWN, Analysis)
+    given = (config, load_tokenizer(config.model), "cpu", tmp_path)
+    context = Context(*given, lambda done, total: None, lambda: True)
+    with pytest.raises(Interrupted):
+        analysis.compare(Pair(loaded, lambda: tiny("llama")), context)
 
 
 def test_models_of_other_shapes_are_refused(tmp_path: Path, base: Any) -> None:

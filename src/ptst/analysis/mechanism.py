@@ -19,7 +19,7 @@ from ptst.analysis.mechanism_values import KINDS, Clusters, Read, Step, points, 
 from ptst.analysis.refusal_direction import first_tokens, refusal_scores
 from ptst.component import Context, Parts
 from ptst.contrast import Asked, Contrast, halves, inputs_and_logits, inputs_of_each, read_prompts
-from ptst.errors import ConfigError, PtstError
+from ptst.errors import ConfigError, Interrupted, PtstError
 from ptst.schema import Config
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Mechanism(Contrast, Analysis):
         read = _Reading(self, asked, fitted, context)
         model = self._load_before(pair, context)
         before = read.of(model)
+        _stop_if_asked(context)
         # The path takes it layer by layer: a GPU has room for one model
         model = model.cpu() if read.path else None
         models.give_back_memory()
@@ -123,6 +124,7 @@ class Mechanism(Contrast, Analysis):
             with geometry.model_on_the_path(model, other, alpha):
                 activations, refusal = read.of_few(other)
             path[alpha] = Step(clusters.on_the_path(read.few, activations), refusal)
+            _stop_if_asked(context)
             context.tell(done, len(read.path))
         del model, other
         changes = [
@@ -197,6 +199,11 @@ class _Reading:
             for kind in KINDS
         }
         return {kind: values[own] for kind, own in numbers.items()}
+
+
+def _stop_if_asked(context: Context) -> None:
+    if context.stop():
+        raise Interrupted
 
 
 def _stacked(inputs: Sequence[Tensor]) -> Tensor:
