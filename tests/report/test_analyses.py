@@ -32,7 +32,10 @@ def test_a_report_lists_each_models_values_once(
     with (folder / "analyses_outcomes.csv").open(encoding="utf-8") as file:
         related = {(row["value"], row["metric"]): row for row in csv.DictReader(file)}
     one = related["norm_of_change/l2", "hazards/asr"]
-    assert (one["cells"], one["models"]) == ("4", "1")  # an untouched model, with noise and without
+    assert (one["cells"], one["models"]) == (
+        "2",
+        "1",
+    )  # the model with noise; the untouched one is left out
     assert not (folder / "analyses_points.csv").exists()
     assert 'id="analyses"' in (folder / "index.html").read_text(encoding="utf-8")
 

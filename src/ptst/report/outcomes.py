@@ -1,7 +1,9 @@
 """Whether what analyses found goes with what came of the cells: Spearman's correlations.
 
 Every value of every analysis is set against every metric of the tables, over the cells that have
-both. Nothing is tested: with many values some correlations are large by chance.
+both. Untouched models are left out: compared with themselves they have not changed, and that alone
+would correlate with what fine-tuning does. Nothing is tested: with many values some correlations
+are large by chance.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 FEWEST = 5
 """Models below which there is no interval: a bootstrap of fewer is far too narrow."""
+DIGITS = 9
+"""Significant digits in which two numbers must differ: further ones are rounding."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,22 @@ def relations_of(
 ) -> list[Relation]:
     """Every value with every metric, in the order of the analyses and of the tables.
 
+    Untouched models count only where the grid has no others.
+
     Args:
         found: of `ptst.report.analyses.analyses_of`.
         outcomes: by metric and cell key, what cells came to.
         titles: by metric.
     """
     numbers = {(one.value, one.key): one.number for one in found if one.number is not None}
+    changed = [cell for cell in grid.distinct if cell.keys.finetune or cell.keys.posthoc]
     relations = []
     for value in dict.fromkeys(value for value, _ in numbers):
         name = value.partition("/")[0]
         for metric, of_cell in outcomes.items():
             pairs = [
                 (number, of_cell[cell.keys.cell], _model(cell))
-                for cell in grid.distinct
+                for cell in changed or grid.distinct
                 if name in cell.keys.analyses and cell.keys.cell in of_cell
                 if (number := numbers.get((value, cell.keys.analyses[name][0]))) is not None
             ]
@@ -89,6 +96,7 @@ def spearman(
     """Spearman's correlation (1904): Pearson's of the ranks, equal values sharing a mean rank.
 
     Its interval is the 95 % percentile interval of the bootstrap, with whole clusters drawn anew.
+    Numbers that differ by rounding alone are equal.
 
     Args:
         x, y, clusters: one entry for each cell.
@@ -96,6 +104,7 @@ def spearman(
     import numpy as np
     from scipy.stats import spearmanr
 
+    x, y = ([float(f"{number:.{DIGITS}g}") for number in numbers] for numbers in (x, y))
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return NONE
     rho = float(spearmanr(x, y).statistic)

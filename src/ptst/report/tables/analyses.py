@@ -105,7 +105,7 @@ def outcomes_note(relations: Sequence[Relation]) -> str:
     over = " or ".join(f"{cells} cells of {counted(models, 'model')}" for cells, models in counts)
     computed = sum(one.rho.value is not None for one in relations)
     return (
-        f"{counted(computed, 'correlation')} computed, over {over}. Intervals are not corrected for that number: "
+        f"{counted(computed, 'correlation')} computed, over {over}; untouched models count only where there are no others. Intervals are not corrected for that number: "
         "of 20, one leaves out 0 where nothing goes with anything. A correlation over the models of a grid "
         "says neither why, nor that it holds for other models. In brackets: 95 % percentile interval "
         f"({DRAWS} bootstrap draws) over models, each a fine-tuning of a base model (or a base model itself) drawn with all cells that test it; "
