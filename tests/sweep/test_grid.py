@@ -342,6 +342,11 @@ sweep:
         (["stages=[finetune],[judge]"], r"stages is the same for all cells of a sweep"),
         (["scale=micro,paper"], r"scale is the same for all cells"),
         (["+sweeps=table1,table2"], r"sweeps is the same for all cells"),
+        (["analysis=[],[mechanism]"], r"analysis=.*: analyses are no part of a cell"),
+        (
+            ["analysis=[mechanism]", "analysis.mechanism.seed=0,1"],
+            r"analysis\.mechanism\.seed=0,1: analyses are no part of a cell",
+        ),
         (["paths.store=a,b"], r"paths is the same for all cells"),
         (["hydra/launcher=basic,joblib"], r"hydra is the same for all cells"),
         (["finetune=none", "finetune.learning_rate=nan"], r"finetune.learning_rate=nan"),

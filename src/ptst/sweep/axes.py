@@ -76,8 +76,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], Axes]:
 def split_aimed(overrides: Sequence[str], axes: Iterable[str]) -> tuple[list[str], list[str]]:
     """Separate overrides of all cells from those of one option of an axis: with `defence` an axis,
     defence.panacea.objective.rho=0.5 is for the cells with defence=[panacea]."""
-    groups = {group for group in ("defence", "analysis") if group in set(axes)}
-    aimed = [text for text in overrides if (aim := _aim(text)) and aim[0] in groups]
+    aimed = [text for text in overrides if (aim := _aim(text)) and aim[0] in set(axes)]
     return [text for text in overrides if text not in aimed], aimed
 
 
@@ -123,6 +122,12 @@ def _root(override: str) -> str:
 
 
 def check_axis(key: str, where: str) -> None:
+    """Refuse an axis of what all cells share."""
+    if re.match(r"[+~]*(?:[\w/]+@)?analysis(\.|$)", key):
+        raise ConfigError(
+            f"{where}: analyses are no part of a cell, so that a sweep has one choice and one setting of "
+            "each for all of them. Run the sweep once for each value: only what is missing is made."
+        )
     if (root := _root(key)) in ALIKE:
         raise ConfigError(
             f"{where}: {root} is the same for all cells of a sweep; run one sweep each."

@@ -219,7 +219,7 @@ def _coordinates(point: tuple[str, ...], config: Config) -> dict[str, str]:
         coordinates["defence"] = "+".join(counted) or "none"
     for key, value in varied.items():
         group, _, mount = key.rpartition("@")
-        known = (mount or group) in coordinates or key in ("seed", "analysis")
+        known = (mount or group) in coordinates or key == "seed"
         if not known and (tuned or not finetuning_only(key)):
             coordinates[key] = value
     return coordinates
