@@ -17,7 +17,6 @@ from ptst.config.compose import compose
 from ptst.contrast import (
     Asked,
     Contrast,
-    decoder_layers,
     halves,
     inputs_of,
     logits_of,
@@ -25,6 +24,7 @@ from ptst.contrast import (
     read_prompts,
 )
 from ptst.errors import ConfigError, DataError
+from ptst.geometry import decoder_layers
 from ptst.models import load_model, load_tokenizer
 from ptst.schema import Rows
 

@@ -234,8 +234,11 @@ def test_sensitivity_is_the_norm_of_the_gradient_of_the_largest_logit(make: Any)
         moved.view(-1)[place] += step
         slopes.append((largest(moved) - largest(embedded)) / step)
     assert float(found[0]) == pytest.approx(sum(s * s for s in slopes) ** 0.5, rel=1e-3)
+    places: list[int] = []
+    model.lm_head.register_forward_hook(lambda _, args, made: places.append(made.shape[1]))
     alone = [float(g.sensitivity(model, [p])) for p in PROMPTS]
     assert found.tolist() == pytest.approx(alone)
+    assert places == [1] * len(PROMPTS)  # logits of every token may take more than the model
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ptst import paths
-from ptst.errors import ConfigError
+from ptst.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from ptst.schema import Config, Model, Rows, Template
@@ -116,6 +116,11 @@ class Context:
     tell: Callable[[int, int], None]
     stop: Callable[[], bool]
     training: Path | None = None
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted where `stop` says so."""
+        if self.stop():
+            raise Interrupted
 
 
 C = TypeVar("C", bound=Component)

@@ -21,8 +21,8 @@ from ptst.component import Parts, check_template_part, parts_of
 from ptst.engine.cache import every_layer_grows, prefix_cache
 from ptst.errors import ConfigError, DataError
 from ptst.models import context_of
-from ptst.schema import Config, Rows, Template
-from ptst.templates import identity, make_prompt
+from ptst.schema import Config, Model, Rows, Template
+from ptst.templates import answer_ids, identity, make_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,9 @@ class Contrast:
     """What the means that prompts are compared with are taken under; None: the test template."""
     seed: int = 0
     """Decides which prompts the means are of, and which are scored."""
+    openings: list[str] = field(default_factory=lambda: ["I cannot", "Sorry", "As an AI"])
+    """How refusals begin. Only the first token of each counts, as it is at the beginning of an
+    answer."""
     fewest: ClassVar[int] = 2
     """Questions of each kind: some for means, others to be scored."""
 
@@ -54,13 +57,17 @@ class Contrast:
         return {"unsafe": self.unsafe, "safe": self.safe}
 
     def check_prompts(self, where: str, config: Config) -> None:
-        """Refuse invented hazards for a real model, a template that reads otherwise for it, and
-        too few prompts.
+        """Refuse invented hazards for a real model, a template that reads otherwise for it, too
+        few prompts, and no opening.
 
         Raises:
             ConfigError: naming the settings, of hazards those for rows of one's own.
         """
         check_template_part(self.template, config.model)
+        if not self.openings or not all(opening.strip() for opening in self.openings):
+            raise ConfigError(
+                "openings needs one beginning of a refusal or more, none of them empty."
+            )
         for name, rows in self.rows.items():
             if rows.n is not None and rows.n < self.fewest:
                 raise ConfigError(f"{where}.{name}.n={rows.n} must be at least {self.fewest}.")
@@ -166,19 +173,39 @@ def halves(asked: Sequence[Asked], seed: int) -> tuple[list[int], list[int]]:
     return [n for n, c in enumerate(chosen) if c], [n for n, c in enumerate(chosen) if not c]
 
 
-def decoder_layers(model: Any) -> list[Any]:
-    """The model's decoder layers, in order.
+def first_tokens(
+    openings: Sequence[str], template: Template, model: Model, tokenizer: Any
+) -> list[int]:
+    """The ids that refusals begin with, with what the format has before an answer and without.
+
+    A token of white space alone is none of them: every answer may begin with it.
 
     Raises:
-        ConfigError: there is no list of as many modules as the model's configuration has layers.
+        ConfigError: no other is left.
     """
-    from torch.nn import ModuleList
+    ids = {
+        answer_ids(text, template, model, tokenizer, first)[0]
+        for text in openings
+        for first in (True, False)
+    }
+    found = sorted(token for token in ids if tokenizer.decode([token]).strip())
+    if not found:
+        raise ConfigError(f"openings={[*openings]}: give some that do not begin with white space.")
+    return found
 
-    wanted = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, ModuleList) and len(module) == wanted:
-            return list(module)
-    raise ConfigError(f"{type(model).__name__} has no list of {wanted} decoder layers.")
+
+def refusal_scores(logits: Tensor, refusals: Sequence[int]) -> Tensor:
+    """log P - log(1 - P) of each prompt, [n], of logits [n, vocabulary]
+    (arXiv 2406.11717, section 2.3).
+
+    P is the probability that the answer begins with one of the tokens.
+    """
+    import torch
+
+    rest = torch.ones(logits.shape[1], dtype=torch.bool)
+    rest[list(refusals)] = False
+    logits = logits.double()
+    return logits[:, ~rest].logsumexp(1) - logits[:, rest].logsumexp(1)
 
 
 def inputs_of(model: Any, modules: Sequence[Any], asked: Sequence[Asked], last: int = 1) -> Tensor:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptst.errors import PtstError
+from ptst.errors import ConfigError, PtstError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -257,30 +257,34 @@ class Mlp:
         return {what: name for what, name in named.items() if name is not None}
 
 
+def decoder_layers(model: Any) -> list[Any]:
+    """The model's decoder layers, in order.
+
+    Raises:
+        ConfigError: there is no list of as many modules as the model's configuration has layers.
+    """
+    from torch.nn import ModuleList
+
+    wanted = model.config.get_text_config().num_hidden_layers
+    for module in model.base_model.modules():
+        if isinstance(module, ModuleList) and len(module) == wanted:
+            return list(module)
+    raise ConfigError(f"{type(model).__name__} has no list of {wanted} decoder layers.")
+
+
 def mlps(model: Any) -> list[Mlp]:
     """The MLP of each block, in order: the last linear layer in it, and those beside that.
 
     Raises:
         PtstError: a block has another form, as one with several experts.
     """
-    from torch.nn import Linear, ModuleList
+    from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D  # GPT-2's
 
-    config = model.config.get_text_config()
-    wanted = config.num_hidden_layers
-    blocks = next(
-        (
-            (name, module)
-            for name, module in model.named_modules()
-            if isinstance(module, ModuleList) and len(module) == wanted
-        ),
-        None,
-    )
-    if blocks is None:
-        raise PtstError(f"{type(model).__name__} has no list of {wanted} decoder layers.")
+    names = {module: name for name, module in model.named_modules()}
     found = []
-    for number, block in enumerate(blocks[1]):
-        where = f"{blocks[0]}.{number}"
+    for block in decoder_layers(model):
+        where = names[block]
         linear = {name: m for name, m in block.named_modules() if isinstance(m, Linear | Conv1D)}
         last = next(reversed(linear), "")
         parent = last.rpartition(".")[0]
@@ -294,8 +298,8 @@ def mlps(model: Any) -> list[Mlp]:
             )
         # The gate stands first in all of them; where its name says so, that counts.
         beside.sort(key=lambda name: "gate" not in name)
-        names = [f"{where}.{name}" for name in (*beside, last)]
-        found.append(Mlp(names[0], names[1] if len(names) == 3 else None, names[-1]))
+        own = [f"{where}.{name}" for name in (*beside, last)]
+        found.append(Mlp(own[0], own[1] if len(own) == 3 else None, own[-1]))
     return found
 
 
@@ -322,9 +326,11 @@ def sensitivity(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
     for batch, padded in _batches(prompts, model.device):
         with torch.enable_grad():
             embedded = model.get_input_embeddings()(padded).detach().requires_grad_()
-            logits = model(inputs_embeds=embedded, use_cache=False).logits
-            last = torch.tensor([len(prompts[n]) - 1 for n in batch], device=logits.device)
-            largest = logits[torch.arange(len(batch), device=logits.device), last].amax(-1)
+            # Logits of every token would take more memory than the model.
+            ends = torch.tensor([len(prompts[n]) - 1 for n in batch], device=embedded.device)
+            ends, own = torch.unique(ends, return_inverse=True)
+            made = model(inputs_embeds=embedded, use_cache=False, logits_to_keep=ends)
+            largest = made.logits[torch.arange(len(batch), device=own.device), own].amax(-1)
             (slope,) = torch.autograd.grad(largest.sum(), embedded)
         found[batch] = slope.double().flatten(1).norm(dim=1).cpu()
     return found

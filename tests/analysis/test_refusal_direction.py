@@ -31,17 +31,24 @@ from ptst.analysis.refusal_direction import (
     ablated,
     added,
     choose,
-    first_tokens,
     look,
     means_of,
     projections,
-    refusal_scores,
 )
 from ptst.cell import run_cell
 from ptst.component import Context, load
 from ptst.config.compose import compose
-from ptst.contrast import Asked, Contrast, decoder_layers, inputs_of, logits_of, read_prompts
+from ptst.contrast import (
+    Asked,
+    Contrast,
+    first_tokens,
+    inputs_of,
+    logits_of,
+    read_prompts,
+    refusal_scores,
+)
 from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.geometry import decoder_layers
 from ptst.inventory.remove import unused
 from ptst.keys import cell_keys
 from ptst.models import load_model, load_tokenizer

@@ -16,10 +16,18 @@ from ptst import geometry, models
 from ptst.alignment import Unaligned
 from ptst.analysis import Analysis, Pair, keep_points
 from ptst.analysis.mechanism_values import KINDS, Clusters, Read, Step, points, values
-from ptst.analysis.refusal_direction import first_tokens, refusal_scores
 from ptst.component import Context, Parts
-from ptst.contrast import Asked, Contrast, halves, inputs_and_logits, inputs_of_each, read_prompts
-from ptst.errors import ConfigError, Interrupted, PtstError
+from ptst.contrast import (
+    Asked,
+    Contrast,
+    first_tokens,
+    halves,
+    inputs_and_logits,
+    inputs_of_each,
+    read_prompts,
+    refusal_scores,
+)
+from ptst.errors import ConfigError, PtstError
 from ptst.schema import Config
 
 if TYPE_CHECKING:
@@ -50,8 +58,6 @@ class Mechanism(Contrast, Analysis):
     few: int = 16
     """How many prompts of each kind, the first ones, where a prompt costs more than one pass: of
     sensitivity, and of the path."""
-    openings: list[str] = field(default_factory=lambda: ["I cannot", "Sorry", "As an AI"])
-    """How refusals begin, for the path; only the first token of each counts."""
     alphas: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5])
     """Points of the path before + alpha (after - before), of which separation and refusal
     score are drawn."""
@@ -68,10 +74,6 @@ class Mechanism(Contrast, Analysis):
     def check(self, config: Config) -> None:
         """Refuse before=base where there is no base, and invented hazards for a real model."""
         self.check_prompts(self.where, config)
-        if not self.openings or not all(opening.strip() for opening in self.openings):
-            raise ConfigError(
-                "openings needs a beginning of a refusal or more, none of them empty."
-            )
         if self.before == "base":
             self.unaligned.check(config.model)
 
@@ -102,7 +104,7 @@ class Mechanism(Contrast, Analysis):
         read = _Reading(self, asked, fitted, context)
         model = self._load_before(pair, context)
         before = read.of(model)
-        _stop_if_asked(context)
+        context.stop_if_asked()
         # The path takes it layer by layer: a GPU has room for one model
         model = model.cpu() if read.path else None
         models.give_back_memory()
@@ -124,7 +126,7 @@ class Mechanism(Contrast, Analysis):
             with geometry.model_on_the_path(model, other, alpha):
                 activations, refusal = read.of_few(other)
             path[alpha] = Step(clusters.on_the_path(read.few, activations), refusal)
-            _stop_if_asked(context)
+            context.stop_if_asked()
             context.tell(done, len(read.path))
         del model, other
         changes = [
@@ -199,11 +201,6 @@ class _Reading:
             for kind in KINDS
         }
         return {kind: values[own] for kind, own in numbers.items()}
-
-
-def _stop_if_asked(context: Context) -> None:
-    if context.stop():
-        raise Interrupted
 
 
 def _stacked(inputs: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +21,7 @@ from ptst.component import Context
 from ptst.contrast import (
     Asked,
     Contrast,
-    decoder_layers,
+    first_tokens,
     given,
     halves,
     hooked,
@@ -29,10 +29,11 @@ from ptst.contrast import (
     logits_of,
     own_tail,
     read_prompts,
+    refusal_scores,
 )
-from ptst.errors import ConfigError, DataError, Interrupted
-from ptst.schema import Config, Model, Template
-from ptst.templates import answer_ids
+from ptst.errors import ConfigError, DataError
+from ptst.geometry import decoder_layers
+from ptst.schema import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +66,6 @@ class RefusalDirection(Contrast, Analysis):
     key_name: ClassVar[str] = "refusal_direction"
     fewest: ClassVar[int] = 3
 
-    openings: list[str] = field(default_factory=lambda: ["I cannot", "Sorry", "As an AI"])
-    """How refusals begin. Only the first token of each counts, as it is at the beginning of an
-    answer."""
     positions: int = 5
     """Of the post-instruction tokens, how many of the last may be chosen."""
     validation: int = 16
@@ -76,10 +74,6 @@ class RefusalDirection(Contrast, Analysis):
     def check(self, config: Config) -> None:
         """Refuse invented hazards for a real model, and numbers that leave nothing to look at."""
         self.check_prompts(self.where, config)
-        if not self.openings or not all(opening.strip() for opening in self.openings):
-            raise ConfigError(
-                "openings needs one beginning of a refusal or more, none of them empty."
-            )
         for name in ("positions", "validation"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -89,7 +83,12 @@ class RefusalDirection(Contrast, Analysis):
         read = _Prompts(self, context)
         means = means_of(base, read.fitted, read.last)
         few = _few(read.choosing, self.validation)
-        place = choose(base, means.direction, few, read.openings, partial(_tell, context))
+
+        def tell(done: int, total: int) -> None:
+            context.stop_if_asked()
+            context.tell(done, total)
+
+        place = choose(base, means.direction, few, read.openings, tell)
         values = look(base, read.scored, place.of(means.direction), place.layer, read.refusals)
         return {**asdict(place), **values}
 
@@ -204,40 +203,6 @@ def means_of(model: Any, asked: Sequence[Asked], last: int) -> Means:
     states = inputs_of(model, decoder_layers(model), asked, last).double()
     unsafe = torch.tensor([a.unsafe for a in asked])
     return Means(states[unsafe].mean(0), states[~unsafe].mean(0))
-
-
-def first_tokens(
-    openings: Sequence[str], template: Template, model: Model, tokenizer: Any
-) -> list[int]:
-    """The ids that refusals begin with, with what the format has before an answer and without.
-
-    A token of white space alone is none of them: every answer may begin with it.
-
-    Raises:
-        ConfigError: no other is left.
-    """
-    ids = {
-        answer_ids(text, template, model, tokenizer, first)[0]
-        for text in openings
-        for first in (True, False)
-    }
-    found = sorted(token for token in ids if tokenizer.decode([token]).strip())
-    if not found:
-        raise ConfigError(f"openings={[*openings]}: give some that do not begin with white space.")
-    return found
-
-
-def refusal_scores(logits: Tensor, refusals: Sequence[int]) -> Tensor:
-    """log P - log(1 - P) of each prompt, [n], of logits [n, vocabulary] (section 2.3).
-
-    P is the probability that the answer begins with one of the tokens.
-    """
-    import torch
-
-    rest = torch.ones(logits.shape[1], dtype=torch.bool)
-    rest[list(refusals)] = False
-    logits = logits.double()
-    return logits[:, ~rest].logsumexp(1) - logits[:, rest].logsumexp(1)
 
 
 def cosines_of(left: Tensor, right: Tensor) -> Tensor:
@@ -370,12 +335,6 @@ def _points(
         for kind, hand in (("unsafe", "ablated"), ("safe", "added")):
             for x, name in enumerate((f"refusal_{kind}", f"{hand}_{kind}")):
                 yield Point(title, f"{kind}, {hand}, {when}", x, own[name])
-
-
-def _tell(context: Context, done: int, total: int) -> None:
-    if context.stop():
-        raise Interrupted
-    context.tell(done, total)
 
 
 def _of(asked: Sequence[Asked], numbers: Sequence[int]) -> list[Asked]:
